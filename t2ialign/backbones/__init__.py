@@ -1,0 +1,1 @@
+"""Backbones: one pretrained model family each, nothing else."""

@@ -1,0 +1,89 @@
+"""What a backbone is: the parts of a pretrained text-to-image model, behind nine members."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar, Literal, Protocol
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+
+from t2ialign.config import Component
+from t2ialign.schedules import Schedule
+from t2ialign.types import Conditioning, Posterior
+
+
+class Backbone(Protocol):
+    """A pretrained family. Adapters, EMA, devices of training and checkpoints live elsewhere."""
+
+    name: str
+    denoiser: nn.Module
+    """The network that is aligned."""
+    schedule: Schedule
+    vae_factor: int
+    """Pixels per latent cell along one side."""
+    resolution: int
+    """The side, in px, that the model was made for."""
+    fingerprint: str
+    """Changes with anything that changes latents or text embeddings: the cache's key."""
+    sampling: dict[str, object]
+    """`spacing` and `offset` of the sampler's timesteps, as `schedules.sampling_timesteps` takes them."""
+
+    def encode_images(self, pixels: Tensor) -> Posterior:
+        """Scaled latent posteriors of images [B, 3, H, W] in [-1, 1]."""
+        ...
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Images [B, 3, H, W] in [0, 1] of scaled latents [B, C, h, w]."""
+        ...
+
+    def encode_prompts(self, prompts: list[str]) -> Conditioning:
+        """[B, L, D] and, where the family has it, [B, P]. Prompts cut short are counted and warned of."""
+        ...
+
+    def null(self) -> Conditioning:
+        """What the unconditional branch sees, the same in training, generation and rollouts. [1, L, D], [1, P]"""
+        ...
+
+    def geometry(self, original: tuple[int, int], crop: tuple[int, int], target: tuple[int, int]) -> Tensor | None:
+        """Micro-conditioning of one image, sizes as (height, width), crop as (top, left); None without it. [6]"""
+        ...
+
+    def predict(
+        self, denoiser: nn.Module, x_t: Tensor, timesteps: Tensor, cond: Conditioning, geometry: Tensor | None
+    ) -> Tensor:
+        """The denoiser's output for [B, C, H, W], [B], [B, L, D] and [B, 6]. [B, C, H, W]"""
+        ...
+
+    def pipeline(self) -> DiffusionPipeline:
+        """The diffusers pipeline of the same modules, for export and parity tests."""
+        ...
+
+    def release_encoders(self) -> None:
+        """Frees VAE and text encoders, once everything is cached."""
+        ...
+
+
+class BackboneConfig(Component):
+    """Which weights a backbone loads, and how."""
+
+    kind: ClassVar[str] = "backbone"
+    family: ClassVar[str]
+    """Name of the architecture, as in a LoRA's metadata."""
+    pretrained: str
+    """A diffusers folder, a single .safetensors file, or a hub id."""
+    revision: str | None = None
+    """Commit or tag of a hub id."""
+    variant: str | None = None
+    """File variant of a folder or hub id, for example fp16."""
+    vae: str | None = None
+    """Another VAE: a diffusers folder, a single file or a hub id."""
+    null: Literal["empty", "zeros"] | None = None
+    """The unconditional branch: the encoded empty prompt, or zeros; the family's own if not said."""
+    long_prompts: Literal["truncate"] = "truncate"
+    """What is done with prompts that exceed the text encoder."""
+
+    @abstractmethod
+    def build(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Backbone:
+        """Loads the weights, frozen, in evaluation mode."""

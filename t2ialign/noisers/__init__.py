@@ -1,0 +1,1 @@
+"""Noisers: how a noisy latent x_t is reached from a clean one."""

@@ -1,0 +1,1 @@
+"""Objectives: pure functions from a prediction to per-example losses."""

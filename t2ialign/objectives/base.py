@@ -1,0 +1,27 @@
+"""What an objective is."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar
+
+from t2ialign.config import Component
+from t2ialign.types import Batch, LossOutput, Prediction
+
+
+class Objective(Component):
+    """A loss over predictions; a frozen config section that is callable and keeps no state."""
+
+    kind: ClassVar[str] = "objective"
+    views: ClassVar[int | None] = None
+    """How many views of an example it compares; None for any number."""
+    needs_reference: ClassVar[bool] = False
+    """Whether the reference's prediction is made for it."""
+
+    @abstractmethod
+    def __call__(self, prediction: Prediction, batch: Batch) -> LossOutput:
+        """Per-example losses, weights and metrics."""
+
+    def margin_multiplier(self) -> float | None:
+        """What multiplies the difference of mean squared errors inside the log-sigmoid; None where there is none."""
+        return None

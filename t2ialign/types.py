@@ -1,0 +1,162 @@
+"""The tensors that travel between data, noisers, policy, objectives and engine.
+
+Letters: N examples, V views of an example, C, H, W of a latent, L tokens, D token width, P pooled width.
+Views stay example-major ([N, V, ...]) everywhere; only `Policy.predict` flattens them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from t2ialign.schedules import Schedule
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Text conditioning as a backbone's denoiser takes it; no geometry in it."""
+
+    tokens: Tensor
+    """Token states. [..., L, D]"""
+    pooled: Tensor | None = None
+    """Pooled text embedding of the families that have one (SDXL). [..., P]"""
+
+    def map(self, function) -> Conditioning:
+        """The same conditioning with `function` applied to each tensor."""
+        return Conditioning(function(self.tokens), None if self.pooled is None else function(self.pooled))
+
+    def to(self, device=None, dtype=None) -> Conditioning:
+        return self.map(lambda tensor: tensor.to(device=device, dtype=dtype))
+
+    @staticmethod
+    def cat(parts: list[Conditioning]) -> Conditioning:
+        """Concatenation along the first dimension."""
+        pooled = None if parts[0].pooled is None else torch.cat([part.pooled for part in parts])  # type: ignore[misc]
+        return Conditioning(torch.cat([part.tokens for part in parts]), pooled)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What a VAE says of an image: a diagonal normal over latents, already times the scaling factor."""
+
+    mean: Tensor
+    """[..., C, H, W]"""
+    std: Tensor
+    """[..., C, H, W], 0 for a deterministic encoder"""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """N examples of V views each."""
+
+    keys: Tensor
+    """Global sample numbers, the only source of a row's randomness. [N] int64"""
+    latents: Tensor
+    """Clean latents x_0, times the scaling factor. [N, V, C, H, W]"""
+    cond: Conditioning
+    """[N, 1, ...] shared by the views, or [N, V, ...]"""
+    geometry: Tensor | None = None
+    """SDXL's micro-conditioning (original h, w, crop top, left, target h, w), from the true size and crop. [N, V, 6]"""
+    scores: Tensor | None = None
+    """Reward scores of the views, or labels of singles. [N, V]"""
+    mask: Tensor | None = None
+    """False where a ragged list has no view. [N, V] bool"""
+    weights: Tensor | None = None
+    """0 for rows that only keep ranks in step. [N]"""
+
+    def __len__(self) -> int:
+        return self.keys.shape[0]
+
+    @property
+    def views(self) -> int:
+        return self.latents.shape[1]
+
+    def to(self, device) -> Batch:
+        moved = {}
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            moved[entry.name] = None if value is None else value.to(device)
+        return Batch(**moved)
+
+
+@dataclass(frozen=True)
+class Noised:
+    """x_t = alpha_t * x_0 + sigma_t * noise, however the noise was found."""
+
+    x_t: Tensor
+    """[N, V, C, H, W]"""
+    x_0: Tensor
+    """[N, V, C, H, W]"""
+    noise: Tensor
+    """[N, V, C, H, W]"""
+    timesteps: Tensor
+    """[N, V] int64"""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What an objective sees: the network's outputs, and what they are measured against."""
+
+    policy: Tensor
+    """The policy's prediction in the network's parameterisation, with gradient, at least float32. [N, V, C, H, W]"""
+    reference: Tensor | None
+    """The reference's prediction, without gradient. [N, V, C, H, W]"""
+    noised: Noised
+    schedule: Schedule
+
+    def _rows(self, tensor: Tensor) -> Tensor:
+        return tensor.flatten(0, 1)
+
+    @cached_property
+    def target(self) -> Tensor:
+        """What a perfect network would predict. [N, V, C, H, W]"""
+        noised = self.noised
+        rows = self.schedule.target(self._rows(noised.x_0), self._rows(noised.noise), noised.timesteps.flatten())
+        return rows.view_as(noised.x_0)
+
+    def _error(self, prediction: Tensor) -> Tensor:
+        """Mean squared error in noise space, so that beta means the same for epsilon- and v-prediction. [N, V]"""
+        noised = self.noised
+        x_t, timesteps = self._rows(noised.x_t), noised.timesteps.flatten()
+        _, noise = self.schedule.to_x0_noise(self._rows(prediction), x_t, timesteps)
+        return (noise.view_as(noised.noise) - noised.noise).square().mean(dim=(2, 3, 4))
+
+    @cached_property
+    def policy_error(self) -> Tensor:
+        """||noise - noise_theta||^2 / (C*H*W). [N, V]"""
+        return self._error(self.policy)
+
+    @cached_property
+    def reference_error(self) -> Tensor:
+        """||noise - noise_ref||^2 / (C*H*W). [N, V]
+
+        Raises:
+            ValueError: the prediction was made without a reference.
+        """
+        if self.reference is None:
+            raise ValueError("this prediction has no reference; the objective must set needs_reference = True")
+        return self._error(self.reference)
+
+    @cached_property
+    def policy_x0(self) -> Tensor:
+        """The policy's one-step estimate of x_0. [N, V, C, H, W]"""
+        noised = self.noised
+        x_0, _ = self.schedule.to_x0_noise(self._rows(self.policy), self._rows(noised.x_t), noised.timesteps.flatten())
+        return x_0.view_as(noised.x_0)
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """Per-example losses; the mean over all that counts is taken once, by the engine."""
+
+    losses: Tensor
+    """[N]"""
+    weights: Tensor
+    """0 for what must not count. [N]"""
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+    """Detached, per example [N] or scalar."""
