@@ -1,0 +1,24 @@
+"""Fixtures of the whole suite: tiny random models, written once a session."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import standins
+
+
+@pytest.fixture(scope="session")
+def sd15_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random model of SD1.5's architecture; read only."""
+    return standins.tiny_sd15(tmp_path_factory.mktemp("models") / "tiny-sd15")
+
+
+@pytest.fixture(scope="session")
+def sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random model of SDXL's architecture; read only."""
+    return standins.tiny_sdxl(tmp_path_factory.mktemp("models") / "tiny-sdxl")
