@@ -1,0 +1,104 @@
+"""Intervals that go beside every measured number: paired differences and single proportions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+Z_95 = 1.959963984540054
+"""The normal quantile of a two-sided 95 % interval."""
+
+_CHUNK = 2_000_000
+"""Draws held in memory at once, whatever the number of rows."""
+
+
+class Difference(NamedTuple):
+    """aligned - base, with a 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    """What was resampled: clusters, or rows where there are none."""
+
+
+class Proportion(NamedTuple):
+    """A share in [0, 1], with a 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+def paired_bootstrap(
+    base: Sequence[float] | np.ndarray,
+    aligned: Sequence[float] | np.ndarray,
+    *,
+    resamples: int = 10_000,
+    seed: int = 0,
+    clusters: Sequence[object] | np.ndarray | None = None,
+) -> Difference:
+    """The mean difference of paired measurements and its 95 % percentile-bootstrap interval.
+
+    Args:
+        base: one finite number per pair. [n]
+        aligned: the same pairs, measured on the aligned model. [n]
+        resamples: bootstrap samples.
+        seed: of the resampling; the same numbers give the same interval.
+        clusters: what a pair belongs to (its prompt), where several pairs are not independent; whole clusters are
+            resampled, and each pair keeps its weight. [n]
+
+    Raises:
+        ValueError: lengths differ, there is nothing to compare, or a number is not finite. A failed measurement has no
+            number: leave its pair out and say how many were.
+    """
+    differences = _paired(base, aligned)
+    sums, counts = _totals(differences, clusters)
+    rng = np.random.default_rng(seed)
+    means = np.empty(resamples)
+    rows = max(1, _CHUNK // len(sums))
+    for start in range(0, resamples, rows):
+        drawn = rng.integers(0, len(sums), (min(rows, resamples - start), len(sums)))
+        means[start : start + rows] = sums[drawn].sum(1) / counts[drawn].sum(1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return Difference(float(differences.mean()), float(low), float(high), len(sums))
+
+
+def _paired(base: Sequence[float] | np.ndarray, aligned: Sequence[float] | np.ndarray) -> np.ndarray:
+    before, after = np.asarray(base, np.float64), np.asarray(aligned, np.float64)
+    if before.ndim != 1 or before.shape != after.shape or before.size == 0:
+        raise ValueError(f"base has shape {before.shape} and aligned {after.shape}; give two equal, non-empty lists")
+    failed = int((~np.isfinite(before) | ~np.isfinite(after)).sum())
+    if failed:
+        raise ValueError(f"{failed} of {before.size} pairs hold a number that is not finite; leave them out")
+    return after - before
+
+
+def _totals(differences: np.ndarray, clusters: Sequence[object] | np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """(sum of the differences, number of pairs) of each cluster."""
+    if clusters is None:
+        return differences, np.ones_like(differences)
+    if len(clusters) != len(differences):
+        raise ValueError(f"{len(clusters)} cluster labels for {len(differences)} pairs")
+    _, labels = np.unique(np.asarray(clusters), return_inverse=True)
+    return np.bincount(labels, weights=differences), np.bincount(labels).astype(np.float64)
+
+
+def wilson(successes: int, n: int) -> Proportion:
+    """The share successes / n and its Wilson score interval, 95 % (Wilson 1927, doi:10.1080/01621459.1927.10502953).
+
+    Unlike the normal interval it stays inside [0, 1] and has a width at 0 and at n successes.
+
+    Raises:
+        ValueError: not 0 <= successes <= n with n >= 1.
+    """
+    if not 0 <= successes <= n or n < 1:
+        raise ValueError(f"{successes} successes of {n}")
+    share, spread = successes / n, Z_95**2 / n
+    centre = (share + spread / 2) / (1 + spread)
+    half = Z_95 / (1 + spread) * (share * (1 - share) / n + spread / (4 * n)) ** 0.5
+    # the bounds at 0 and n are exact; rounding would miss them by 1e-17
+    return Proportion(share, 0.0 if successes == 0 else centre - half, 1.0 if successes == n else centre + half, n)
