@@ -1,0 +1,210 @@
+"""Which weights answer: the policy, its frozen reference, the untouched base, or any mixture of adapters."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from t2ialign.backbones.base import Backbone
+from t2ialign.types import Conditioning
+
+LEARNER = "learner"
+"""The adapter that is trained."""
+INIT = "init"
+"""A frozen copy of the adapter that training started from."""
+EMA = "ema"
+"""The moving average of what is trained."""
+
+Weights = str | Mapping[str, float]
+"""'policy', 'reference', 'base', 'ema', or a mixture {adapter: scale}; {} is the base."""
+
+
+class Policy:
+    """A backbone's denoiser under a choice of weights.
+
+    With adapters the reference is the same module under another mixture; without them it is a frozen copy.
+
+    Args:
+        backbone: the pretrained family.
+        trains: whether the whole denoiser is trained; its untouched copy is then kept as the reference.
+        keeps_reference: make that copy; an objective without a reference saves its memory.
+        autocast: precision of the forward pass, None for the weights' own.
+        keeps_ema: hold a moving average of what is trained.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        trains: bool = False,
+        keeps_reference: bool = True,
+        autocast: torch.dtype | None = None,
+        keeps_ema: bool = False,
+    ):
+        self.backbone = backbone
+        self.denoiser: nn.Module = backbone.denoiser
+        self.autocast = autocast
+        self.layers = [module for module in self.denoiser.modules() if isinstance(module, BaseTunerLayer)]
+        self.scaling = [dict(layer.scaling) for layer in self.layers]  # type: ignore[arg-type]
+        self.adapters = sorted({name for scaling in self.scaling for name in scaling})
+        if "train" in self.adapters:
+            raise ValueError("an adapter may not be called 'train': it would hide nn.Module.train")
+        self.trains_all = trains
+        self.copies: dict[str, nn.Module] = {}
+        if trains and keeps_reference:
+            self.copies["reference"] = self._frozen_copy(autocast)
+        if trains and keeps_ema:
+            self.copies["ema"] = self._frozen_copy(None)
+        self._mixture: dict[str, float] = {}
+        self._apply(self.resolve("policy"))
+
+    def _frozen_copy(self, dtype: torch.dtype | None) -> nn.Module:
+        return copy.deepcopy(self.denoiser).requires_grad_(False).eval().to(dtype=dtype)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.denoiser.parameters()).device
+
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters that the optimizer gets, by name: an explicit list, not whatever happens to need gradients."""
+        named = self.denoiser.named_parameters()
+        if self.trains_all:
+            return dict(named)
+        return {name: parameter for name, parameter in named if f".{LEARNER}." in name}
+
+    def resolve(self, weights: Weights) -> dict[str, float]:
+        """The mixture of adapters that `weights` stands for.
+
+        Raises:
+            ValueError: the name, or an adapter of the mixture, does not exist here.
+        """
+        if isinstance(weights, str):
+            if weights == "policy":
+                return {LEARNER: 1.0} if LEARNER in self.adapters else {}
+            if weights == "reference":
+                return {INIT: 1.0} if INIT in self.adapters else {}
+            if weights == "base":
+                return {}
+            weights = {weights: 1.0}
+        missing = sorted(set(weights) - set(self.adapters))
+        if missing:
+            raise ValueError(f"no adapter {', '.join(missing)} here; loaded: {', '.join(self.adapters) or 'none'}")
+        return dict(weights)
+
+    def _module(self, weights: Weights) -> nn.Module:
+        """The module that answers: the denoiser, or one of the copies that full fine-tuning keeps."""
+        if not self.trains_all or weights == "policy":
+            return self.denoiser
+        name = "reference" if weights in ("base", {}) else weights
+        if not isinstance(name, str) or name not in self.copies:
+            raise ValueError(f"full fine-tuning keeps {sorted(self.copies)}; it cannot answer as {weights!r}")
+        return self.copies[name]
+
+    def _apply(self, mixture: dict[str, float]) -> None:
+        # peft's set_adapter and enable_adapters also switch requires_grad, which would make a frozen second adapter
+        # trainable; setting the layers' own state touches nothing else
+        for layer, scaling in zip(self.layers, self.scaling, strict=True):
+            layer._disable_adapters = not mixture
+            layer._active_adapter = [name for name in mixture if name in scaling]
+            for name, scale in mixture.items():
+                if name in scaling:
+                    layer.scaling[name] = scaling[name] * scale  # type: ignore[operator, index]
+        self._mixture = mixture
+
+    @contextmanager
+    def mixture(self, weights: Weights) -> Iterator[nn.Module]:
+        """The module under these weights; what was active before comes back on exit.
+
+        A backward pass of the policy is refused inside, unless these weights are the policy's: recomputed activations
+        would come from the wrong weights.
+        """
+        if self.trains_all:
+            yield self._module(weights)
+            return
+        before, wanted = self._mixture, self.resolve(weights)
+        if wanted == before:
+            yield self.denoiser
+            return
+        self._apply(wanted)
+        try:
+            yield self.denoiser
+        finally:
+            self._apply(before)
+
+    def denoise(
+        self,
+        x_t: Tensor,
+        timesteps: Tensor,
+        cond: Conditioning,
+        geometry: Tensor | None = None,
+        weights: Weights = "policy",
+    ) -> Tensor:
+        """The prediction for [B, C, H, W] latents at [B] timesteps, at least float32. [B, C, H, W]
+
+        Only the policy's own prediction carries a gradient.
+        """
+        is_policy = weights == "policy"
+        with (
+            self.mixture(weights) as module,
+            torch.set_grad_enabled(is_policy and torch.is_grad_enabled()),
+            torch.autocast(x_t.device.type, dtype=self.autocast, enabled=self.autocast is not None),
+        ):
+            prediction = self.backbone.predict(module, x_t, timesteps, cond, geometry)
+        prediction = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
+        if prediction.requires_grad:
+            prediction.register_hook(self._refuse_wrong_backward)
+        return prediction
+
+    def _refuse_wrong_backward(self, gradient: Tensor) -> None:
+        expected = self.resolve("policy")
+        if not self.trains_all and self._mixture != expected:
+            raise RuntimeError(
+                f"backward of the policy while the active adapters are {self._mixture or 'off'}, not {expected}; "
+                "leave the `with policy.mixture(...)` block first"
+            )
+
+    def predict(
+        self,
+        x_t: Tensor,
+        timesteps: Tensor,
+        cond: Conditioning,
+        geometry: Tensor | None = None,
+        weights: Weights = "policy",
+    ) -> Tensor:
+        """The prediction for examples of several views.
+
+        Args:
+            x_t: [N, V, C, H, W]
+            timesteps: [N, V]
+            cond: [N, 1, ...], shared by the views, or [N, V, ...]
+            geometry: [N, V, 6] or None
+            weights: who answers.
+        """
+        count, views = x_t.shape[:2]
+        shared = cond.map(lambda t: t.expand(count, views, *t.shape[2:]).flatten(0, 1))
+        flat_geometry = None if geometry is None else geometry.flatten(0, 1)
+        prediction = self.denoise(x_t.flatten(0, 1), timesteps.flatten(), shared, flat_geometry, weights)
+        return prediction.unflatten(0, (count, views))
+
+    @torch.no_grad()
+    def advance_ema(self, decay: float) -> None:
+        """average <- decay * average + (1 - decay) * trained."""
+        if self.trains_all:
+            pairs = zip(self.copies["ema"].parameters(), self.denoiser.parameters(), strict=True)
+        else:
+            named = dict(self.denoiser.named_parameters())
+            trained = self.trained_parameters()
+            pairs = ((named[name.replace(f".{LEARNER}.", f".{EMA}.")], p) for name, p in trained.items())
+        for average, parameter in pairs:
+            average.lerp_(parameter.to(average), 1 - decay)
+
+    def ema_parameters(self) -> dict[str, Tensor]:
+        """The average's tensors by name; empty where none is kept."""
+        if self.trains_all:
+            return dict(self.copies["ema"].named_parameters()) if "ema" in self.copies else {}
+        return {name: p for name, p in self.denoiser.named_parameters() if f".{EMA}." in name}
