@@ -24,9 +24,8 @@ RESOLUTION = 64
 """px; latents are [4, 8, 8]"""
 MAX_TOKENS = 16
 """Length of the text encoders' input, shorter than CLIP's 77 so that truncation is cheap to test."""
-WORDS = (
-    "a an the red green blue yellow circle square triangle left right of above below two three photo cat dog".split()
-)
+WORDS = ("a", "an", "the", "red", "green", "blue", "yellow", "circle", "square", "triangle", "left", "right", "of")
+WORDS += ("above", "below", "two", "three", "photo", "cat", "dog")
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 

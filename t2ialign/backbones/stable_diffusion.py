@@ -1,0 +1,304 @@
+"""SD1.5 and SDXL: prompts, images, micro-conditioning and the UNet's call, as their diffusers pipelines make them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
+from torch import Tensor, nn
+
+from t2ialign.backbones.base import BackboneConfig
+from t2ialign.backbones.loading import load_pipeline, load_vae
+from t2ialign.errors import EnvironmentProblem, InputError
+from t2ialign.schedules import VPSchedule
+from t2ialign.types import Conditioning, Posterior
+
+logger = logging.getLogger(__name__)
+
+SAMPLED_ELEMENTS = 4096
+"""Elements of each tensor that the fingerprint looks at."""
+
+
+class _StableDiffusion(ABC):
+    """What both families share: VAE, schedule, truncation, fingerprint.
+
+    Args:
+        pipeline: the loaded diffusers pipeline; its modules are frozen here and moved to the device.
+        null: what the unconditional branch sees.
+    """
+
+    name: str
+
+    def __init__(self, pipeline: DiffusionPipeline, device: torch.device, null: Literal["empty", "zeros"]):
+        parts = pipeline.components
+        self.denoiser: nn.Module = parts["unet"]
+        self.schedule, self.sampling = _schedule(parts["scheduler"], pipeline.name_or_path)
+        self.vae_factor: int = 2 ** (len(parts["vae"].config.block_out_channels) - 1)
+        self.resolution = _side(self.denoiser) * self.vae_factor
+        self.truncated_prompts = 0
+        self._scaling: float = parts["vae"].config.scaling_factor
+        self._device = device
+        self._null_kind = null
+        self._pipeline: DiffusionPipeline | None = pipeline
+        for part in parts.values():
+            if isinstance(part, nn.Module):
+                part.requires_grad_(False).eval().to(device)
+
+    def pipeline(self) -> DiffusionPipeline:
+        if self._pipeline is None:
+            raise RuntimeError("VAE and text encoders were released; build the backbone again to use them")
+        return self._pipeline
+
+    def release_encoders(self) -> None:
+        _ = self._null, self.fingerprint  # both outlive the encoders
+        self._pipeline = None
+
+    @property
+    def _vae(self) -> AutoencoderKL:
+        return self.pipeline().components["vae"]
+
+    @torch.no_grad()
+    def encode_images(self, pixels: Tensor) -> Posterior:
+        """Scaled latent posteriors of images [B, 3, H, W] in [-1, 1]; float32.
+
+        Raises:
+            EnvironmentProblem: the VAE overflowed in half precision.
+        """
+        vae = self._vae
+        posterior = vae.encode(pixels.to(self._device, vae.dtype)).latent_dist  # type: ignore[union-attr]
+        mean, std = posterior.mean.float() * self._scaling, posterior.std.float() * self._scaling
+        if not mean.isfinite().all():
+            raise EnvironmentProblem(
+                f"the VAE gives NaN or infinite latents in {str(vae.dtype).removeprefix('torch.')}; for SDXL in fp16 "
+                "set backbone.vae: madebyollin/sdxl-vae-fp16-fix, or use train.precision: bf16"
+            )
+        return Posterior(mean, std)
+
+    @torch.no_grad()
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Images [B, 3, H, W] in [0, 1], float32, of scaled latents [B, C, h, w]."""
+        vae = self._vae
+        scaled: Any = latents.to(self._device, vae.dtype) / self._scaling
+        images = vae.decode(scaled, return_dict=False)[0]
+        return (images.float() / 2 + 0.5).clamp(0, 1)
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: list[str]) -> Conditioning:
+        """[B, L, D] and, for SDXL, [B, P]; what is cut off is counted in `truncated_prompts`, and warned of once."""
+        self._count_truncated(prompts)
+        return self._encode(prompts)
+
+    @abstractmethod
+    def _encode(self, prompts: list[str]) -> Conditioning:
+        """The conditioning of prompts already looked at."""
+
+    def _tokens(self, tokenizer: Any, prompts: list[str]) -> Tensor:
+        """[B, L] int64, padded and cut to the text encoder's length"""
+        length = tokenizer.model_max_length
+        rows = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        return rows.input_ids.to(self._device)
+
+    def _count_truncated(self, prompts: list[str]) -> None:
+        tokenizer = self.pipeline().components["tokenizer"]
+        rows = tokenizer(prompts, truncation=False, verbose=False).input_ids
+        cut = [prompt for prompt, row in zip(prompts, rows, strict=True) if len(row) > tokenizer.model_max_length]
+        if cut and not self.truncated_prompts:
+            logger.warning(
+                "%d of %d prompts exceed the text encoder's %d tokens and are cut, the first: %r; "
+                "later ones are counted, not warned of",
+                *(len(cut), len(prompts), tokenizer.model_max_length, cut[0][:80]),
+            )
+        self.truncated_prompts += len(cut)
+
+    @cached_property
+    def _null(self) -> Conditioning:
+        with torch.no_grad():
+            empty = self._encode([""])
+        return empty if self._null_kind == "empty" else empty.map(torch.zeros_like)
+
+    def null(self) -> Conditioning:
+        """What the unconditional branch sees. [1, L, D] and, for SDXL, [1, P]"""
+        return self._null
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of VAE, text encoders and tokenizers: their shapes, and evenly spaced elements of every tensor.
+
+        Weights that differ nowhere among `SAMPLED_ELEMENTS` elements a tensor share a fingerprint; training changes
+        practically every element, so only hand-made edits could go unseen.
+        """
+        digest = hashlib.sha256(f"{self.name}/{self._scaling}".encode())
+        for name, part in sorted(self.pipeline().components.items()):
+            if name.startswith("tokenizer"):
+                vocabulary = json.dumps(part.get_vocab(), sort_keys=True)
+                digest.update(f"{name}/{part.model_max_length}/{part.pad_token_id}/{vocabulary}".encode())
+            elif name == "vae" or name.startswith("text_encoder"):
+                for key, tensor in sorted(part.state_dict().items()):
+                    digest.update(f"{name}/{key}/{list(tensor.shape)}/{tensor.dtype}".encode())
+                    flat = tensor.flatten()[:: max(1, tensor.numel() // SAMPLED_ELEMENTS)]
+                    digest.update(flat.double().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def _schedule(scheduler: Any, place: str) -> tuple[VPSchedule, dict[str, object]]:
+    """The training schedule and the sampler's spacing, read as diffusers' DDIM reads the same config."""
+    if DDIMScheduler not in (type(scheduler), *scheduler.compatibles):
+        raise InputError(f"{place}: its {type(scheduler).__name__} is not a schedule that SD1.5 and SDXL know")
+    ddim: Any = DDIMScheduler.from_config(scheduler.config)
+    config = ddim.config
+    if config["prediction_type"] not in ("epsilon", "v_prediction"):
+        raise InputError(f"{place}: predicts '{config['prediction_type']}'; known: epsilon, v_prediction")
+    sampling: dict[str, object] = {"spacing": config["timestep_spacing"], "offset": config["steps_offset"]}
+    return VPSchedule.from_scheduler(ddim), sampling
+
+
+def _side(unet: Any) -> int:
+    """The side of the latents the UNet was made for."""
+    size = unet.config.sample_size
+    return size if isinstance(size, int) else size[0]
+
+
+class _StableDiffusion15(_StableDiffusion):
+    """One text encoder, no micro-conditioning."""
+
+    name = "sd15"
+
+    def _encode(self, prompts: list[str]) -> Conditioning:
+        parts = self.pipeline().components
+        # the last hidden state, after the final layer norm
+        return Conditioning(parts["text_encoder"](self._tokens(parts["tokenizer"], prompts))[0])
+
+    def geometry(self, original: tuple[int, int], crop: tuple[int, int], target: tuple[int, int]) -> Tensor | None:
+        return None
+
+    def predict(
+        self, denoiser: nn.Module, x_t: Tensor, timesteps: Tensor, cond: Conditioning, geometry: Tensor | None
+    ) -> Tensor:
+        """The UNet's output. [B, C, H, W]"""
+        return denoiser(x_t, timesteps, encoder_hidden_states=cond.tokens, return_dict=False)[0]
+
+
+class _StableDiffusionXL(_StableDiffusion):
+    """Two text encoders, a pooled embedding, and sizes as micro-conditioning (Podell et al. 2023, arXiv:2307.01952)."""
+
+    name = "sdxl"
+
+    def _encode(self, prompts: list[str]) -> Conditioning:
+        parts = self.pipeline().components
+        first = parts["text_encoder"](self._tokens(parts["tokenizer"], prompts), output_hidden_states=True)
+        second = parts["text_encoder_2"](self._tokens(parts["tokenizer_2"], prompts), output_hidden_states=True)
+        # penultimate states of both; the second's first output is its projected pooled embedding
+        return Conditioning(torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1), second[0])
+
+    def geometry(self, original: tuple[int, int], crop: tuple[int, int], target: tuple[int, int]) -> Tensor:
+        """(original h, w, crop top, left, target h, w). [6] float32"""
+        return torch.tensor([*original, *crop, *target], dtype=torch.float32)
+
+    def predict(
+        self, denoiser: nn.Module, x_t: Tensor, timesteps: Tensor, cond: Conditioning, geometry: Tensor | None
+    ) -> Tensor:
+        """The UNet's output. [B, C, H, W]
+
+        Raises:
+            ValueError: pooled text or geometry [B, 6] is missing.
+        """
+        if cond.pooled is None or geometry is None:
+            missing = "pooled text embedding" if cond.pooled is None else "geometry"
+            raise ValueError(f"SDXL's UNet needs the {missing}; got None")
+        added = {"text_embeds": cond.pooled, "time_ids": geometry}
+        return denoiser(x_t, timesteps, encoder_hidden_states=cond.tokens, added_cond_kwargs=added, return_dict=False)[
+            0
+        ]
+
+
+class _StableDiffusionConfig(BackboneConfig):
+    """Keys of both families."""
+
+    single_file_config: str | None = None
+    """Folder or hub id with the configs and tokenizers of a single file; the hub's own of the family if not said."""
+
+    def _load(self, pipeline: type[DiffusionPipeline], dtype: torch.dtype, options: dict[str, Any]) -> Any:
+        vae = None if self.vae is None else load_vae(self.vae, dtype)
+        loaded = load_pipeline(
+            self.pretrained,
+            pipeline,
+            family=self.family,
+            dtype=dtype,
+            revision=self.revision,
+            variant=self.variant,
+            single_file_config=self.single_file_config,
+            vae=vae,
+            options=options,
+        )
+        self._check_channels(loaded)
+        return loaded
+
+    def _check_channels(self, pipeline: Any) -> None:
+        unet, vae = pipeline.unet.config, pipeline.vae.config
+        if unet.in_channels != vae.latent_channels:
+            raise InputError(
+                f"{self.pretrained}: its UNet takes {unet.in_channels} channels, its VAE gives {vae.latent_channels}; "
+                "in-painting models cannot be aligned, give a text-to-image model"
+            )
+        width, text = unet.cross_attention_dim, _text_width(pipeline)
+        if width != text:
+            raise InputError(
+                f"{self.pretrained}: its UNet has cross-attention width {width}, its text encoders give {text}; "
+                "the parts do not belong together"
+            )
+
+
+def _text_width(pipeline: Any) -> int:
+    second = pipeline.components.get("text_encoder_2")
+    return pipeline.text_encoder.config.hidden_size + (0 if second is None else second.config.hidden_size)
+
+
+class StableDiffusion15(_StableDiffusionConfig):
+    """Stable Diffusion 1.5 and its fine-tunes."""
+
+    name: str = "sd15"
+    family: ClassVar[str] = "sd15"
+
+    def build(self, device: torch.device, dtype: torch.dtype = torch.float32) -> _StableDiffusion15:
+        """Loads the weights, frozen, in evaluation mode.
+
+        Raises:
+            InputError: missing, torn, foreign or wrong-family weights.
+            EnvironmentProblem: the hub is needed and cannot be reached.
+        """
+        options = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+        return _StableDiffusion15(
+            self._load(StableDiffusionPipeline, dtype, options), torch.device(device), self.null or "empty"
+        )
+
+
+class StableDiffusionXL(_StableDiffusionConfig):
+    """Stable Diffusion XL base and its fine-tunes."""
+
+    name: str = "sdxl"
+    family: ClassVar[str] = "sdxl"
+
+    def build(self, device: torch.device, dtype: torch.dtype = torch.float32) -> _StableDiffusionXL:
+        """Loads the weights, frozen, in evaluation mode; the stock VAE, which overflows in fp16, stays in fp32.
+
+        Raises:
+            InputError: missing, torn, foreign or wrong-family weights.
+            EnvironmentProblem: the hub is needed and cannot be reached.
+        """
+        pipeline = self._load(StableDiffusionXLPipeline, dtype, {"add_watermarker": False})
+        if dtype == torch.float16 and pipeline.vae.config.force_upcast:
+            pipeline.vae.float()
+        null = self.null or ("zeros" if pipeline.config.force_zeros_for_empty_prompt else "empty")
+        return _StableDiffusionXL(pipeline, torch.device(device), null)
