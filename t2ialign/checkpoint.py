@@ -6,21 +6,17 @@ that a folder damaged later is recognised and never read.
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from t2ialign.errors import TryAgainError
+from t2ialign.files import whole_folder
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
@@ -39,79 +35,6 @@ class Torn(NamedTuple):
 
     folder: Path
     reason: str
-
-
-def sync(path: Path) -> None:
-    """Forces a file's or a folder's bytes to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _is_full_disk(error: Exception) -> bool:
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return isinstance(error, SafetensorError) and ("No space left" in str(error) or "os error 28" in str(error))
-
-
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `folder` on success, and leaves nothing behind on failure.
-
-    Raises:
-        TryAgainError: the disk is full; what stood at `folder` before is untouched.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.parent / f".{folder.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir()
-        yield partial
-        for path in partial.rglob("*"):
-            sync(path)
-        sync(partial)
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
-        sync(folder.parent)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if _is_full_disk(error):
-            free = shutil.disk_usage(folder.parent).free / 2**20
-            raise TryAgainError(
-                f"{folder}: the disk is full ({free:.0f} MiB free) while saving; nothing half-written was kept. "
-                "Free some space and run the same command again: it goes on from the last checkpoint."
-            ) from error
-        raise
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path whose file becomes `path` on success, and leaves nothing behind on failure.
-
-    Raises:
-        TryAgainError: the disk is full; what stood at `path` before is untouched.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.parent / f".{path.name}.partial"
-    try:
-        yield partial
-        sync(partial)
-        partial.replace(path)
-        sync(path.parent)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        if _is_full_disk(error):
-            raise TryAgainError(f"{path}: the disk is full; free some space and run the same command again") from error
-        raise
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def _checksum(path: Path) -> int:
