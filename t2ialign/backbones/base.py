@@ -1,8 +1,10 @@
-"""What a backbone is: the parts of a pretrained text-to-image model, behind nine members."""
+"""What a backbone is: the parts of a pretrained text-to-image model, behind a few members."""
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
+from collections.abc import Iterable
 from typing import ClassVar, Literal, Protocol
 
 import torch
@@ -13,6 +15,23 @@ from t2ialign.config import Component
 from t2ialign.schedules import Schedule
 from t2ialign.types import Conditioning, Posterior
 
+SAMPLED_ELEMENTS = 4096
+"""Elements of each tensor that `tensor_digest` looks at."""
+
+
+def tensor_digest(tensors: Iterable[tuple[str, Tensor]], *identity: object) -> str:
+    """16 hex digits that change with names, shapes, types and values of tensors, and with what else is given.
+
+    Of each tensor evenly spaced elements are hashed, so that large models take a second. Training changes practically
+    every element; a change by hand that misses all sampled ones would go unseen.
+    """
+    digest = hashlib.sha256(repr(identity).encode())
+    for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
+        digest.update(f"{name}/{list(tensor.shape)}/{tensor.dtype}".encode())
+        sampled = tensor.detach().flatten()[:: max(1, tensor.numel() // SAMPLED_ELEMENTS)]
+        digest.update(sampled.double().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
 
 class Backbone(Protocol):
     """A pretrained family. Adapters, EMA, devices of training and checkpoints live elsewhere."""
@@ -21,6 +40,8 @@ class Backbone(Protocol):
     denoiser: nn.Module
     """The network that is aligned."""
     schedule: Schedule
+    latent_channels: int
+    """C of the latents."""
     vae_factor: int
     """Pixels per latent cell along one side."""
     resolution: int

@@ -13,7 +13,13 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from safetensors import SafetensorError, safe_open
 
 from t2ialign.errors import EnvironmentProblem, InputError
@@ -45,14 +51,14 @@ def locate(name: str, pipeline: type[DiffusionPipeline], revision: str | None, v
     if path.exists():
         return path
     if path.suffix == ".safetensors" or HUB_ID.fullmatch(name) is None:
-        raise InputError(f"{name}: no such file or folder{_near_miss(path)}")
+        raise InputError(f"{name}: no such file or folder{near_miss(path)}")
     try:
         return Path(pipeline.download(name, revision=revision, variant=variant, use_safetensors=True))
-    except (OSError, ValueError, HfHubHTTPError) as error:
+    except Exception as error:  # the network's errors have no common base below diffusers
         raise _hub_problem(name, revision, path, error) from error
 
 
-def _near_miss(path: Path) -> str:
+def near_miss(path: Path) -> str:
     """A suggestion of what stands beside a path that does not exist."""
     siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     close = difflib.get_close_matches(path.name, siblings, n=1)
@@ -78,13 +84,13 @@ def _hub_problem(name: str, revision: str | None, path: Path, error: BaseExcepti
     if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
         return InputError(
             f"{name}: no such folder here, and no such model on the hub (or it is private: `hf auth login`)"
-            + _near_miss(path)
+            + near_miss(path)
         )
     if isinstance(error, ValueError):
         return InputError(f"{name}: the hub model cannot be used: {error}")
     reason = str(causes[-1]).strip().splitlines()
     return EnvironmentProblem(
-        f"{name}: no such folder here{_near_miss(path)}; as a hub model it is not in the local cache and the hub "
+        f"{name}: no such folder here{near_miss(path)}; as a hub model it is not in the local cache and the hub "
         f"cannot be reached ({reason[0] if reason else type(causes[-1]).__name__}); "
         "check the connection (and HF_HUB_OFFLINE), or give a local folder"
     )
@@ -124,10 +130,10 @@ def load_pipeline(
     try:
         return pipeline.from_pretrained(path, dtype=dtype, variant=variant, use_safetensors=True, **options)
     except LOADING_FAILURES as error:
-        raise InputError(f"{name}: the folder cannot be loaded: {_one_line(error)}{_only_pickles(path)}") from error
+        raise InputError(f"{name}: the folder cannot be loaded: {one_line(error)}{_only_pickles(path)}") from error
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:400]
 
 
@@ -152,7 +158,7 @@ def _check_folder(folder: Path, name: str, family: str) -> None:
         content = json.loads(index.read_text(encoding="utf-8"))
         found = str(content["_class_name"])
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{index}: damaged ({_one_line(error)}); get the folder again") from error
+        raise InputError(f"{index}: damaged ({one_line(error)}); get the folder again") from error
     if family == "sd15" and not found.startswith("StableDiffusionXL") and found.startswith("StableDiffusion"):
         return
     if family == "sdxl" and found.startswith("StableDiffusionXL"):
@@ -176,7 +182,7 @@ def _check_single_file(path: Path, family: str) -> None:
         with safe_open(path, framework="pt") as file:
             names = list(file.keys())
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a readable safetensors file ({_one_line(error)}); get it again") from error
+        raise InputError(f"{path}: not a readable safetensors file ({one_line(error)}); get it again") from error
     if any(name.startswith("conditioner.embedders.") for name in names):
         found = "sdxl"
     elif any(name.startswith("cond_stage_model.") for name in names):
@@ -193,13 +199,13 @@ def _load_single_file(
 ) -> DiffusionPipeline:
     try:
         return pipeline.from_single_file(str(path), config=config, dtype=dtype, **options)  # type: ignore[attr-defined]
-    except (HfHubHTTPError, ConnectionError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, ConnectionError) as error:
         raise EnvironmentProblem(
             f"{path}: a single file holds no configs and tokenizers, and the hub, where they are taken from, cannot be "
-            f"reached ({_one_line(error)}); set backbone.single_file_config to a diffusers folder of the same family"
+            f"reached ({one_line(error)}); set backbone.single_file_config to a diffusers folder of the same family"
         ) from error
     except LOADING_FAILURES as error:
-        raise InputError(f"{path}: the checkpoint cannot be loaded: {_one_line(error)}") from error
+        raise InputError(f"{path}: the checkpoint cannot be loaded: {one_line(error)}") from error
 
 
 def load_vae(name: str, dtype: torch.dtype) -> AutoencoderKL:
@@ -213,14 +219,14 @@ def load_vae(name: str, dtype: torch.dtype) -> AutoencoderKL:
     if path.suffix in PICKLES:
         raise InputError(f"{name}: {path.suffix} files are pickles, which can run code when opened; give safetensors")
     if not path.exists() and (path.suffix == ".safetensors" or HUB_ID.fullmatch(name) is None):
-        raise InputError(f"{name}: no such file or folder{_near_miss(path)}")
+        raise InputError(f"{name}: no such file or folder{near_miss(path)}")
     subfolder = "vae" if (path / "vae" / "config.json").is_file() else None
     try:
         if path.is_file():
             return AutoencoderKL.from_single_file(str(path), dtype=dtype)
         source = str(path) if path.exists() else name
         return AutoencoderKL.from_pretrained(source, subfolder=subfolder, dtype=dtype, use_safetensors=True)
-    except LOADING_FAILURES as error:
+    except Exception as error:  # the network's errors have no common base below diffusers
         if path.exists():
-            raise InputError(f"{name}: the VAE cannot be loaded: {_one_line(error)}") from error
+            raise InputError(f"{name}: the VAE cannot be loaded: {one_line(error)}") from error
         raise _hub_problem(name, None, path, error) from error

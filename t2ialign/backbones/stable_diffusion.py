@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from abc import ABC, abstractmethod
 from functools import cached_property
@@ -19,16 +17,13 @@ from diffusers import (
 )
 from torch import Tensor, nn
 
-from t2ialign.backbones.base import BackboneConfig
+from t2ialign.backbones.base import BackboneConfig, tensor_digest
 from t2ialign.backbones.loading import load_pipeline, load_vae
 from t2ialign.errors import EnvironmentProblem, InputError
 from t2ialign.schedules import VPSchedule
 from t2ialign.types import Conditioning, Posterior
 
 logger = logging.getLogger(__name__)
-
-SAMPLED_ELEMENTS = 4096
-"""Elements of each tensor that the fingerprint looks at."""
 
 
 class _StableDiffusion(ABC):
@@ -45,6 +40,7 @@ class _StableDiffusion(ABC):
         parts = pipeline.components
         self.denoiser: nn.Module = parts["unet"]
         self.schedule, self.sampling = _schedule(parts["scheduler"], pipeline.name_or_path)
+        self.latent_channels: int = parts["vae"].config.latent_channels
         self.vae_factor: int = 2 ** (len(parts["vae"].config.block_out_channels) - 1)
         self.resolution = _side(self.denoiser) * self.vae_factor
         self.truncated_prompts = 0
@@ -134,22 +130,15 @@ class _StableDiffusion(ABC):
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of VAE, text encoders and tokenizers: their shapes, and evenly spaced elements of every tensor.
-
-        Weights that differ nowhere among `SAMPLED_ELEMENTS` elements a tensor share a fingerprint; training changes
-        practically every element, so only hand-made edits could go unseen.
-        """
-        digest = hashlib.sha256(f"{self.name}/{self._scaling}".encode())
-        for name, part in sorted(self.pipeline().components.items()):
+        """A digest of VAE, text encoders, tokenizers, and of what the unconditional branch sees."""
+        tensors: dict[str, Tensor] = {}
+        words: list[object] = []
+        for name, part in self.pipeline().components.items():
             if name.startswith("tokenizer"):
-                vocabulary = json.dumps(part.get_vocab(), sort_keys=True)
-                digest.update(f"{name}/{part.model_max_length}/{part.pad_token_id}/{vocabulary}".encode())
+                words += [name, part.model_max_length, part.pad_token_id, sorted(part.get_vocab().items())]
             elif name == "vae" or name.startswith("text_encoder"):
-                for key, tensor in sorted(part.state_dict().items()):
-                    digest.update(f"{name}/{key}/{list(tensor.shape)}/{tensor.dtype}".encode())
-                    flat = tensor.flatten()[:: max(1, tensor.numel() // SAMPLED_ELEMENTS)]
-                    digest.update(flat.double().cpu().numpy().tobytes())
-        return digest.hexdigest()[:16]
+                tensors |= {f"{name}.{key}": tensor for key, tensor in part.state_dict().items()}
+        return tensor_digest(tensors.items(), self.name, self._scaling, self._null_kind, words)
 
 
 def _schedule(scheduler: Any, place: str) -> tuple[VPSchedule, dict[str, object]]:
