@@ -1,0 +1,1 @@
+"""Rewards: numbers that say how good an image is for its prompt."""

@@ -1,0 +1,76 @@
+"""Opens the weights of other people's reward models: safetensors, or a pickle of tensors whose sha256 is known."""
+
+from __future__ import annotations
+
+import hashlib
+import urllib.error
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from t2ialign.errors import EnvironmentProblem, InputError
+
+
+def sha256(path: Path) -> str:
+    """The file's SHA-256, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_weights(path: Path, expected: str | None = None) -> dict[str, Tensor]:
+    """The tensors of a weights file, on the CPU.
+
+    Args:
+        path: a .safetensors file, or one written by torch.save.
+        expected: the file's sha256 as its publisher states it; needed for anything but safetensors.
+
+    Raises:
+        InputError: no such file, not a weights file, or a pickle without or with another sha256.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such weights file")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise InputError(f"{path}: not a whole safetensors file ({error}); fetch it again") from None
+    found = sha256(path)
+    if expected is None:
+        raise InputError(
+            f"{path}: a pickle is only opened when its checksum is known. Compare sha256 {found} with what the "
+            "publisher states and pass it as sha256=..., or convert the file to .safetensors"
+        )
+    if found != expected.lower():
+        raise InputError(f"{path}: sha256 is {found}, not {expected}: damaged, or another file. Fetch it again")
+    content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise InputError(f"{path}: holds {type(content).__name__}, not named tensors")
+    return content
+
+
+def fetch(url: str, expected: str) -> Path:
+    """The file behind a URL, kept in torch's cache; what arrives must have this sha256.
+
+    Raises:
+        EnvironmentProblem: it is not in the cache and cannot be fetched.
+    """
+    path = Path(torch.hub.get_dir()) / "checkpoints" / f"{expected[:16]}-{url.rpartition('/')[2]}"
+    if path.is_file() and sha256(path) == expected:
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=expected)
+    except (urllib.error.URLError, TimeoutError) as error:
+        raise EnvironmentProblem(
+            f"{url} cannot be fetched ({error}); fetch it where there is a network and name the file: weights=PATH"
+        ) from None
+    return path
