@@ -1,0 +1,397 @@
+"""From a config to a trained model: the only module that knows every part."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import signal
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+from accelerate import PartialState
+from diffusers.models.attention_processor import AttnProcessor
+from rich.console import Console
+
+from t2ialign import checkpoint
+from t2ialign.backbones.base import Backbone
+from t2ialign.backbones.lora import add_adapter, adapter_parameters, load_lora, save_lora
+from t2ialign.config import Config, Lora, Optim, dump, read_yaml
+from t2ialign.data.cache import encode
+from t2ialign.data.loader import Batches
+from t2ialign.data.prompts import read_prompts
+from t2ialign.engine import Engine
+from t2ialign.errors import EnvironmentProblem, InputError
+from t2ialign.files import whole_file, whole_folder
+from t2ialign.hooks import ProgressBar, Saturation, ValidationImages
+from t2ialign.offline import Hook, train_offline
+from t2ialign.policy import EMA, INIT, LEARNER, Policy
+from t2ialign.rewards.base import load_reward
+from t2ialign.types import Batch
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PACKAGES = ("t2ialign", "torch", "diffusers", "transformers", "peft", "accelerate", "numpy")
+CHANGEABLE = ("train.micro_batch", "train.loader_workers", "train.gradient_checkpointing", "checkpoint.", "validate.")
+"""Keys that may differ from one start of a run to the next: they do not change what is learnt."""
+MAX_SMALL_MACHINE_CORES = 4
+
+
+class Run(NamedTuple):
+    """Everything a loop needs, assembled."""
+
+    config: Config
+    policy: Policy
+    engine: Engine
+    batches: Iterable[Batch]
+    validation: ValidationImages | None
+
+
+def limit_threads() -> None:
+    """One thread on a small CPU machine, where torch's default is many times slower as soon as anything else runs."""
+    asked = os.environ.get("OMP_NUM_THREADS")
+    if asked is not None:
+        torch.set_num_threads(int(asked))
+    elif not torch.cuda.is_available() and (os.cpu_count() or 1) <= MAX_SMALL_MACHINE_CORES:
+        torch.set_num_threads(1)
+
+
+def device_of_process() -> torch.device:
+    """This process's device; joins the process group if a launcher started several."""
+    return PartialState().device
+
+
+@contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Holds the run folder, so that no second process writes into it.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(
+                f"{run_dir}: another process is training here; wait for it or use another run_dir"
+            ) from None
+        yield
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, dict) and value:
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def claim(config: Config) -> None:
+    """Makes the run folder this config's, with the resolved config and the environment in it.
+
+    Raises:
+        InputError: the folder belongs to another config.
+    """
+    path = config.run_dir / "config.yaml"
+    if path.is_file():
+        before, _ = read_yaml(path)
+        old, new = _flat(before), _flat(yaml.safe_load(dump(config)))
+        changeable = (*CHANGEABLE, *(["train.steps"] if config.optim.schedule == "constant" else []))
+        changed = [
+            f"{key}: {old.get(key)!r} there, {new.get(key)!r} now"
+            for key in sorted(old.keys() | new.keys())
+            if old.get(key) != new.get(key) and not key.startswith(changeable)
+        ]
+        if changed:
+            raise InputError(
+                f"{config.run_dir}: holds a run of another config ({'; '.join(changed[:5])}). "
+                "Use another run_dir, or remove the folder if that run is not needed."
+            )
+    with whole_file(path) as partial:
+        partial.write_text(dump(config))
+    environment = {
+        "packages": {name: version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+    with whole_file(config.run_dir / "environment.json") as partial:
+        partial.write_text(json.dumps(environment, indent=1))
+
+
+def result_path(config: Config) -> Path:
+    """What a finished run leaves: the folder of its LoRA, or of its whole denoiser."""
+    return config.run_dir / ("unet" if config.lora is None else "lora")
+
+
+def _finished(config: Config) -> bool:
+    last = config.run_dir / "checkpoints" / checkpoint.name(config.train.steps)
+    return result_path(config).is_dir() and checkpoint.damage(last) is None
+
+
+def build_policy(config: Config, backbone: Backbone) -> Policy:
+    """Adapters on the backbone, or the whole denoiser in float32, as the config says."""
+    denoiser: Any = backbone.denoiser
+    keeps_ema = config.optim.ema_decay is not None
+    if config.train.attention == "math":
+        denoiser.set_attn_processor(AttnProcessor())
+    elif config.train.attention == "xformers":
+        try:
+            denoiser.enable_xformers_memory_efficient_attention()
+        except (ImportError, ModuleNotFoundError, ValueError) as error:
+            raise EnvironmentProblem(
+                f'train.attention: xformers cannot be used here ({error}); pip install "t2ialign[xformers]", '
+                "or leave the key out: torch's own attention is as fast"
+            ) from None
+    if config.lora is None:
+        denoiser.requires_grad_(True)
+    else:
+        _add_adapters(denoiser, config.lora, config, keeps_ema)
+    if config.train.gradient_checkpointing:
+        denoiser.enable_gradient_checkpointing()
+        denoiser.train()  # diffusers recomputes activations in training mode only
+    dtype = DTYPES[config.train.precision]
+    policy = Policy(
+        backbone,
+        trains=config.lora is None,
+        keeps_reference=config.objective.needs_reference,
+        autocast=None if dtype == torch.float32 else dtype,
+        keeps_ema=keeps_ema,
+    )
+    if config.train.compile:
+        denoiser.compile()
+    return policy
+
+
+def _add_adapters(denoiser: Any, lora: Lora, config: Config, keeps_ema: bool) -> None:
+    if lora.init is None:
+        add_adapter(denoiser, LEARNER, lora, seed=config.seed, trainable=True)
+    else:
+        load_lora(denoiser, lora.init, INIT, family=config.backbone.family)
+        load_lora(denoiser, lora.init, LEARNER, family=config.backbone.family, trainable=True)
+    if keeps_ema:
+        add_adapter(denoiser, EMA, lora, seed=config.seed, trainable=False)
+        averages = adapter_parameters(denoiser, EMA)
+        for name, parameter in adapter_parameters(denoiser, LEARNER).items():
+            averages[name.replace(f".{LEARNER}.", f".{EMA}.")].data.copy_(parameter.data)
+
+
+def build_optimizer(optim: Optim, policy: Policy) -> torch.optim.Optimizer:
+    """The optimizer over exactly the trained parameters."""
+    settings: dict[str, Any] = {
+        "lr": optim.lr, "betas": optim.betas, "eps": optim.eps, "weight_decay": optim.weight_decay
+    }  # fmt: skip
+    parameters = list(policy.trained_parameters().values())
+    if optim.name == "adamw":
+        return torch.optim.AdamW(parameters, **settings)
+    try:
+        import bitsandbytes
+    except ImportError:
+        raise EnvironmentProblem(
+            'optim.name: adamw8bit needs bitsandbytes: pip install "t2ialign[bnb]", or set optim.name: adamw'
+        ) from None
+    return bitsandbytes.optim.AdamW8bit(parameters, **settings)
+
+
+def accumulation(config: Config, processes: int) -> int:
+    """Micro-batches of one process in an optimizer step.
+
+    Raises:
+        InputError: the effective batch cannot be made of them.
+    """
+    at_once = config.train.micro_batch * processes
+    if config.train.effective_batch % at_once:
+        raise InputError(
+            f"train.effective_batch {config.train.effective_batch} is not a multiple of {processes} processes x "
+            f"train.micro_batch {config.train.micro_batch} = {at_once}"
+        )
+    return config.train.effective_batch // at_once
+
+
+def assemble(config: Config) -> Run:
+    """Every part of a run, checked against every other, ready to go on from the newest checkpoint."""
+    limit_threads()
+    device = device_of_process()
+    state = PartialState()
+    objective, data = config.objective, config.data
+    if objective.views is not None and objective.views != data.views:
+        raise InputError(
+            f"objective '{objective.name}' compares {objective.views} views per example; data '{data.name}' yields "
+            f"{data.views}. Use other data, or another objective."
+        )
+    micro_batches = accumulation(config, state.num_processes)
+    source = data.open()
+    weights = DTYPES[config.train.precision] if config.lora is not None else torch.float32
+    backbone = config.backbone.build(device, weights)
+    with state.main_process_first():  # one process fills the cache, the others read it
+        encoded = encode(
+            source,
+            backbone,
+            resolution=data.resolution or backbone.resolution,
+            folder=config.run_dir / "cache",
+            device=device,
+        )
+    prompts = None
+    if config.validation.prompts is not None:
+        prompts = read_prompts(config.validation.prompts)[: config.validation.max_prompts]
+    null = backbone.null()
+    if prompts is None:
+        backbone.release_encoders()
+    policy = build_policy(config, backbone)
+    engine = Engine(
+        policy=policy,
+        optimizer=build_optimizer(config.optim, policy),
+        optim=config.optim,
+        steps=config.train.steps,
+        accumulation=micro_batches,
+        run_dir=config.run_dir,
+        seed=config.seed,
+        identity={"data": source.fingerprint, "backbone": backbone.fingerprint},
+        keep=config.checkpoint.keep,
+        half=config.train.precision == "fp16",
+    )
+    engine.start()
+    batches = Batches(
+        encoded,
+        seed=config.seed,
+        micro_batch=config.train.micro_batch,
+        world_size=state.num_processes,
+        rank=state.process_index,
+        cursor=engine.samples_seen,
+        workers=config.train.loader_workers,
+        prompt_dropout=data.prompt_dropout,
+        null=null,
+    )
+    return Run(config, policy, engine, batches, _validation(config, policy, prompts))
+
+
+def _validation(config: Config, policy: Policy, prompts: list[str] | None) -> ValidationImages | None:
+    if prompts is None:
+        return None
+    return ValidationImages(
+        policy,
+        prompts,
+        config.run_dir / "validation",
+        every=config.validation.every_steps,
+        steps=config.train.steps,
+        guidance_scale=config.validation.guidance_scale,
+        inference_steps=config.validation.inference_steps,
+        scorers={name: load_reward(name) for name in config.validation.rewards},
+    )
+
+
+@contextmanager
+def stopping_gently(engine: Engine) -> Iterator[None]:
+    """Ctrl-C or a scheduler's SIGTERM ends training after the step in progress, with state saved."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ask(number: int, _frame: Any) -> None:
+        if engine.stop_requested:  # the second time the user means now
+            raise KeyboardInterrupt
+        engine.stop_requested = True
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def train(config: Config, *, console: Console | None = None, hooks: Sequence[Hook] = ()) -> Path:
+    """Trains, or goes on training, and returns the folder of the result.
+
+    Raises:
+        InputError: the parts do not fit each other, or the run folder is another config's.
+        DataError: the data cannot be used, or the loss is not finite.
+        TryAgainError: the disk is full; the same command goes on.
+        Interrupted: the user stopped the run; the same command goes on.
+    """
+    console = console or Console(stderr=True)
+    is_main = PartialState().is_main_process
+    result = result_path(config)
+    with ExitStack() as stack:
+        if is_main:
+            stack.enter_context(locked(config.run_dir))
+            claim(config)
+        if _finished(config):
+            console.print(f"{config.run_dir} is finished: {config.train.steps} steps, {result}")
+            return result
+        run = assemble(config)
+        if run.engine.step and is_main:
+            console.print(f"going on from step {run.engine.step} of {config.train.steps}")
+        every_step: list[Hook] = [*hooks]
+        if run.validation is not None:
+            every_step.append(run.validation)
+            if is_main and run.engine.step == 0:
+                run.validation.measure(run.engine)
+        multiplier = config.objective.margin_multiplier()
+        if multiplier is not None and is_main:
+            every_step.append(Saturation(multiplier, console.print))
+        if is_main:
+            every_step.append(stack.enter_context(ProgressBar(console, config.train.steps)))
+        stack.enter_context(stopping_gently(run.engine))
+        train_offline(
+            engine=run.engine,
+            policy=run.policy,
+            batches=run.batches,
+            noiser=config.noiser,
+            objective=config.objective,
+            steps=config.train.steps,
+            save_every=config.checkpoint.every_steps,
+            hooks=every_step,
+        )
+        if is_main:
+            save_result(run)
+    return result
+
+
+def save_result(run: Run) -> None:
+    """Writes the LoRA with its true alpha and a model card, or the whole denoiser."""
+    config, denoiser = run.config, run.policy.denoiser
+    result = result_path(config)
+    if config.lora is None:
+        modules = {"unet": denoiser, "unet-ema": run.policy.copies.get("ema")}
+        for name, module in modules.items():
+            if module is not None:
+                with whole_folder(config.run_dir / name) as partial:
+                    module.save_pretrained(partial)  # type: ignore[operator]
+    else:
+        extra = {
+            "base": config.backbone.pretrained,
+            "objective": config.objective.name,
+            "noiser": config.noiser.name,
+            "steps": run.engine.step,
+            "seed": config.seed,
+        }
+        family = config.backbone.family
+        save_lora(result, denoiser, LEARNER, family=family, extra=extra)
+        if config.optim.ema_decay is not None:
+            save_lora(config.run_dir / "lora-ema", denoiser, EMA, family=family, extra=extra)
+    with whole_file(result / "README.md") as partial:
+        partial.write_text(_model_card(config))
+
+
+def _model_card(config: Config) -> str:
+    kind = "LoRA" if config.lora is not None else "UNet"
+    load = 'pipeline.load_lora_weights("this folder")'
+    if config.lora is None:
+        load = 'pipeline.unet = UNet2DConditionModel.from_pretrained("this folder")'
+    return (
+        f"# {kind} trained with t2ialign\n\n"
+        f"Base model: `{config.backbone.pretrained}` ({config.backbone.family}). "
+        f"Objective `{config.objective.name}`, {config.train.steps} steps of {config.train.effective_batch} examples.\n\n"
+        f"```python\n{load}\n```\n\nThe whole config:\n\n```yaml\n{dump(config)}```\n"
+    )
