@@ -62,9 +62,8 @@ class Saturation:
         self._shares.append(engine.metrics["saturated"])
         if engine.step == self._steps:
             share = sum(self._shares) / len(self._shares)
-            self._say(
-                f"margin multiplier {self._multiplier:g}; {share:.0%} of pairs saturated in the first {self._steps} steps"
-            )
+            start = f"margin multiplier {self._multiplier:g}"
+            self._say(f"{start}; {share:.0%} of pairs saturated in the first {self._steps} steps")
             if share > 0.5:
                 self._say("warning: more than half are saturated and teach nothing; lower objective.beta or optim.lr")
 

@@ -8,7 +8,7 @@ import os
 import platform
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -22,8 +22,8 @@ from rich.console import Console
 
 from t2ialign import checkpoint
 from t2ialign.backbones.base import Backbone
-from t2ialign.backbones.lora import add_adapter, adapter_parameters, load_lora, save_lora
-from t2ialign.config import Config, Lora, Optim, dump, read_yaml
+from t2ialign.backbones.lora import adapter_parameters, add_adapter, load_lora, save_lora
+from t2ialign.config import Config, Lora, Optim, dump, read_yaml, resolve
 from t2ialign.data.cache import encode
 from t2ialign.data.loader import Batches
 from t2ialign.data.prompts import read_prompts
@@ -137,6 +137,50 @@ def result_path(config: Config) -> Path:
 def _finished(config: Config) -> bool:
     last = config.run_dir / "checkpoints" / checkpoint.name(config.train.steps)
     return result_path(config).is_dir() and checkpoint.damage(last) is None
+
+
+def family_of(model: str) -> str:
+    """The backbone name of a model folder, from its own index; 'sd15' or 'sdxl'.
+
+    Raises:
+        InputError: the folder does not say, so the caller must.
+    """
+    index = Path(model) / "model_index.json"
+    if index.is_file():
+        pipeline = json.loads(index.read_text()).get("_class_name", "")
+        return "sdxl" if "XL" in pipeline else "sd15"
+    raise InputError(f"{model}: no model_index.json says which architecture this is; add --family sd15 or sdxl")
+
+
+def open_policy(
+    model: str, *, family: str | None = None, loras: Mapping[str, float] | None = None, precision: str = "fp32"
+) -> tuple[Policy, dict[str, float]]:
+    """A model for making images, and the mixture of its adapters.
+
+    Args:
+        model: diffusers folder, single file or hub id.
+        family: backbone name; read from a folder if not said.
+        loras: LoRA file, folder or run folder -> scale.
+        precision: of the weights.
+
+    Raises:
+        InputError: the model or a LoRA does not exist or does not fit.
+    """
+    limit_threads()
+    section = resolve("backbone", family or family_of(model)).model_validate(
+        {"name": family or family_of(model), "pretrained": model}
+    )
+    backbone = section.build(device_of_process(), DTYPES[precision])  # type: ignore[attr-defined]
+    mixture = {}
+    for place, (path, scale) in enumerate((loras or {}).items()):
+        folder = Path(path)
+        run_lora = folder / "lora"
+        load_lora(backbone.denoiser, run_lora if run_lora.is_dir() else folder, f"lora{place}", family=section.family)  # type: ignore[attr-defined]
+        mixture[f"lora{place}"] = scale
+    if next(backbone.denoiser.parameters()).device.type == "cpu":
+        backbone.denoiser.set_attn_processor(AttnProcessor())
+    autocast = None if precision == "fp32" else DTYPES[precision]
+    return Policy(backbone, autocast=autocast), mixture
 
 
 def build_policy(config: Config, backbone: Backbone) -> Policy:
@@ -392,6 +436,7 @@ def _model_card(config: Config) -> str:
     return (
         f"# {kind} trained with t2ialign\n\n"
         f"Base model: `{config.backbone.pretrained}` ({config.backbone.family}). "
-        f"Objective `{config.objective.name}`, {config.train.steps} steps of {config.train.effective_batch} examples.\n\n"
+        f"Objective `{config.objective.name}`, {config.train.steps} steps of {config.train.effective_batch} examples."
+        "\n\n"
         f"```python\n{load}\n```\n\nThe whole config:\n\n```yaml\n{dump(config)}```\n"
     )

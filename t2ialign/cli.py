@@ -1,0 +1,176 @@
+"""The `t2ialign` command. Each function calls one library function; torch is imported inside, so that --help is quick."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from t2ialign.errors import InputError, UserError
+
+if TYPE_CHECKING:
+    from t2ialign.policy import Policy
+
+app = typer.Typer(
+    help="Align text-to-image diffusion models with preferences, and measure that it worked.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+data = typer.Typer(help="Look at preference data, or build it from a model and a reward.", no_args_is_help=True)
+app.add_typer(data, name="data")
+out = Console()
+err = Console(stderr=True)
+
+Model = Annotated[str, typer.Option("--model", help="Diffusers folder, .safetensors file or hub id.")]
+Family = Annotated[str | None, typer.Option(help="sd15 or sdxl, where the model does not say.")]
+Loras = Annotated[
+    list[str] | None, typer.Option("--lora", help="LoRA or run folder, with :scale if not 1. Repeatable.")
+]
+Precision = Annotated[str, typer.Option(help="fp32, bf16 or fp16.")]
+Guide = Annotated[float, typer.Option("--guidance", min=1.0, help="Classifier-free guidance scale.")]
+Steps = Annotated[int, typer.Option("--steps", min=1, help="DDIM steps.")]
+Side = Annotated[int | None, typer.Option("--resolution", help="Side in px; the model's own if not said.")]
+AtOnce = Annotated[int, typer.Option("--batch", min=1, help="Images made at once.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of all randomness.")]
+
+
+def _scaled(options: list[str] | None) -> dict[str, float]:
+    """{'path': scale} of `path` and `path:scale` options."""
+    scales: dict[str, float] = {}
+    for option in options or []:
+        path, colon, scale = option.rpartition(":")
+        if not colon:
+            scales[option] = 1.0
+            continue
+        try:
+            scales[path] = float(scale)
+        except ValueError:
+            scales[option] = 1.0  # the colon belongs to the path
+    return scales
+
+
+def _policy(model: str, family: str | None, loras: list[str] | None, precision: str) -> tuple[Policy, dict[str, float]]:
+    if precision not in ("fp32", "bf16", "fp16"):
+        raise InputError(f"--precision {precision}: give fp32, bf16 or fp16")
+    from t2ialign.run import open_policy
+
+    return open_policy(model, family=family, loras=_scaled(loras), precision=precision)
+
+
+@app.command()
+def demo(
+    run_dir: Annotated[Path, typer.Option(help="Folder of everything the demo makes.")] = Path("runs/demo"),
+    prompts: Annotated[int, typer.Option(min=10, help="Held-out prompts that are measured.")] = 1000,
+    seed: Seed = 0,
+) -> None:
+    """Align the embedded model on this machine, offline, and measure the gain with an exact verifier."""
+    from t2ialign.demo import run_demo
+
+    run_demo(run_dir, prompts=prompts, seed=seed)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="A YAML file; see configs/.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, as in train.steps=100.")] = None,
+) -> None:
+    """Start a run, or go on with it: the same command continues from the newest checkpoint."""
+    from t2ialign.config import load
+
+    settings = load(config, overrides or [])
+    from t2ialign.run import train as start
+
+    result = start(settings, console=err)
+    out.print(f"saved {result}", soft_wrap=True)
+
+
+@app.command()
+def generate(
+    model: Model,
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder of the images and generation.json.")],
+    prompts: Annotated[
+        Path | None, typer.Option(help="Prompts: a text file, a CSV or JSONL with a prompt column.")
+    ] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="A prompt. Repeatable.")] = None,
+    lora: Loras = None,
+    family: Family = None,
+    images_per_prompt: Annotated[int, typer.Option(min=1)] = 1,
+    seed: Seed = 0,
+    guidance: Guide = 5.0,
+    steps: Steps = 30,
+    resolution: Side = None,
+    batch: AtOnce = 4,
+    precision: Precision = "fp32",
+) -> None:
+    """Make a folder of images; the same command goes on after a stop."""
+    if (prompts is None) == (not prompt):
+        raise InputError("give either --prompts FILE or --prompt TEXT")
+    from t2ialign.data.prompts import read_prompts
+    from t2ialign.generate import generate_folder
+    from t2ialign.rollout import Guidance
+
+    texts = read_prompts(prompts) if prompts is not None else list(prompt or [])
+    policy, mixture = _policy(model, family, lora, precision)
+    generate_folder(
+        policy,
+        texts,
+        out_dir,
+        images_per_prompt=images_per_prompt,
+        seed=seed,
+        guidance=Guidance(guidance, mixture, mixture),
+        steps=steps,
+        resolution=resolution,
+        batch=batch,
+        description={"model": model, "loras": _scaled(lora), "precision": precision},
+    )
+    out.print(f"{len(texts) * images_per_prompt} images in {out_dir}", soft_wrap=True)
+
+
+@app.command()
+def doctor(
+    full: Annotated[bool, typer.Option("--full", help="Also import the packages and look for a GPU.")] = False,
+) -> None:
+    """Say what this machine has, and what is missing."""
+    from t2ialign.doctor import examine
+
+    table = Table(box=None, show_header=False)
+    findings = examine(full=full)
+    for finding in findings:
+        table.add_row("x" if finding.remedy else "ok", finding.what, finding.seen, finding.remedy or "")
+    out.print(table)
+    if any(finding.remedy for finding in findings):
+        raise typer.Exit(3)
+
+
+@app.command()
+def keys(only: Annotated[str, typer.Argument(help="Keys that contain this text.")] = "") -> None:
+    """List every config key with its type, default and meaning."""
+    from t2ialign.config import keys as all_keys
+
+    for key, kind, default, text in all_keys():
+        if only in key:
+            out.print(f"[bold]{key}[/bold]  {kind}{f', default {default}' if default else ''}", highlight=False)
+            out.print(f"    {text}", highlight=False, markup=False)
+
+
+def main() -> None:
+    """Runs the command; an error that the user can act on is one message and its exit code."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app(standalone_mode=True)
+    except UserError as error:
+        err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        err.print("stopped; the same command goes on from what is saved", highlight=False)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
