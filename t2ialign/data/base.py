@@ -5,21 +5,29 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 from pydantic import Field
 
-from t2ialign.config import Component
+from t2ialign.config import Component, Section
+
+
+class StoredImage(Protocol):
+    """An image that lies inside another file."""
+
+    def read(self) -> bytes:
+        """Its encoded bytes (PNG, JPEG, …)."""
+        ...
 
 
 @dataclass(frozen=True)
 class Example:
-    """One row of a data set, not yet read from disk."""
+    """One row of a data set; images are not yet read from disk."""
 
     prompts: tuple[str, ...]
     """One prompt shared by the views, or one a view."""
-    images: tuple[Path | bytes, ...]
-    """An image file, or its encoded bytes, a view; for pairs (chosen, rejected)."""
+    images: tuple[Path | bytes | StoredImage, ...]
+    """An image file, its encoded bytes, or where they are, a view; for pairs (chosen, rejected)."""
     scores: tuple[float, ...] | None = None
     """One number a view."""
     origin: str = ""
@@ -30,12 +38,28 @@ class Source(Protocol):
     """A data set: `views`, a length, and rows."""
 
     views: int
-    fingerprint: str
-    """Changes with anything that changes the examples: the data's identity in caches and checkpoints."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with anything that changes the examples, image content included: the data's identity."""
+        ...
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Example: ...
+
+
+class Cache(Section):
+    """What frozen encoders make of the data, stored before training so that no step pays for it."""
+
+    latents: bool | Literal["auto"] = "auto"
+    """Store latents: true, false (encode in each step), or auto: if they take no more than half of the free disk."""
+    text: bool | Literal["auto"] = "auto"
+    """The same for the prompts' embeddings."""
+    dtype: Literal["float32", "float16"] = "float32"
+    """Of stored numbers; float16 halves the space."""
+    folder: Path | None = None
+    """Where they are stored; a folder of the run if not said. Several runs may share one."""
 
 
 class DataConfig(Component):
@@ -50,6 +74,8 @@ class DataConfig(Component):
     """Side in px of the images the model is trained on; the backbone's own if not said."""
     prompt_dropout: float = Field(0.0, ge=0, lt=1)
     """Share of examples trained without their prompt, for classifier-free guidance; drawn once per example."""
+    cache: Cache = Cache()
+    """Encodings stored before training."""
 
     @abstractmethod
     def open(self) -> Source:

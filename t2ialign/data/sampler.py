@@ -34,9 +34,9 @@ class Order:
     """The endless stream of groups of a data set.
 
     Bucket b's members are seen in one permutation after another; its group j is that stream's j-th run of `micro_batch`
-    members. The groups that end within epoch e of their bucket make up epoch e, in which the buckets alternate at random.
-    So every member is seen once in every permutation, remainders are carried into the next epoch, and a position is
-    reached without walking to it.
+    members. The groups that end within epoch e of their bucket make up epoch e, in which the buckets alternate at
+    random. So every member is seen once in every permutation, remainders are carried into the next epoch, and a
+    position is reached without walking to it.
 
     Args:
         buckets: indices into the data set, a bucket; none empty.
@@ -46,7 +46,9 @@ class Order:
 
     def __init__(self, buckets: Sequence[Sequence[int]], *, seed: int, micro_batch: int):
         if micro_batch < 1 or not buckets or any(len(bucket) == 0 for bucket in buckets):
-            raise ValueError(f"micro_batch is {micro_batch}, buckets have {[len(b) for b in buckets]} members; all >= 1")
+            raise ValueError(
+                f"micro_batch is {micro_batch}, buckets have {[len(b) for b in buckets]} members; all >= 1"
+            )
         self.buckets = buckets
         self.seed = seed
         self.micro_batch = micro_batch
