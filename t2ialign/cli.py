@@ -1,4 +1,4 @@
-"""The `t2ialign` command. Each function calls one library function; torch is imported inside, so that --help is quick."""
+"""The `t2ialign` command. Each function calls one library function; torch is imported inside: --help is quick."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from t2ialign.errors import InputError, UserError
@@ -142,7 +143,7 @@ def doctor(
     table = Table(box=None, show_header=False)
     findings = examine(full=full)
     for finding in findings:
-        table.add_row("x" if finding.remedy else "ok", finding.what, finding.seen, finding.remedy or "")
+        table.add_row("x" if finding.remedy else "ok", finding.what, escape(finding.seen), escape(finding.remedy or ""))
     out.print(table)
     if any(finding.remedy for finding in findings):
         raise typer.Exit(3)
