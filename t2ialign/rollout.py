@@ -64,6 +64,9 @@ class Guidance:
 class Sampler:
     """DDIM (Song et al. 2020, arXiv:2010.02502) on the timesteps that diffusers' DDIM visits.
 
+    Each step goes to the next timestep visited. So does diffusers' for leading spacing; for the other spacings its stride
+    is the floor of T / steps, which misses the next timestep where T / steps is no whole number.
+
     Args:
         schedule: the backbone's.
         sampling: the backbone's `spacing` and `offset`.
@@ -108,8 +111,8 @@ class Sampler:
         for timestep, destination in zip(self.timesteps, self.destinations, strict=True):
             t, to = (value.to(latents.device).expand(len(latents)) for value in (timestep, destination))
             prediction = guidance.denoise(policy, latents, t, cond, null, geometry)
-            if self.eta > 0 and destination >= 0:
-                rows = [torch.randn(latents.shape[1:], generator=generator) for generator in generators or ()]
+            if generators is not None and self.eta > 0:
+                rows = [torch.randn(latents.shape[1:], generator=generator) for generator in generators]
                 noise = torch.stack(rows).to(latents)
                 latents = self.schedule.sde_step(prediction, latents, t, to, eta=self.eta, noise=noise).x
             else:

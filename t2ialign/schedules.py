@@ -165,7 +165,12 @@ def sampling_timesteps(schedule: Schedule, steps: int, spacing: str = "leading",
     if not 1 <= steps <= total:
         raise ValueError(f"{steps} sampling steps; give 1 to {total}")
     if spacing == "leading":
-        return (torch.arange(steps) * (total // steps)).flip(0) + offset
+        timesteps = (torch.arange(steps) * (total // steps)).flip(0) + offset
+        if timesteps[0] >= total:  # index `total` would be read as the clean end
+            raise ValueError(
+                f"{steps} sampling steps with offset {offset} begin after timestep {total - 1}; give fewer"
+            )
+        return timesteps
     if spacing == "trailing":
         return torch.round(torch.arange(total, 0, -total / steps, dtype=torch.float64))[:steps].long() - 1
     if spacing == "linspace":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,7 +67,8 @@ def _nothing_else_changes(denoiser: nn.Module) -> Iterator[None]:
     """Keeps the global random numbers and every existing parameter's requires_grad, which peft would change."""
     before = {parameter: parameter.requires_grad for parameter in denoiser.parameters()}
     device = next(denoiser.parameters()).device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # a second adapter is meant
         yield
     for parameter, needed in before.items():
         parameter.requires_grad_(needed)
