@@ -9,8 +9,8 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from t2ialign.checkpoint import whole_file
 from t2ialign.engine import Engine
+from t2ialign.files import whole_file
 from t2ialign.generate import generate_images
 from t2ialign.policy import Policy, Weights
 from t2ialign.rollout import Guidance

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from t2ialign.checkpoint import whole_file
+from t2ialign.files import whole_file
 
 METRICS = "metrics.jsonl"
 
