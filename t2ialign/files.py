@@ -23,7 +23,8 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _is_full_disk(error: Exception) -> bool:
+def is_full_disk(error: Exception) -> bool:
+    """Whether a write failed for want of space or quota."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return isinstance(error, SafetensorError) and ("No space left" in str(error) or "os error 28" in str(error))
@@ -51,7 +52,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         sync(folder.parent)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if _is_full_disk(error):
+        if is_full_disk(error):
             free = shutil.disk_usage(folder.parent).free / 2**20
             raise TryAgainError(
                 f"{folder}: the disk is full ({free:.0f} MiB free) while saving; nothing half-written was kept. "
@@ -79,7 +80,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         sync(path.parent)
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
-        if _is_full_disk(error):
+        if is_full_disk(error):
             raise TryAgainError(f"{path}: the disk is full; free some space and run the same command again") from error
         raise
     except BaseException:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import yaml
 from PIL.Image import Image
 
 from t2ialign.config import import_reference
@@ -270,3 +271,38 @@ def constant(scores: Sequence[Score]) -> float | None:
     """
     values = {score for score in scores if score is not None}
     return values.pop() if len(values) == 1 and sum(score is not None for score in scores) > 1 else None
+
+
+class Weighted(NamedTuple):
+    """A reward and how much it counts beside others; a negative weight prefers low scores."""
+
+    reward: Reward
+    weight: float
+
+
+def parse_reward(text: str, *, batch_size: int = 32) -> Weighted:
+    """The reward of a command line's `NAME[=WEIGHT][,option=value...]`, as in `pickscore=0.7,pretrained=models/pick`.
+
+    Raises:
+        InputError: the weight is not a number other than 0, an option has no value, or `load_reward` refuses the name.
+    """
+    head, *rest = text.split(",")
+    name, equals, weight_text = head.partition("=")
+    weight = _weight(text, weight_text) if equals else 1.0
+    options: dict[str, Any] = {}
+    for item in rest:
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise InputError(f"reward '{text}': '{item}' is not option=value")
+        options[key] = yaml.safe_load(value) if value else None
+    return Weighted(load_reward(name, batch_size=batch_size, **options), weight)
+
+
+def _weight(text: str, number: str) -> float:
+    try:
+        weight = float(number)
+    except ValueError:
+        weight = math.nan
+    if not math.isfinite(weight) or weight == 0:
+        raise InputError(f"reward '{text}': the weight '{number}' is not a number other than 0, as in NAME=0.5")
+    return weight

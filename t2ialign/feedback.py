@@ -1,0 +1,590 @@
+"""Scores of image folders, and preference pairs built from them.
+
+Everything can be stopped at any moment: scores go to a journal as they come and are never asked for twice, tables
+appear whole or not at all, and the same call goes on from what is there.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from PIL import Image
+
+from t2ialign.data.folders import read_captioned
+from t2ialign.data.images import open_image
+from t2ialign.data.pairs import SingleData
+from t2ialign.draws import keyed_seed
+from t2ialign.errors import DataError, InputError, TryAgainError
+from t2ialign.files import is_full_disk, whole_file
+from t2ialign.generate import RECORD, generate_folder
+from t2ialign.policy import Policy
+from t2ialign.progress import track
+from t2ialign.rewards.base import Reward, Score, Summary, Weighted, constant, summarise
+from t2ialign.rollout import Guidance
+
+SCORES = "scores.jsonl"
+PAIRS = "pairs.csv"
+BUILD = "build.json"
+COLUMNS = ("prompt", "chosen", "rejected", "score_chosen", "score_rejected", "margin")
+
+
+class Picture(NamedTuple):
+    """An image and what it was made from."""
+
+    name: str
+    """How tables name it: its path inside its folder."""
+    path: Path
+    prompt: str
+
+    def digest(self) -> str:
+        """Changes with the image's bytes and with the prompt."""
+        return hashlib.blake2b(self.path.read_bytes() + b"\0" + self.prompt.encode(), digest_size=16).hexdigest()
+
+
+def read_pictures(folder: Path) -> list[Picture]:
+    """The images of a folder with their prompts, in the order of their record.
+
+    Prompts come from `generation.json`, from a single table with an image and a prompt column, or from a text file
+    beside each image.
+
+    Raises:
+        InputError: no such folder, or it says nothing of its prompts.
+        DataError: no images, or images or prompts are missing.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder of images")
+    if (folder / RECORD).is_file():
+        pictures = _from_record(folder)
+    else:
+        tables = [path for kind in ("csv", "tsv", "jsonl") for path in folder.glob(f"*.{kind}") if path.name != SCORES]
+        if len(tables) > 1:
+            names = ", ".join(sorted(path.name for path in tables))
+            raise InputError(f"{folder}: several tables ({names}); keep the one that holds the prompts")
+        pictures = _from_table(folder, tables[0]) if tables else _from_captions(folder)
+    if not pictures:
+        raise DataError(f"{folder}: no images")
+    missing = [picture.path for picture in pictures if not picture.path.is_file()]
+    if missing:
+        raise DataError(f"{folder}: {len(missing)} of {len(pictures)} images are missing, the first {missing[0]}")
+    return pictures
+
+
+def _from_record(folder: Path) -> list[Picture]:
+    path = folder / RECORD
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["images"]
+        return [Picture(row["file"], folder / row["file"], row["prompt"]) for row in rows]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not a record of generated images ({error!r}); generate the folder again") from None
+
+
+def _from_table(folder: Path, table: Path) -> list[Picture]:
+    source = SingleData.model_validate({"name": "singles", "path": table}).open()
+    pictures = []
+    for index in range(len(source)):
+        example = source[index]
+        image = example.images[0]
+        if not isinstance(image, Path):
+            raise DataError(f"{example.origin}: the table holds image bytes; name files instead")
+        inside = image.resolve().is_relative_to(folder.resolve())
+        name = image.resolve().relative_to(folder.resolve()).as_posix() if inside else f"{index}_{image.name}"
+        pictures.append(Picture(name, image, example.prompts[0]))
+    return pictures
+
+
+def _from_captions(folder: Path) -> list[Picture]:
+    rows = read_captioned(folder).rows
+    without = [Path(row.cells["image"]).name for row in rows if not row.cells["prompt"]]
+    if rows and len(without) == len(rows):
+        raise InputError(
+            f"{folder}: nothing says which prompt belongs to which image; give {RECORD}, a CSV with the columns "
+            f"image,prompt, or a text file beside each image ({Path(without[0]).stem}.txt)"
+        )
+    if without:
+        raise DataError(f"{folder}: {len(without)} of {len(rows)} images have no text file; first {without[0]}")
+    paths = [Path(row.cells["image"]) for row in rows]
+    return [Picture(path.name, path, row.cells["prompt"]) for path, row in zip(paths, rows, strict=True)]
+
+
+class _Journal:
+    """Scores by (image, prompt, reward), kept on disk as they come. A line torn by a kill is cut off."""
+
+    def __init__(self, table: Path):
+        self.table = table
+        self.path = table.parent / f".{table.name}.journal"
+        self.known = {**_rows(table), **_rows(self.path)}
+
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Appends rows and waits until they are on disk.
+
+        Raises:
+            TryAgainError: the disk is full.
+        """
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            if is_full_disk(error):
+                raise TryAgainError(f"{self.path}: the disk is full; free some space and run the same again") from error
+            raise
+
+    def finish(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Writes the table and drops the journal."""
+        with whole_file(self.table) as partial:
+            partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        self.path.unlink(missing_ok=True)
+
+
+def _rows(path: Path) -> dict[str, float]:
+    """key -> score of every whole line; failures are left out, so that they are tried again."""
+    if not path.is_file():
+        return {}
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        os.truncate(path, len(whole))
+    try:
+        rows = [json.loads(line) for line in whole.splitlines()]
+        return {row["key"]: float(row["score"]) for row in rows if row["score"] is not None}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not a table of scores ({error!r}); remove it and score again") from None
+
+
+def score_pictures(pictures: Sequence[Picture], rewards: Sequence[Reward], table: Path) -> dict[str, list[Score]]:
+    """The scores of each reward by name, also written to `table` as JSON lines (image, prompt, reward, score, key).
+
+    What the table or its journal already holds for the same image, prompt and reward is not asked for again, except
+    for failures.
+
+    Raises:
+        DataError: an image cannot be read.
+        TryAgainError: the disk is full.
+    """
+    journal = _Journal(table)
+    digests = [picture.digest() for picture in pictures]
+    found: dict[str, list[Score]] = {}
+    rows: list[dict[str, Any]] = []
+    for reward in rewards:
+        keys = [_key(reward, digest) for digest in digests]
+        _score_missing(reward, pictures, keys, journal)
+        found[reward.name] = [journal.known.get(key) for key in keys]
+        rows += [_row(p, reward, journal.known.get(key), key) for p, key in zip(pictures, keys, strict=True)]
+    journal.finish(rows)
+    return found
+
+
+def _key(reward: Reward, digest: str) -> str:
+    return hashlib.blake2b(f"{reward.fingerprint} {digest}".encode(), digest_size=16).hexdigest()
+
+
+def _row(picture: Picture, reward: Reward, score: Score, key: str) -> dict[str, Any]:
+    return {"image": picture.name, "prompt": picture.prompt, "reward": reward.name, "score": score, "key": key}
+
+
+def _score_missing(reward: Reward, pictures: Sequence[Picture], keys: Sequence[str], journal: _Journal) -> None:
+    """Asks the reward for what the journal does not know."""
+    # one image may stand under several names; it is scored once
+    missing = list({key: index for index, key in enumerate(keys) if key not in journal.known}.values())
+    batches = [missing[start : start + reward.batch_size] for start in range(0, len(missing), reward.batch_size)]
+    for batch in track(batches, f"batches scored by {reward.name}", len(batches)):
+        scores = reward([_open(pictures[i]) for i in batch], [pictures[i].prompt for i in batch])
+        journal.add([_row(pictures[i], reward, s, keys[i]) for i, s in zip(batch, scores, strict=True)])
+        journal.known |= {keys[i]: s for i, s in zip(batch, scores, strict=True) if s is not None}
+
+
+def _open(picture: Picture) -> Image.Image:
+    try:
+        return open_image(picture.path)
+    except DataError as error:
+        raise DataError(f"{picture.path}: {error}; mend or remove it") from None
+
+
+class Scored(NamedTuple):
+    """A folder's scores."""
+
+    table: Path
+    summaries: dict[str, Summary]
+    """By reward."""
+
+
+def score_folder(folder: Path, rewards: Sequence[Reward], *, out: Path | None = None, progress: bool = True) -> Scored:
+    """Scores every image of a folder; `t2ialign score`.
+
+    Args:
+        folder: images with prompts, as `read_pictures` reads them.
+        out: the table to write, `scores.jsonl` in the folder if not said.
+
+    Raises:
+        InputError, DataError: the folder cannot be read; see `read_pictures`.
+    """
+    pictures = read_pictures(folder)
+    table = out or folder / SCORES
+    scores = score_pictures(pictures, rewards, table)
+    prompts = [picture.prompt for picture in pictures]
+    return Scored(table, {name: summarise(values, prompts) for name, values in scores.items()})
+
+
+def describe_scores(summaries: Mapping[str, Summary]) -> str:
+    """A line a reward: mean, standard error, range, and how many images have no score."""
+    lines = []
+    for name, summary in summaries.items():
+        if summary.mean is None:
+            lines.append(f"{name}: none of {summary.images} images could be scored")
+            continue
+        error = "" if summary.standard_error is None else f" ± {summary.standard_error:.4g} (standard error)"
+        lines.append(
+            f"{name}: {summary.mean:.4g}{error}, {summary.low:.4g} to {summary.high:.4g}; "
+            f"{summary.scored} of {summary.images} images scored, {summary.failed} failed"
+        )
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Which images of a prompt become a pair.
+
+    Two images are a tie if their scores differ by no more than `margin`.
+    """
+
+    keep: Literal["best_worst", "all"] = "best_worst"
+    """The best against the worst image of a prompt, or every two."""
+    margin: float = 0.0
+    """At least 0, in units of the score."""
+    ties: Literal["drop", "keep"] = "drop"
+    """Whether ties are written too; among equal scores chance, fixed by the seed, says which is called chosen."""
+
+    def __post_init__(self):
+        if self.keep not in ("best_worst", "all") or self.ties not in ("drop", "keep"):
+            raise InputError(f"keep '{self.keep}', ties '{self.ties}': keep is best_worst or all, ties is drop or keep")
+        if not self.margin >= 0:
+            raise InputError(f"margin {self.margin}: give a number of at least 0")
+
+
+class Pair(NamedTuple):
+    """Two images of a prompt, by position."""
+
+    chosen: int
+    rejected: int
+    margin: float
+    """Score of the chosen minus score of the rejected, at least 0."""
+
+
+def compare(members: Sequence[int], scores: Sequence[Score], keep: str, seed: int) -> list[Pair]:
+    """The comparisons among one prompt's images, ties included, chosen before rejected; failed images take no part.
+
+    Args:
+        members: positions of the prompt's images in `scores`.
+        seed: orders images of equal score.
+    """
+    ranked = sorted(
+        ((score, keyed_seed(seed, "tie", i), i) for i in members if (score := scores[i]) is not None),
+        key=lambda entry: (-entry[0], entry[1]),
+    )
+    if len(ranked) < 2:
+        return []
+    twos = [(ranked[0], ranked[-1])] if keep == "best_worst" else itertools.combinations(ranked, 2)
+    return [Pair(better[2], worse[2], better[0] - worse[0]) for better, worse in twos]
+
+
+def combine(scores: Mapping[str, Sequence[Score]], weights: Mapping[str, float]) -> list[Score]:
+    """One score an image: the weighted reward, or the weighted sum of several in standard deviations.
+
+    Scales of rewards cannot be compared, so with two or more each is first brought to mean 0 and standard deviation 1
+    over all images. An image that any of them could not score has none.
+
+    Raises:
+        DataError: a reward gave all images the same score.
+    """
+    for name, values in scores.items():
+        same = constant(values)
+        if same is not None:
+            raise DataError(
+                f"reward '{name}' gave {same:.6g} to all {sum(v is not None for v in values)} images, so it prefers "
+                "none. Usually an exception is swallowed inside it, or its weights are not loaded"
+            )
+    if len(scores) == 1:
+        ((name, values),) = scores.items()
+        return [None if value is None else weights[name] * value for value in values]
+    standard = {name: _standardised(values) for name, values in scores.items()}
+    rows = zip(*([None if v is None else weights[name] * v for v in standard[name]] for name in scores), strict=True)
+    return [None if None in row else float(sum(row)) for row in rows]
+
+
+def _standardised(values: Sequence[Score]) -> list[Score]:
+    known = [value for value in values if value is not None]
+    if not known:
+        return list(values)
+    mean, spread = statistics.fmean(known), statistics.pstdev(known) or 1.0
+    return [None if value is None else (value - mean) / spread for value in values]
+
+
+class Totals(NamedTuple):
+    """What became of everything. images = scored + failed; prompts = paired + tied + unscored;
+    comparisons = decided + ties; pairs = decided, plus ties if they are kept."""
+
+    images: int
+    scored: int
+    failed: int
+    prompts: int
+    paired: int
+    tied: int
+    """Prompts whose comparisons were all dropped as ties."""
+    unscored: int
+    """Prompts with fewer than two scored images."""
+    comparisons: int
+    decided: int
+    ties: int
+    pairs: int
+
+
+class Built(NamedTuple):
+    """A folder of pairs."""
+
+    table: Path
+    totals: Totals
+    summaries: dict[str, Summary]
+    """By reward."""
+    was_finished: bool
+    """An earlier call had built it already."""
+
+
+def build_pairs(
+    out: Path,
+    rewards: Sequence[Weighted],
+    pairing: Pairing,
+    *,
+    images: Path,
+    seed: int = 0,
+    max_failed: float = 0.05,
+) -> Built:
+    """Writes `out/images`, `out/pairs.csv` and `out/build.json` from a folder of images with prompts.
+
+    Args:
+        rewards: what scores the images; several are combined as `combine` says.
+        images: several images a prompt, as `read_pictures` reads them; `out/images` itself, or any other folder, whose
+            images are linked or copied.
+        seed: orders images of equal score.
+        max_failed: share of images that may be without a score.
+
+    Raises:
+        InputError: `out` was built otherwise, or the rewards are not distinct.
+        DataError: images cannot be read, too many failed, or no pair is left.
+        TryAgainError: the disk is full.
+    """
+    names = [weighted.reward.name for weighted in rewards]
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"rewards {', '.join(names) or 'none'}: name at least one, and each once")
+    pictures = read_pictures(images)
+    settings = _settings(rewards, pairing, seed, pictures)
+    done = _finished(out, settings)
+    if done is not None:
+        return done
+    if images.resolve() != (out / "images").resolve():
+        pictures = _adopt(pictures, out / "images")
+    loaded = [weighted.reward for weighted in rewards]
+    scores = score_pictures(pictures, loaded, out / "images" / SCORES)
+    prompts = [picture.prompt for picture in pictures]
+    summaries = {name: summarise(values, prompts) for name, values in scores.items()}
+    _check_coverage(pictures, scores, max_failed)
+    combined = combine(scores, {weighted.reward.name: weighted.weight for weighted in rewards})
+    pairs, totals = pair_up(prompts, combined, pairing, seed)
+    _check_pairs(totals, pairing, prompts)
+    _write_pairs(out / PAIRS, pairs, pictures, combined)
+    record = {
+        "settings": settings,
+        "totals": totals._asdict(),
+        "rewards": {name: summary._asdict() for name, summary in summaries.items()},
+    }
+    with whole_file(out / BUILD) as partial:
+        partial.write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
+    return Built(out / PAIRS, totals, summaries, was_finished=False)
+
+
+def generate_pairs(
+    out: Path,
+    policy: Policy,
+    prompts: Sequence[str],
+    rewards: Sequence[Weighted],
+    pairing: Pairing,
+    *,
+    images_per_prompt: int,
+    seed: int,
+    guidance: Guidance,
+    steps: int,
+    resolution: int | None,
+    batch: int,
+    description: Mapping[str, Any],
+    max_failed: float = 0.05,
+) -> Built:
+    """Makes several images a prompt in `out/images` and builds pairs of them; `t2ialign data build`.
+
+    A prompt that is given twice counts once. The arguments are those of `generate_folder` and `build_pairs`.
+
+    Raises:
+        InputError: fewer than two images a prompt; else see the two functions.
+    """
+    if images_per_prompt < 2:
+        raise InputError(f"images_per_prompt {images_per_prompt}: a pair needs at least 2 images of a prompt")
+    generate_folder(
+        policy,
+        list(dict.fromkeys(prompts)),
+        out / "images",
+        images_per_prompt=images_per_prompt,
+        seed=seed,
+        guidance=guidance,
+        steps=steps,
+        resolution=resolution,
+        batch=batch,
+        description=description,
+    )
+    return build_pairs(out, rewards, pairing, images=out / "images", seed=seed, max_failed=max_failed)
+
+
+def pair_up(prompts: Sequence[str], scores: Sequence[Score], pairing: Pairing, seed: int) -> tuple[list[Pair], Totals]:
+    """The pairs of all prompts, in the order of the prompts, and what became of the rest."""
+    groups: dict[str, list[int]] = {}
+    for position, prompt in enumerate(prompts):
+        groups.setdefault(prompt, []).append(position)
+    pairs: list[Pair] = []
+    comparisons = decided = paired = unscored = 0
+    for members in groups.values():
+        compared = compare(members, scores, pairing.keep, seed)
+        clear = [pair for pair in compared if pair.margin > pairing.margin]
+        kept = compared if pairing.ties == "keep" else clear
+        pairs += kept
+        comparisons += len(compared)
+        decided += len(clear)
+        paired += bool(kept)
+        unscored += not compared
+    scored = sum(score is not None for score in scores)
+    return pairs, Totals(
+        images=len(prompts),
+        scored=scored,
+        failed=len(prompts) - scored,
+        prompts=len(groups),
+        paired=paired,
+        tied=len(groups) - paired - unscored,
+        unscored=unscored,
+        comparisons=comparisons,
+        decided=decided,
+        ties=comparisons - decided,
+        pairs=len(pairs),
+    )
+
+
+def describe_build(built: Built) -> str:
+    """The totals in words."""
+    totals = built.totals
+    return "\n".join(
+        (
+            f"{totals.images} images: {totals.scored} scored, {totals.failed} failed",
+            f"{totals.prompts} prompts: {totals.paired} with pairs, {totals.tied} only tied, "
+            f"{totals.unscored} with fewer than two scored images",
+            f"{totals.comparisons} comparisons: {totals.decided} decided, {totals.ties} tied",
+            f"{totals.pairs} pairs in {built.table}" + (" (built before)" if built.was_finished else ""),
+        )
+    )
+
+
+def _settings(rewards: Sequence[Weighted], pairing: Pairing, seed: int, pictures: Sequence[Picture]) -> dict[str, Any]:
+    """Everything that decides the pairs; equal settings give equal files."""
+    inputs = hashlib.blake2b("".join(picture.digest() for picture in pictures).encode(), digest_size=16)
+    return {
+        "rewards": [
+            {"name": reward.name, "weight": weight, "fingerprint": reward.fingerprint} for reward, weight in rewards
+        ],
+        **asdict(pairing),
+        "seed": seed,
+        "images": inputs.hexdigest(),
+    }
+
+
+def _finished(out: Path, settings: Mapping[str, Any]) -> Built | None:
+    """What an earlier call built here with the same settings, if it came to its end."""
+    path = out / BUILD
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        before = record["settings"]
+        totals = Totals(**record["totals"])
+        summaries = {name: Summary(**summary) for name, summary in record["rewards"].items()}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not the record of a build ({error!r}); remove it and build again") from None
+    differing = [key for key in settings if settings[key] != before.get(key)]
+    if differing:
+        key = differing[0]
+        seen = "other images" if key == "images" else f"{key} {before.get(key)!r}, not {settings[key]!r}"
+        raise InputError(f"{out}: its pairs were built with {seen}; give another folder, or remove {path}")
+    return Built(out / PAIRS, totals, summaries, was_finished=True) if (out / PAIRS).is_file() else None
+
+
+def _adopt(pictures: Sequence[Picture], folder: Path) -> list[Picture]:
+    """The same pictures in `folder`, as links where the file system allows, else as copies."""
+    adopted = []
+    for picture in pictures:
+        here = picture._replace(path=folder / picture.name)
+        if not (here.path.is_file() and here.digest() == picture.digest()):
+            with whole_file(here.path) as partial:
+                partial.unlink(missing_ok=True)
+                _link_or_copy(picture.path, partial)
+        adopted.append(here)
+    return adopted
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
+
+
+def _check_coverage(pictures: Sequence[Picture], scores: Mapping[str, Sequence[Score]], max_failed: float) -> None:
+    for name, values in scores.items():
+        failed = [picture.name for picture, value in zip(pictures, values, strict=True) if value is None]
+        if len(failed) > max_failed * len(values):
+            raise DataError(
+                f"reward '{name}' could not score {len(failed)} of {len(values)} images "
+                f"({len(failed) / len(values):.0%}, first {failed[0]}); at most {max_failed:.0%} may fail. Nothing was "
+                "paired; the same call asks for the failed ones again"
+            )
+
+
+def _check_pairs(totals: Totals, pairing: Pairing, prompts: Sequence[str]) -> None:
+    if totals.pairs:
+        return
+    if len(set(prompts)) == len(prompts):
+        raise DataError(f"no pairs: each of {totals.prompts} prompts has one image; a pair needs two of one prompt")
+    raise DataError(
+        f"no pairs: of {totals.prompts} prompts {totals.tied} are tied (scores differ by no more than margin "
+        f"{pairing.margin:g}) and {totals.unscored} have fewer than two scored images; lower the margin, keep ties, or "
+        "make more images a prompt"
+    )
+
+
+def _write_pairs(path: Path, pairs: Sequence[Pair], pictures: Sequence[Picture], scores: Sequence[Score]) -> None:
+    with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(_pair_rows(pairs, pictures, scores))
+
+
+def _pair_rows(pairs: Sequence[Pair], pictures: Sequence[Picture], scores: Sequence[Score]) -> Iterator[tuple]:
+    for pair in pairs:
+        chosen, rejected = pictures[pair.chosen], pictures[pair.rejected]
+        paths = (f"images/{chosen.name}", f"images/{rejected.name}")
+        yield (chosen.prompt, *paths, scores[pair.chosen], scores[pair.rejected], pair.margin)
