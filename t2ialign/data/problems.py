@@ -55,7 +55,7 @@ def unreadable(examples: Sequence[Example]) -> list[Problem | None]:
         return list(track(pool.map(image_problem, examples), "checking images", len(examples)))
 
 
-def refusal(path: Path, rows: int, problems: Sequence[Problem]) -> DataError:
+def refusal(what: Path | str, rows: int, problems: Sequence[Problem]) -> DataError:
     """The error that names the first row of each kind of problem, and what to do."""
     kinds: dict[str, list[Problem]] = {}
     for problem in problems:
@@ -63,4 +63,4 @@ def refusal(path: Path, rows: int, problems: Sequence[Problem]) -> DataError:
     told = "".join(f"\n  {len(some)} x {reason}, first: {some[0]}" for reason, some in kinds.items())
     usable = rows - len(problems)
     remedy = f"correct them, or set data.on_bad=drop to go on with {usable:,}" if usable else "correct them"
-    return DataError(f"{path}: {len(problems):,} of {rows:,} rows cannot be used; {remedy}:{told}")
+    return DataError(f"{what}: {len(problems):,} of {rows:,} rows cannot be used; {remedy}:{told}")
