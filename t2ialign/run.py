@@ -277,14 +277,17 @@ def assemble(config: Config) -> Run:
     source = data.open()
     weights = DTYPES[config.train.precision] if config.lora is not None else torch.float32
     backbone = config.backbone.build(device, weights)
-    with state.main_process_first():  # one process fills the cache, the others read it
-        encoded = encode(
-            source,
-            backbone,
-            resolution=data.resolution or backbone.resolution,
-            folder=config.run_dir / "cache",
-            device=device,
-        )
+    encoded = encode(
+        source,
+        backbone,
+        resolution=data.resolution or backbone.resolution,
+        folder=config.run_dir / "cache",
+        device=device,
+        cache=data.cache,
+        rank=state.process_index,
+        world_size=state.num_processes,
+    )
+    state.wait_for_everyone()  # each process encoded its share
     prompts = None
     if config.validation.prompts is not None:
         prompts = read_prompts(config.validation.prompts)[: config.validation.max_prompts]
