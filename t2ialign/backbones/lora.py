@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.loaders import PeftAdapterMixin
+from diffusers.utils import convert_unet_state_dict_to_peft
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
@@ -200,24 +202,52 @@ def _peft_settings(file: Path) -> dict[str, Any]:
     return {PREFIX + key: content[key] for key in SAVED_SETTINGS if key in content}
 
 
-class _Parts:
+def _inferred_settings(tensors: Mapping[str, Tensor], alphas: Mapping[str, float]) -> dict[str, Any]:
+    """Ranks and alphas of each layer, read off its tensors; alpha is the rank where a file does not say."""
+    ranks = {key.split(".lora_B.")[0]: tensor.shape[1] for key, tensor in tensors.items() if ".lora_B." in key}
+    scales = {layer: alphas.get(layer, rank) for layer, rank in ranks.items()}
+    rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, scales))
+    layers = {layer.removeprefix(PREFIX): layer for layer in ranks}
+    return {
+        PREFIX + "r": rank,
+        PREFIX + "lora_alpha": alpha,
+        PREFIX + "rank_pattern": {name: ranks[layer] for name, layer in layers.items() if ranks[layer] != rank},
+        PREFIX + "alpha_pattern": {name: scales[layer] for name, layer in layers.items() if scales[layer] != alpha},
+        PREFIX + "target_modules": sorted(layers),
+    }
+
+
+class _Parts(NamedTuple):
     """A LoRA file's denoiser part in diffusers' naming."""
 
-    def __init__(self, file: Path, tensors: dict[str, Tensor], header: Mapping[str, str], denoiser: Any, family: str):
-        self.alphas: dict[str, float] | None = None
-        self.settings: dict[str, Any] | None = json.loads(header[CONFIG_KEY]) if CONFIG_KEY in header else None
-        own = "base_model.model."
-        if all(key.startswith(own) for key in tensors):
-            self.tensors = {PREFIX + key.removeprefix(own): tensor for key, tensor in tensors.items()}
-            self.settings = _peft_settings(file)
-            return
-        pipeline = StableDiffusionXLPipeline if family == "sdxl" else StableDiffusionPipeline
-        blocks = {"unet_config": denoiser.config} if family == "sdxl" else {}
-        converted, self.alphas = pipeline.lora_state_dict(tensors, **blocks)  # type: ignore[misc]
-        self.tensors = {key: tensor for key, tensor in converted.items() if key.startswith(PREFIX)}
-        if len(self.tensors) < len(converted):
-            others = sorted({key.split(".")[0] for key in converted if not key.startswith(PREFIX)})
-            logger.warning("%s: its part for %s is left out; only the denoiser is adapted", file, ", ".join(others))
+    tensors: dict[str, Tensor]
+    settings: dict[str, Any]
+    """Ranks, alphas and targets."""
+
+
+def _parts(file: Path, tensors: dict[str, Tensor], header: Mapping[str, str], denoiser: Any, family: str) -> _Parts:
+    own = "base_model.model."
+    if all(key.startswith(own) for key in tensors):
+        return _Parts({PREFIX + key.removeprefix(own): part for key, part in tensors.items()}, _peft_settings(file))
+    pipeline = StableDiffusionXLPipeline if family == "sdxl" else StableDiffusionPipeline
+    blocks = {"unet_config": denoiser.config} if family == "sdxl" else {}
+    converted, alphas = pipeline.lora_state_dict(tensors, **blocks)  # type: ignore[misc]
+    found = {key: part for key, part in converted.items() if key.startswith(PREFIX)}
+    if len(found) < len(converted):
+        others = sorted({key.split(".")[0] for key in converted if not key.startswith(PREFIX)})
+        logger.warning("%s: its part for %s is left out; only the denoiser is adapted", file, ", ".join(others))
+    if CONFIG_KEY in header:
+        return _Parts(found, json.loads(header[CONFIG_KEY]))
+    # diffusers matches only some of a kohya file's alphas to their layers where they differ, so we name the layers
+    by_layer = _peft_names({key.removesuffix(".alpha"): alpha for key, alpha in (alphas or {}).items()})
+    found = _peft_names(found)
+    return _Parts(found, _inferred_settings(found, {key.split(".lora_A.")[0]: a for key, a in by_layer.items()}))
+
+
+def _peft_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values under peft's names of LoRA tensors, from any of diffusers' older ones."""
+    old = {key: value for key, value in values.items() if ".lora_A." not in key and ".lora_B." not in key}
+    return {**{key: value for key, value in values.items() if key not in old}, **convert_unet_state_dict_to_peft(old)}
 
 
 def load_lora(denoiser: nn.Module, path: Path, name: str, *, family: str, trainable: bool = False) -> None:
@@ -238,13 +268,12 @@ def load_lora(denoiser: nn.Module, path: Path, name: str, *, family: str, traina
         raise InputError(f"{file}: not a LoRA (first tensor: {next(iter(tensors), 'none')})")
     _check_family(file, tensors, header, denoiser, family)
     try:
-        parts = _Parts(file, tensors, header, denoiser, family)
+        parts = _parts(file, tensors, header, denoiser, family)
         with _nothing_else_changes(denoiser):
             denoiser.load_lora_adapter(
                 parts.tensors,
                 prefix=PREFIX.removesuffix("."),
                 adapter_name=name,
-                network_alphas=parts.alphas,
                 metadata=parts.settings,
             )
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
