@@ -221,7 +221,7 @@ class Scored(NamedTuple):
     """By reward."""
 
 
-def score_folder(folder: Path, rewards: Sequence[Reward], *, out: Path | None = None, progress: bool = True) -> Scored:
+def score_folder(folder: Path, rewards: Sequence[Reward], *, out: Path | None = None) -> Scored:
     """Scores every image of a folder; `t2ialign score`.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 import urllib.error
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,10 @@ def read_weights(path: Path, expected: str | None = None) -> dict[str, Tensor]:
         )
     if found != expected.lower():
         raise InputError(f"{path}: sha256 is {found}, not {expected}: damaged, or another file. Fetch it again")
-    content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(f"{path}: holds more than tensors, or is damaged ({str(error).splitlines()[0]})") from None
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
