@@ -92,11 +92,13 @@ def name(step: int) -> str:
     return f"step-{step:06d}"
 
 
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"), key=lambda path: (len(path.name), path.name), reverse=True)
+
+
 def newest(folder: Path, report: Callable[[Torn], None]) -> Path | None:
     """The newest whole checkpoint below `folder`; damaged ones are reported and passed over."""
-    if not folder.is_dir():
-        return None
-    for path in sorted(folder.glob("step-*"), reverse=True):
+    for path in _newest_first(folder):
         reason = damage(path)
         if reason is None:
             return path
@@ -104,9 +106,14 @@ def newest(folder: Path, report: Callable[[Torn], None]) -> Path | None:
     return None
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Removes all but the newest `keep` checkpoints and what a killed save left behind."""
-    for path in sorted(folder.glob("step-*"), reverse=True)[keep:]:
+def prune(folder: Path, newest: Path, keep: int) -> None:
+    """Removes all but `newest` and the `keep` - 1 checkpoints before it, and what a killed save left behind.
+
+    What is newer than `newest` was found damaged when the run went on from an earlier one.
+    """
+    order = _newest_first(folder)
+    place = order.index(newest)
+    for path in order[:place] + order[place + keep :]:
         shutil.rmtree(path)
     for path in folder.glob(".*.partial"):
         shutil.rmtree(path, ignore_errors=True)

@@ -128,7 +128,7 @@ class Engine:
 
     def _report_torn(self, torn: checkpoint.Torn) -> None:
         if self.is_main:
-            print(f"{torn.folder}: not used: {torn.reason}; going on from the checkpoint before it", flush=True)
+            print(f"{torn.folder}: not used: {torn.reason}; looking for the one before it", flush=True)
 
     def update(self, loss_fn: Callable[[], LossOutput]) -> Metrics | None:
         """One forward and backward pass; an optimizer step when the accumulation window is full.
@@ -251,7 +251,7 @@ class Engine:
             folder = self.checkpoints / checkpoint.name(self.step)
             if checkpoint.damage(folder) is not None:
                 checkpoint.save(folder, self._tensors(), self._state())
-            checkpoint.prune(self.checkpoints, self.keep)
+            checkpoint.prune(self.checkpoints, folder, self.keep)
         if dist.is_initialized():
             dist.barrier()
 

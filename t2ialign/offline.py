@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from t2ialign.draws import Draws
+import torch
+
+from t2ialign.draws import Draws, keyed_seed
 from t2ialign.engine import Engine
 from t2ialign.errors import Interrupted
 from t2ialign.noisers.base import Noiser
@@ -23,6 +25,9 @@ def evaluate(policy: Policy, batch: Batch, noiser: Noiser, objective: Objective,
     if objective.needs_reference:
         # before the policy's pass, so that nothing stands between that pass and its backward
         reference = policy.predict(noised.x_t, noised.timesteps, batch.cond, batch.geometry, "reference")
+    if policy.dropouts:
+        # torch draws dropout from its global state, which a restart would not find again
+        torch.manual_seed(keyed_seed(seed, int(batch.keys[0]), "lora dropout"))
     prediction = policy.predict(noised.x_t, noised.timesteps, batch.cond, batch.geometry)
     return objective(Prediction(prediction, reference, noised, schedule), batch)
 

@@ -54,6 +54,11 @@ class Policy:
         self.adapters = sorted({name for scaling in self.scaling for name in scaling})
         if "train" in self.adapters:
             raise ValueError("an adapter may not be called 'train': it would hide nn.Module.train")
+        self.dropouts = [
+            module
+            for name, module in self.denoiser.named_modules()
+            if name.endswith(f".lora_dropout.{LEARNER}") and isinstance(module, nn.Dropout)
+        ]
         self.trains_all = trains
         self.copies: dict[str, nn.Module] = {}
         if trains and keeps_reference:
@@ -111,9 +116,7 @@ class Policy:
         for layer, scaling in zip(self.layers, self.scaling, strict=True):
             layer._disable_adapters = not mixture
             layer._active_adapter = [name for name in mixture if name in scaling]
-            for name, scale in mixture.items():
-                if name in scaling:
-                    layer.scaling[name] = scaling[name] * scale  # type: ignore[operator, index]
+            layer.scaling.update({name: own * mixture.get(name, 1.0) for name, own in scaling.items()})  # type: ignore[operator]
         self._mixture = mixture
 
     @contextmanager
@@ -148,10 +151,12 @@ class Policy:
 
         Only the policy's own prediction carries a gradient.
         """
-        is_policy = weights == "policy"
+        has_gradient = weights == "policy" and torch.is_grad_enabled()
+        for dropout in self.dropouts:  # in training passes only: images and scores must not depend on chance
+            dropout.train(has_gradient)
         with (
             self.mixture(weights) as module,
-            torch.set_grad_enabled(is_policy and torch.is_grad_enabled()),
+            torch.set_grad_enabled(has_gradient),
             torch.autocast(x_t.device.type, dtype=self.autocast, enabled=self.autocast is not None),
         ):
             prediction = self.backbone.predict(module, x_t, timesteps, cond, geometry)

@@ -37,7 +37,7 @@ class Tracker:
         from torch.utils.tensorboard import SummaryWriter
 
         path = run_dir / METRICS
-        kept = [row for row in read_metrics(path) if row["step"] <= step]
+        kept = [row for row in read_metrics(path) if row["step"] <= step] if step else []
         with whole_file(path) as partial:
             partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
         self._file = path.open("a")
