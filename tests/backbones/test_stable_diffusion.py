@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 import standins
 import torch
+from diffusers import StableDiffusionPipeline
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from safetensors.torch import load_file, save_file
+from single_file import write_single_file
 
 from t2ialign.backbones.stable_diffusion import StableDiffusion15, StableDiffusionXL
 from t2ialign.errors import EnvironmentProblem, InputError, UserError
@@ -268,6 +271,22 @@ def test_a_hub_model_that_moved_names_its_new_place(monkeypatch):
     assert message.endswith("the same weights: stable-diffusion-v1-5/stable-diffusion-v1-5")
 
 
+@pytest.mark.parametrize(
+    ("cause", "error", "advice"),
+    [
+        (GatedRepoError, EnvironmentProblem, "hf auth login"),
+        (RepositoryNotFoundError, InputError, "no such model on the hub"),
+        (RevisionNotFoundError, InputError, "no revision 'v9'"),
+    ],
+)
+def test_what_the_hub_answers_becomes_advice(monkeypatch, cause, error, advice: str):
+    def refuse(*_, **__):
+        raise OSError("cannot load") from cause.__new__(cause, "4xx")  # as diffusers wraps it
+
+    monkeypatch.setattr(StableDiffusionPipeline, "download", refuse)
+    assert advice in failure(error, "sd15", "some-owner/some-model", revision="v9")
+
+
 def test_an_inpainting_unet_is_refused(sd15_folder: Path, tmp_path: Path):
     folder = shutil.copytree(sd15_folder, tmp_path / "model")
     config = json.loads((folder / "unet" / "config.json").read_text())
@@ -297,3 +316,41 @@ def test_a_lora_given_as_the_model_is_named(tmp_path: Path):
 def test_a_vae_alone_is_no_checkpoint(sd15_folder: Path):
     path = sd15_folder / "vae" / "diffusion_pytorch_model.safetensors"
     assert "no complete Stable Diffusion checkpoint" in failure(InputError, "sd15", path)
+
+
+# single files
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_a_single_file_is_the_same_model_as_its_folder(request, tmp_path: Path, pixels, family: str):
+    folder: Path = request.getfixturevalue(f"{family}_folder")
+    path = write_single_file(folder, tmp_path / "model.safetensors")
+    single, whole = build(family, path, single_file_config=str(folder)), request.getfixturevalue(family)
+    posterior = whole.encode_images(pixels)
+    torch.testing.assert_close(single.encode_images(pixels).mean, posterior.mean)
+    torch.testing.assert_close(single.decode_latents(posterior.mean), whole.decode_latents(posterior.mean))
+    cond = whole.encode_prompts(PROMPTS[:2])
+    torch.testing.assert_close(single.encode_prompts(PROMPTS[:2]).tokens, cond.tokens)
+    size = whole.geometry((64, 64), (0, 0), (64, 64))
+    inputs = posterior.mean, torch.tensor([1, 999]), cond, None if size is None else size.expand(2, -1)
+    with torch.no_grad():
+        expected = whole.predict(whole.denoiser, *inputs)
+        torch.testing.assert_close(single.predict(single.denoiser, *inputs), expected)
+    assert single.sampling == whole.sampling
+
+
+def test_a_single_file_of_the_other_family_is_refused(sdxl_folder: Path, tmp_path: Path):
+    path = write_single_file(sdxl_folder, tmp_path / "model.safetensors")
+    assert "set backbone.name: sdxl" in failure(InputError, "sd15", path)
+
+
+def test_a_single_file_without_configs_and_hub_says_what_to_give(sd15_folder: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    path = write_single_file(sd15_folder, tmp_path / "model.safetensors")
+    assert "backbone.single_file_config" in failure(EnvironmentProblem, "sd15", path)
+
+
+def test_a_torn_single_file_is_named(sd15_folder: Path, tmp_path: Path):
+    path = write_single_file(sd15_folder, tmp_path / "model.safetensors")
+    path.write_bytes(path.read_bytes()[:-100])
+    assert f"{path}: not a readable safetensors file" in failure(InputError, "sd15", path)
