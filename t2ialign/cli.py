@@ -133,6 +133,105 @@ def generate(
     out.print(f"{len(texts) * images_per_prompt} images in {out_dir}", soft_wrap=True)
 
 
+Rewards = Annotated[
+    list[str],
+    typer.Option(
+        "--reward", help="Name, module:attr or file.py:attr, then =WEIGHT,option=value if wanted. Repeatable."
+    ),
+]
+
+
+@app.command()
+def score(
+    folder: Annotated[Path, typer.Argument(help="Images with generation.json, a table, or a text file beside each.")],
+    reward: Rewards,
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="The table; scores.jsonl in the folder if not said.")
+    ] = None,
+) -> None:
+    """Score a folder of images with one or more rewards."""
+    from t2ialign.feedback import describe_scores, score_folder
+    from t2ialign.rewards.base import parse_reward
+
+    scored = score_folder(folder, [parse_reward(text).reward for text in reward], out=out_file)
+    out.print(describe_scores(scored.summaries), highlight=False, soft_wrap=True)
+    out.print(f"scores in {scored.table}", soft_wrap=True)
+
+
+@data.command("build")
+def data_build(
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder of the images and pairs.csv.")],
+    reward: Rewards,
+    model: Annotated[str | None, typer.Option(help="Makes the images: folder, .safetensors file or hub id.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Prompts for the model.")] = None,
+    images: Annotated[Path | None, typer.Option(help="A folder of images to pair, instead of a model.")] = None,
+    keep: Annotated[
+        str, typer.Option(help="best_worst: one pair a prompt; all: every two beyond the margin.")
+    ] = "best_worst",
+    margin: Annotated[float, typer.Option(min=0, help="Scores that differ by no more are a tie.")] = 0.0,
+    ties: Annotated[str, typer.Option(help="drop or keep.")] = "drop",
+    max_failed: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of images that may stay without a score.")
+    ] = 0.05,
+    lora: Loras = None,
+    family: Family = None,
+    images_per_prompt: Annotated[int, typer.Option(min=2)] = 4,
+    seed: Seed = 0,
+    guidance: Guide = 5.0,
+    steps: Steps = 30,
+    resolution: Side = None,
+    batch: AtOnce = 4,
+    precision: Precision = "fp32",
+) -> None:
+    """Build preference pairs: several images a prompt, scored, better against worse."""
+    if (images is None) == (model is None or prompts is None):
+        raise InputError("give --model and --prompts to make images, or --images with a folder of them")
+    from t2ialign.feedback import Pairing, build_pairs, describe_build, generate_pairs
+    from t2ialign.rewards.base import parse_reward
+
+    rewards = [parse_reward(text) for text in reward]
+    pairing = Pairing(keep, margin, ties)  # type: ignore[arg-type]
+    if images is not None:
+        built = build_pairs(out_dir, rewards, pairing, images=images, seed=seed, max_failed=max_failed)
+    else:
+        assert model is not None and prompts is not None
+        from t2ialign.data.prompts import read_prompts
+        from t2ialign.rollout import Guidance
+
+        policy, mixture = _policy(model, family, lora, precision)
+        built = generate_pairs(
+            out_dir,
+            policy,
+            read_prompts(prompts),
+            rewards,
+            pairing,
+            images_per_prompt=images_per_prompt,
+            seed=seed,
+            guidance=Guidance(guidance, mixture, mixture),
+            steps=steps,
+            resolution=resolution,
+            batch=batch,
+            description={"model": model, "loras": _scaled(lora), "precision": precision},
+            max_failed=max_failed,
+        )
+    out.print(describe_build(built), highlight=False, soft_wrap=True)
+
+
+@data.command("inspect")
+def data_inspect(
+    path: Annotated[Path, typer.Argument(help="A table or folder of pairs.")],
+    singles: Annotated[bool, typer.Option("--singles", help="Images and prompts, no pairs.")] = False,
+    columns: Annotated[list[str] | None, typer.Option(help="meaning=column, as in chosen=better. Repeatable.")] = None,
+) -> None:
+    """Say how a data set is understood, and account for every row of it."""
+    from t2ialign.config import validated
+    from t2ialign.data.inspect import render, summarise
+
+    named = dict(column.split("=", 1) for column in columns or [] if "=" in column)
+    content = {"name": "singles" if singles else "pairs", "path": path, "columns": named}
+    out.print(render(summarise(validated("data", content))), highlight=False, soft_wrap=True)
+
+
 @app.command()
 def doctor(
     full: Annotated[bool, typer.Option("--full", help="Also import the packages and look for a GPU.")] = False,

@@ -328,6 +328,19 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str | int, ...], i
     return content, lines
 
 
+def validated(kind: str, content: dict[str, Any]) -> Any:
+    """The component of a kind that a mapping describes, for commands that take one apart from a config.
+
+    Raises:
+        InputError: the mapping does not fit.
+    """
+    try:
+        return resolve(kind, content["name"]).model_validate(content)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()]
+        raise InputError("\n".join(problems)) from None
+
+
 def _apply(content: dict[str, Any], override: str) -> tuple[str | int, ...]:
     """Writes one `key.path=value` into the content."""
     key, equals, text = override.partition("=")

@@ -14,7 +14,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import diffusers
 import torch
+import transformers
 import yaml
 from accelerate import PartialState
 from diffusers.models.attention_processor import AttnProcessor
@@ -53,6 +55,13 @@ class Run(NamedTuple):
     validation: ValidationImages | None
 
 
+def settle_process() -> None:
+    """Threads for this machine, and no progress bars of other libraries between ours."""
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    limit_threads()
+
+
 def limit_threads() -> None:
     """One thread on a small CPU machine, where torch's default is many times slower as soon as anything else runs."""
     asked = os.environ.get("OMP_NUM_THREADS")
@@ -64,7 +73,9 @@ def limit_threads() -> None:
 
 def device_of_process() -> torch.device:
     """This process's device; joins the process group if a launcher started several."""
-    return PartialState().device
+    device = PartialState().device
+    assert device is not None
+    return device
 
 
 @contextmanager
@@ -166,7 +177,7 @@ def open_policy(
     Raises:
         InputError: the model or a LoRA does not exist or does not fit.
     """
-    limit_threads()
+    settle_process()
     section = resolve("backbone", family or family_of(model)).model_validate(
         {"name": family or family_of(model), "pretrained": model}
     )
@@ -239,7 +250,7 @@ def build_optimizer(optim: Optim, policy: Policy) -> torch.optim.Optimizer:
     if optim.name == "adamw":
         return torch.optim.AdamW(parameters, **settings)
     try:
-        import bitsandbytes
+        import bitsandbytes  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise EnvironmentProblem(
             'optim.name: adamw8bit needs bitsandbytes: pip install "t2ialign[bnb]", or set optim.name: adamw'
@@ -264,7 +275,7 @@ def accumulation(config: Config, processes: int) -> int:
 
 def assemble(config: Config) -> Run:
     """Every part of a run, checked against every other, ready to go on from the newest checkpoint."""
-    limit_threads()
+    settle_process()
     device = device_of_process()
     state = PartialState()
     objective, data = config.objective, config.data
