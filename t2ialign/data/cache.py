@@ -336,7 +336,8 @@ def _latents(
     row_bytes = 2 * source.views * backbone.latent_channels * side * side * DTYPES[cache.dtype].itemsize
     if not _fits(shards, row_bytes, cache.latents, "latents"):
         return pixels
-    _describe(shards, identity)
+    if share.rank == 0:
+        _describe(shards, identity)
     _store_latents(shards, share.of(shards), pixels, encoder, DTYPES[cache.dtype])
     return StoredLatents(shards)
 
@@ -408,7 +409,8 @@ def _text(source: Source, encoder: Encoder, folder: Path, cache: Cache, share: _
     elements = null.tokens.numel() + (0 if null.pooled is None else null.pooled.numel())
     if not _fits(shards, elements * DTYPES[cache.dtype].itemsize, cache.text, "text"):
         return PromptReader(source)
-    _describe(shards, identity)
+    if share.rank == 0:
+        _describe(shards, identity)
     todo = share.of(shards)
     for shard in track(todo, "encoding prompts", len(todo)):
         cond = encoder.prompts([distinct[row] for row in shards.span(shard)])

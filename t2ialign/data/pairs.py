@@ -40,6 +40,8 @@ class Scan(NamedTuple):
     usable: list[Example]
     ties: list[Problem]
     problems: list[Problem]
+    first_better: tuple[int, int] | None
+    """Of the rows with a label, how many prefer the first image, and how many there are."""
 
 
 class Layout(NamedTuple):
@@ -47,6 +49,8 @@ class Layout(NamedTuple):
 
     words: str
     read: Callable[[Row], Example | Problem]
+    better: Callable[[Row], int | Problem] | None = None
+    """Which of two images is better, where a label says it."""
 
 
 class TableSource:
@@ -152,7 +156,7 @@ class TableData(DataConfig):
             damage = unreadable(usable)
             problems += [found for found in damage if found is not None]
             usable = [example for example, found in zip(usable, damage, strict=True) if found is None]
-        return Scan(layout.words, len(table.rows), usable, ties, problems)
+        return Scan(layout.words, len(table.rows), usable, ties, problems, _first_better(table, layout))
 
     def _table(self) -> Table:
         if not self.path.exists():
@@ -169,6 +173,13 @@ class TableData(DataConfig):
                 f"{self.path}: holds no table (.csv, .tsv, .jsonl, .parquet) and no folders w/ and l/; it holds {seen}"
             )
         return read_table(found)
+
+
+def _first_better(table: Table, layout: Layout) -> tuple[int, int] | None:
+    if layout.better is None:
+        return None
+    labels = [label for label in map(layout.better, table.rows) if isinstance(label, int)]
+    return labels.count(0), len(labels)
 
 
 def _nothing_usable(path: Path, scan: Scan) -> DataError:
@@ -221,7 +232,8 @@ class SingleData(TableData):
         if match_column(table, role.IMAGE_0, self.columns) is None:
             find_column(table, role.IMAGE, self.columns)  # raises: there is no column of images
         pairs = pair_layout(table, self.columns)
-        return Layout(f"{pairs.words}; only the better image", lambda row: _first_view(pairs.read(row)))
+        words = f"{pairs.words}; only the better image"
+        return Layout(words, lambda row: _first_view(pairs.read(row)), pairs.better)
 
     def read_folder(self, folder: Path) -> Table | None:
         names = pair_folders(folder)
@@ -284,7 +296,7 @@ def _labelled_layout(table: Table, columns: Columns, prompt: str) -> Layout:
         ordered = views if first == 0 else views[::-1]
         return _example(row, table, prompt, ordered, None)
 
-    return Layout(f"{table.path.name}: images '{views[0]}' and '{views[1]}', prompt '{prompt}', {words}", read)
+    return Layout(f"{table.path.name}: images '{views[0]}' and '{views[1]}', prompt '{prompt}', {words}", read, better)
 
 
 def _by_number(column: str) -> Callable[[Row], int | Problem]:
