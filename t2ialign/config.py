@@ -17,7 +17,16 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic.functional_validators import BeforeValidator
 
 from t2ialign.errors import InputError
@@ -45,7 +54,16 @@ COMPONENTS: dict[str, dict[str, str]] = {
 class Section(BaseModel):
     """A part of a config. Unknown keys are errors, values never change, attribute docstrings are the documentation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """pydantic would read true as 1."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and {annotation, *get_args(annotation)} & {int, float}:
+            raise ValueError(f"Input should be a number, not {str(value).lower()}")
+        return value
 
 
 class Component(Section):
@@ -73,10 +91,15 @@ def import_reference(reference: str) -> Any:
         module = sys.modules.get(module_name)
         if module is None:
             spec = importlib.util.spec_from_file_location(module_name, path)
-            assert spec is not None and spec.loader is not None
+            assert spec is not None
+            assert spec.loader is not None
             module = importlib.util.module_from_spec(spec)
             sys.modules[module_name] = module
-            spec.loader.exec_module(module)
+            try:
+                spec.loader.exec_module(module)
+            except BaseException:
+                del sys.modules[module_name]
+                raise
     else:
         sys.path.insert(0, str(Path.cwd()))  # a module beside the config, as `python script.py` would see it
         try:
@@ -252,14 +275,12 @@ class Config(Section):
     """The optimizer."""
     train: Train
     """Length, batch and precision."""
-    checkpoint: Checkpoint = Checkpoint()
+    checkpoint: Checkpoint = Field(default_factory=lambda: Checkpoint.model_validate({}))
     """Saved states."""
-    validation: Validate = Field(Validate(), alias="validate")
+    validation: Validate = Field(default_factory=lambda: Validate.model_validate({}), alias="validate")
     """Images and scores along the way."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, serialize_by_alias=True, validate_by_alias=True
-    )
+    model_config = ConfigDict(serialize_by_alias=True, validate_by_alias=True)
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Config:
@@ -273,7 +294,15 @@ class Config(Section):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 with two repairs: 1e-5 is a number, and a key written twice is an error."""
+    """YAML 1.1 with repairs: 1e-5 is a number, a date is text, a key written twice and an alias are errors."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(
+                None, None, f"write the value of *{event.anchor} out; there are no aliases here", event.start_mark
+            )
+        return super().compose_node(parent, index)
 
 
 _Loader.add_implicit_resolver(
@@ -281,6 +310,10 @@ _Loader.add_implicit_resolver(
     re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)$"),
     list("-+0123456789."),
 )
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in _Loader.yaml_implicit_resolvers.items()
+}
 
 
 def _walk(node: yaml.Node, path: tuple[str | int, ...], file: str) -> Iterator[tuple[tuple[str | int, ...], int]]:
@@ -290,6 +323,8 @@ def _walk(node: yaml.Node, path: tuple[str | int, ...], file: str) -> Iterator[t
         seen: set[str] = set()
         for key_node, value_node in node.value:
             key = key_node.value
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise InputError(f"{file}:{key_node.start_mark.line + 1}: not YAML: a key is one word")
             if key in seen:
                 raise InputError(f"{file}:{key_node.start_mark.line + 1}: key '{key}' is written twice")
             seen.add(key)
@@ -384,7 +419,7 @@ def _section_at(path: tuple[str | int, ...], content: Any) -> type[BaseModel] | 
         if kind is not None:
             name = content.get("name") if isinstance(content, dict) else content
             try:
-                model = resolve(kind, name)
+                model = resolve(kind, str(name))
             except InputError:
                 return None
             continue
@@ -440,6 +475,9 @@ def _place(where: tuple[str | int, ...], path: Path, lines: dict, overridden: di
             return f"override '{overridden[where[:depth]]}': "
         if where[:depth] in lines:
             return f"{path}:{lines[where[:depth]]}: "
+    for key, override in overridden.items():
+        if where and key[: len(where)] == where:
+            return f"override '{override}': "
     return f"{path}: "
 
 
