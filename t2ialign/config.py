@@ -299,7 +299,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()
-            raise yaml.composer.ComposerError(
+            raise yaml.MarkedYAMLError(
                 None, None, f"write the value of *{event.anchor} out; there are no aliases here", event.start_mark
             )
         return super().compose_node(parent, index)

@@ -50,7 +50,7 @@ class Policy:
         self.denoiser: nn.Module = backbone.denoiser
         self.autocast = autocast
         self.layers = [module for module in self.denoiser.modules() if isinstance(module, BaseTunerLayer)]
-        self.scaling = [dict(layer.scaling) for layer in self.layers]  # type: ignore[arg-type]
+        self.scaling: list[dict[str, float]] = [dict(layer.scaling) for layer in self.layers]  # type: ignore[arg-type]
         self.adapters = sorted({name for scaling in self.scaling for name in scaling})
         if "train" in self.adapters:
             raise ValueError("an adapter may not be called 'train': it would hide nn.Module.train")

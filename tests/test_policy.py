@@ -196,7 +196,7 @@ def test_gradient_checkpointing_recomputes_and_gives_the_same_gradients(sd15_fol
             policy.denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
             policy.denoiser.train()
         count = [0]
-        block = policy.denoiser.down_blocks[0].resnets[0]  # type: ignore[index]
+        block = policy.denoiser.up_blocks[0].resnets[0]  # type: ignore[index]
         block.register_forward_pre_hook(lambda *_, count=count: count.__setitem__(0, count[0] + 1))
         dpo(policy, batch(policy, [0, 1])).losses.sum().backward()
         found.append([p.grad for p in policy.trained_parameters().values()])
