@@ -35,7 +35,8 @@ from t2ialign.rollout import Guidance
 SCORES = "scores.jsonl"
 PAIRS = "pairs.csv"
 BUILD = "build.json"
-COLUMNS = ("prompt", "chosen", "rejected", "score_chosen", "score_rejected", "margin")
+PAIR_COLUMNS = ("prompt", "chosen", "rejected", "score_chosen", "score_rejected", "margin")
+SCORE_COLUMNS = ("image", "prompt", "reward", "score", "fingerprint", "digest")
 
 
 class Picture(NamedTuple):
@@ -116,58 +117,78 @@ def _from_captions(folder: Path) -> list[Picture]:
     return [Picture(path.name, path, row.cells["prompt"]) for path, row in zip(paths, rows, strict=True)]
 
 
+Row = dict[str, Any]
+"""A line of a table of scores: image, prompt, reward, score, and the fingerprints of reward and picture."""
+
+
 class _Journal:
-    """Scores by (image, prompt, reward), kept on disk as they come. A line torn by a kill is cut off."""
+    """Scores of pictures, kept on disk as they come. A line torn by a kill is cut off."""
 
     def __init__(self, table: Path):
         self.table = table
         self.path = table.parent / f".{table.name}.journal"
-        self.known = {**_rows(table), **_rows(self.path)}
+        _cut_torn_line(self.path)
+        self.rows = _rows(table) + _rows(self.path)
+        self.known: dict[tuple[str, str], float] = {}
+        """(reward, picture) -> score; failures are left out, so that they are tried again."""
+        self._learn(self.rows)
 
-    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def _learn(self, rows: Sequence[Row]) -> None:
+        self.known |= {(row["fingerprint"], row["digest"]): row["score"] for row in rows if row["score"] is not None}
+
+    def add(self, rows: Sequence[Row]) -> None:
         """Appends rows and waits until they are on disk.
 
         Raises:
             TryAgainError: the disk is full.
         """
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(text)
+                file.write(_lines(rows))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             if is_full_disk(error):
                 raise TryAgainError(f"{self.path}: the disk is full; free some space and run the same again") from error
             raise
+        self._learn(rows)
 
-    def finish(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Writes the table and drops the journal."""
+    def finish(self, rows: Sequence[Row]) -> None:
+        """Writes the table and drops the journal. Scores of the same pictures by other rewards stay."""
+        rewards, pictures = {row["reward"] for row in rows}, {row["digest"] for row in rows}
+        others = [row for row in self.rows if row["reward"] not in rewards and row["digest"] in pictures]
         with whole_file(self.table) as partial:
-            partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+            partial.write_text(_lines([*others, *rows]), encoding="utf-8")
         self.path.unlink(missing_ok=True)
 
 
-def _rows(path: Path) -> dict[str, float]:
-    """key -> score of every whole line; failures are left out, so that they are tried again."""
+def _lines(rows: Sequence[Row]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Removes what follows the last line end, so that the next line starts on its own."""
+    if path.is_file():
+        content = path.read_bytes()
+        os.truncate(path, content.rfind(b"\n") + 1)
+
+
+def _rows(path: Path) -> list[Row]:
+    """The lines of a table or journal."""
     if not path.is_file():
-        return {}
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        os.truncate(path, len(whole))
+        return []
     try:
-        rows = [json.loads(line) for line in whole.splitlines()]
-        return {row["key"]: float(row["score"]) for row in rows if row["score"] is not None}
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        return [{key: row[key] for key in SCORE_COLUMNS} for row in rows]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a table of scores ({error!r}); remove it and score again") from None
 
 
 def score_pictures(pictures: Sequence[Picture], rewards: Sequence[Reward], table: Path) -> dict[str, list[Score]]:
-    """The scores of each reward by name, also written to `table` as JSON lines (image, prompt, reward, score, key).
+    """The scores of each reward by name, also written to `table` as JSON lines, a line an image and reward.
 
-    What the table or its journal already holds for the same image, prompt and reward is not asked for again, except
+    What the table or its journal already holds for the same picture, prompt and reward is not asked for again, except
     for failures.
 
     Raises:
@@ -177,33 +198,30 @@ def score_pictures(pictures: Sequence[Picture], rewards: Sequence[Reward], table
     journal = _Journal(table)
     digests = [picture.digest() for picture in pictures]
     found: dict[str, list[Score]] = {}
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for reward in rewards:
-        keys = [_key(reward, digest) for digest in digests]
-        _score_missing(reward, pictures, keys, journal)
-        found[reward.name] = [journal.known.get(key) for key in keys]
-        rows += [_row(p, reward, journal.known.get(key), key) for p, key in zip(pictures, keys, strict=True)]
+        _score_missing(reward, pictures, digests, journal)
+        scores: list[Score] = [journal.known.get((reward.fingerprint, digest)) for digest in digests]
+        rows += [_row(p, reward, s, d) for p, s, d in zip(pictures, scores, digests, strict=True)]
+        found[reward.name] = scores
     journal.finish(rows)
     return found
 
 
-def _key(reward: Reward, digest: str) -> str:
-    return hashlib.blake2b(f"{reward.fingerprint} {digest}".encode(), digest_size=16).hexdigest()
+def _row(picture: Picture, reward: Reward, score: Score, digest: str) -> Row:
+    values = (picture.name, picture.prompt, reward.name, score, reward.fingerprint, digest)
+    return dict(zip(SCORE_COLUMNS, values, strict=True))
 
 
-def _row(picture: Picture, reward: Reward, score: Score, key: str) -> dict[str, Any]:
-    return {"image": picture.name, "prompt": picture.prompt, "reward": reward.name, "score": score, "key": key}
-
-
-def _score_missing(reward: Reward, pictures: Sequence[Picture], keys: Sequence[str], journal: _Journal) -> None:
+def _score_missing(reward: Reward, pictures: Sequence[Picture], digests: Sequence[str], journal: _Journal) -> None:
     """Asks the reward for what the journal does not know."""
-    # one image may stand under several names; it is scored once
-    missing = list({key: index for index, key in enumerate(keys) if key not in journal.known}.values())
+    # equal pictures of one prompt are scored once
+    first = {digest: i for i, digest in reversed(list(enumerate(digests)))}
+    missing = sorted(i for digest, i in first.items() if (reward.fingerprint, digest) not in journal.known)
     batches = [missing[start : start + reward.batch_size] for start in range(0, len(missing), reward.batch_size)]
     for batch in track(batches, f"batches scored by {reward.name}", len(batches)):
         scores = reward([_open(pictures[i]) for i in batch], [pictures[i].prompt for i in batch])
-        journal.add([_row(pictures[i], reward, s, keys[i]) for i, s in zip(batch, scores, strict=True)])
-        journal.known |= {keys[i]: s for i, s in zip(batch, scores, strict=True) if s is not None}
+        journal.add([_row(pictures[i], reward, score, digests[i]) for i, score in zip(batch, scores, strict=True)])
 
 
 def _open(picture: Picture) -> Image.Image:
@@ -579,7 +597,7 @@ def _check_pairs(totals: Totals, pairing: Pairing, prompts: Sequence[str]) -> No
 def _write_pairs(path: Path, pairs: Sequence[Pair], pictures: Sequence[Picture], scores: Sequence[Score]) -> None:
     with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer.writerow(PAIR_COLUMNS)
         writer.writerows(_pair_rows(pairs, pictures, scores))
 
 

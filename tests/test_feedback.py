@@ -197,6 +197,19 @@ def test_a_changed_image_prompt_or_reward_is_scored_again(tmp_path):
     assert asked == ["a", "b", "a", "c", "a", "c"]
 
 
+def test_scores_by_another_reward_stay_while_their_pictures_do(tmp_path):
+    folder = write_folder(tmp_path / "images", {"a": [10], "b": [20]})
+    score_folder(folder, [reward(grey, "first")])
+    Image.new("RGB", (8, 8), (30, 30, 30)).save(folder / "0_0.png")
+    table = score_folder(folder, [reward(grey, "second")]).table
+    rows = [json.loads(line) for line in table.read_text().splitlines()]
+    assert [(row["reward"], row["image"], row["score"]) for row in rows] == [
+        ("first", "1_0.png", 20.0),
+        ("second", "0_0.png", 30.0),
+        ("second", "1_0.png", 20.0),
+    ]
+
+
 def test_an_interrupted_scoring_goes_on_and_a_torn_line_is_dropped(tmp_path):
     folder = write_folder(tmp_path / "images")
     asked = []
