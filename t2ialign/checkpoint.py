@@ -71,6 +71,8 @@ def damage(folder: Path) -> str | None:
         files = json.loads(manifest.read_text())
     except ValueError:
         return f"its {MANIFEST} is not JSON"
+    if not isinstance(files, dict) or STATE not in files:
+        return f"its {MANIFEST} is not one of ours"
     for name, (size, checksum) in files.items():
         path = folder / name
         if not path.is_file():

@@ -229,9 +229,10 @@ class Engine:
 
     def _not_finite(self, loss: float, grad_norm: float) -> str:
         what = f"loss {loss:.4g}, gradient norm {grad_norm:.4g}"
-        last = f"; at step {self.step} they were {self.metrics['loss']:.4g} and {self.metrics['grad_norm']:.4g}"
+        if self.metrics:
+            what += f"; at step {self.step} they were {self.metrics['loss']:.4g} and {self.metrics['grad_norm']:.4g}"
         return (
-            f"{self.run_dir}: step {self.step + 1} is not finite ({what}{last if self.metrics else ''}). "
+            f"{self.run_dir}: step {self.step + 1} is not finite ({what}). "
             "Training stopped before the weights changed. Lower optim.lr or objective.beta, or raise train.precision, "
             "and start in a new run_dir; or look at the data of this step."
         )
