@@ -106,8 +106,8 @@ def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def claim(config: Config) -> None:
-    """Makes the run folder this config's, with the resolved config and the environment in it.
+def refuse_other_config(config: Config) -> None:
+    """Lets pass what may start, or go on, in the run folder.
 
     Raises:
         InputError: the folder belongs to another config.
@@ -127,7 +127,11 @@ def claim(config: Config) -> None:
                 f"{config.run_dir}: holds a run of another config ({'; '.join(changed[:5])}). "
                 "Use another run_dir, or remove the folder if that run is not needed."
             )
-    with whole_file(path) as partial:
+
+
+def claim(config: Config) -> None:
+    """Makes the run folder this config's: writes the resolved config and the environment into it."""
+    with whole_file(config.run_dir / "config.yaml") as partial:
         partial.write_text(dump(config))
     environment = {
         "packages": {name: version(name) for name in PACKAGES},
@@ -303,7 +307,7 @@ def assemble(config: Config) -> Run:
     if config.validation.prompts is not None:
         prompts = read_prompts(config.validation.prompts)[: config.validation.max_prompts]
     null = backbone.null()
-    if prompts is None:
+    if prompts is None and not encoded.needs_encoders:
         backbone.release_encoders()
     policy = build_policy(config, backbone)
     engine = Engine(
@@ -383,11 +387,13 @@ def train(config: Config, *, console: Console | None = None, hooks: Sequence[Hoo
     with ExitStack() as stack:
         if is_main:
             stack.enter_context(locked(config.run_dir))
-            claim(config)
+            refuse_other_config(config)
         if _finished(config):
             console.print(f"{config.run_dir} is finished: {config.train.steps} steps, {result}")
             return result
         run = assemble(config)
+        if is_main:
+            claim(config)  # only now: a start that failed must not bind the folder to a config that cannot run
         if run.engine.step and is_main:
             console.print(f"going on from step {run.engine.step} of {config.train.steps}")
         every_step: list[Hook] = [*hooks]

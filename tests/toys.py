@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 
 from t2ialign.backbones.lora import add_adapter
@@ -113,3 +115,39 @@ def assert_same_gradients(found: list[Tensor], expected: list[Tensor]) -> None:
     assert other.norm() > 0
     assert abs(residual @ other) <= 1e-6 * (other @ other)
     assert abs(residual.mean()) <= 1e-6 * other.abs().mean()
+
+
+def pair_folder(folder: Path, count: int = 8, *, side: int = 64, seed: int = 0) -> Path:
+    """`count` pairs of smooth random images as PNG files, and pairs.csv; returns the table."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = ["prompt,chosen,rejected"]
+    for row in range(count):
+        for view in ("chosen", "rejected"):
+            coarse = torch.rand(1, 3, 4, 4, generator=generator(seed, view, row))
+            pixels = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bilinear")[0]
+            image = Image.fromarray((pixels * 255).to(torch.uint8).permute(1, 2, 0).numpy())
+            image.save(folder / f"{row}_{view}.png")
+        lines.append(f"a {('red', 'green', 'blue')[row % 3]} circle {row // 3},{row}_chosen.png,{row}_rejected.png")
+    table = folder / "pairs.csv"
+    table.write_text("\n".join(lines) + "\n")
+    return table
+
+
+def write_config(path: Path, *, model: Path, pairs: Path, run_dir: Path, extra: str = "") -> Path:
+    """A DPO config of the tiny model: three steps of four pairs."""
+    path.write_text(
+        f"run_dir: {run_dir}\n"
+        f"backbone: {{name: sd15, pretrained: {model}}}\n"
+        "lora: {rank: 2, alpha: 4}\n"
+        f"data: {{name: pairs, path: {pairs}}}\n"
+        "noiser: {name: forward}\n"
+        "objective: {name: dpo, beta: 100}\n"
+        "optim: {lr: 1e-3}\n"
+        "train: {steps: 3, effective_batch: 4, micro_batch: 2}\n"
+        "checkpoint: {every_steps: 2}\n" + extra
+    )
+    return path
+
+
+def saved_lora(run_dir: Path) -> dict[str, Tensor]:
+    return load_file(run_dir / "lora" / "pytorch_lora_weights.safetensors")
