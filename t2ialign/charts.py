@@ -119,8 +119,10 @@ def _value_range(curves: list[tuple[np.ndarray, np.ndarray]], guides: list[float
     if not shown:
         return 0.0, 1.0
     low, high = min(shown), max(shown)
+    if high - low <= 1e-6 * abs(high):  # constant but for rounding
+        low = high = (low + high) / 2
     room = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
-    return low - room, high + room
+    return (max(0.0, low - room) if low >= 0 else low - room), high + room
 
 
 def _scale(value: float, low: float, high: float, to_low: float, to_high: float) -> float:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -128,14 +131,16 @@ def generate_folder(
     resolution: int | None,
     batch: int,
     description: Mapping[str, Any],
+    shard: tuple[int, int] = (0, 1),
     progress: bool = True,
 ) -> list[Path]:
-    """Writes `<index>_<k>.png` and `generation.json`, and returns the images' paths.
+    """Writes `<index>_<k>.png` and `generation.json`, and returns the paths of all the folder's images.
 
     The same call on the same folder makes only what is missing, for example after a kill.
 
     Args:
         description: what the record says of the model: its name, its adapters.
+        shard: (which, of how many) processes share the folder; each makes every n-th image of it.
         progress: show a bar with the remaining time.
 
     Raises:
@@ -158,8 +163,11 @@ def generate_folder(
         "seed": seed,
         "fingerprint": tensor_digest(policy.denoiser.state_dict().items(), policy.backbone.fingerprint),
     }
-    _open_folder(out, settings, jobs)
-    missing = [job for job in jobs if not (out / job.file).is_file()]
+    with _alone(out):
+        _open_folder(out, settings, jobs)
+    which, of = shard
+    mine = jobs[which::of]
+    missing = [job for job in mine if not (out / job.file).is_file()]
     images = generate_images(
         policy,
         [job.prompt for job in missing],
@@ -170,7 +178,7 @@ def generate_folder(
         batch=batch,
     )
     with _bar(progress and bool(missing)) as bar:
-        task = bar.add_task(f"images in {out}", total=len(jobs), completed=len(jobs) - len(missing))
+        task = bar.add_task(f"images in {out}", total=len(mine), completed=len(mine) - len(missing))
         for job, image in zip(missing, images, strict=True):
             with whole_file(out / job.file) as partial:
                 image.save(partial, format="PNG")
@@ -181,6 +189,18 @@ def generate_folder(
 def _bar(visible: bool) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, TextColumn("remaining"), TimeRemainingColumn(), disable=not visible)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Holds the folder against other processes that open it at the same moment; waits for its turn."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _open_folder(out: Path, settings: Mapping[str, Any], jobs: Sequence[Job]) -> None:

@@ -53,6 +53,19 @@ def test_an_image_depends_on_its_prompt_and_seed_alone(policy: Policy):
     assert not same(images(policy, ["a dog"], [6])[0], alone[0])  # another prompt
 
 
+def test_shards_share_a_folder(policy: Policy, tmp_path: Path):
+    folder(policy, tmp_path / "whole")
+    folder(policy, tmp_path / "shared", shard=(1, 2))
+    assert sorted(path.name for path in (tmp_path / "shared").glob("*.png")) == ["0_1.png", "1_1.png"]
+    paths = folder(policy, tmp_path / "shared", shard=(0, 2))
+    assert (tmp_path / "shared/generation.json").read_text() == (tmp_path / "whole/generation.json").read_text()
+    for path in paths:
+        one, other = (
+            np.asarray(Image.open(where / path.name)).astype(int) for where in (path.parent, tmp_path / "whole")
+        )
+        assert same(one, other)
+
+
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
 def test_the_same_seed_gives_the_diffusers_pipelines_image(request, family: str):
     config = StableDiffusionXL if family == "sdxl" else StableDiffusion15
