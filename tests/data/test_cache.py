@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from own_data import PlainBackbone, write_csv, write_image
+from safetensors.torch import load, save
 
 from t2ialign import config
 from t2ialign.data import cache as cache_module
@@ -145,7 +146,7 @@ def test_rows_of_many_shards_are_found(small_shards, pair_table: Callable[..., P
     assert len(stored.reader.latents.shards._open) == 2
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "gone"])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "gone", "a row short"])
 def test_a_torn_shard_is_noticed_and_encoded_again(
     damage: str, small_shards, pair_table: Callable[..., Path], backbone: PlainBackbone
 ):
@@ -153,7 +154,8 @@ def test_a_torn_shard_is_noticed_and_encoded_again(
     whole = encoded(path, backbone)
     shard = whole.reader.latents.shards.path(1)
     content = shard.read_bytes()
-    damaged = {"truncated": content[:-8], "empty": b"", "text": b"x" * 500}
+    first_row = {name: tensor[:1].contiguous() for name, tensor in load(content).items()}
+    damaged = {"truncated": content[:-8], "empty": b"", "text": b"x" * 500, "a row short": save(first_row)}
     shard.unlink() if damage == "gone" else shard.write_bytes(damaged[damage])
     before = backbone.images_encoded
     again = encoded(path, backbone)
@@ -166,14 +168,14 @@ def test_a_full_disk_is_told_keeps_what_is_whole_and_is_gone_on_with(
     small_shards, pair_table: Callable[..., Path], backbone: PlainBackbone, monkeypatch: pytest.MonkeyPatch
 ):
     path = pair_table(6)
-    save, written = shards_module.save_file, []
+    save_file, written = shards_module.save_file, []
 
     def full(tensors, where):
         if len(written) == 2:
             Path(where).write_bytes(b"half")
             raise OSError(errno.ENOSPC, "No space left on device")
         written.append(where)
-        save(tensors, where)
+        save_file(tensors, where)
 
     monkeypatch.setattr(shards_module, "save_file", full)
     with pytest.raises(TryAgainError) as caught:
@@ -181,7 +183,7 @@ def test_a_full_disk_is_told_keeps_what_is_whole_and_is_gone_on_with(
     assert caught.value.exit_code == 75
     folder = next((path.parent / "cache").glob("latents-*"))
     assert sorted(p.name for p in folder.iterdir()) == ["000000.safetensors", "000001.safetensors", "index.json"]
-    monkeypatch.setattr(shards_module, "save_file", save)
+    monkeypatch.setattr(shards_module, "save_file", save_file)
     before = backbone.images_encoded
     again = encoded(path, backbone)
     assert backbone.images_encoded == before + 4
