@@ -71,9 +71,14 @@ def limit_threads() -> None:
         torch.set_num_threads(1)
 
 
+def processes() -> PartialState:
+    """This process among those that a launcher started; joins their group, on machines without a GPU too."""
+    return PartialState(cpu="LOCAL_RANK" in os.environ and not torch.cuda.is_available())
+
+
 def device_of_process() -> torch.device:
-    """This process's device; joins the process group if a launcher started several."""
-    device = PartialState().device
+    """This process's device."""
+    device = processes().device
     assert device is not None
     return device
 
@@ -281,7 +286,7 @@ def assemble(config: Config) -> Run:
     """Every part of a run, checked against every other, ready to go on from the newest checkpoint."""
     settle_process()
     device = device_of_process()
-    state = PartialState()
+    state = processes()
     objective, data = config.objective, config.data
     if objective.views is not None and objective.views != data.views:
         raise InputError(
@@ -382,7 +387,7 @@ def train(config: Config, *, console: Console | None = None, hooks: Sequence[Hoo
         Interrupted: the user stopped the run; the same command goes on.
     """
     console = console or Console(stderr=True)
-    is_main = PartialState().is_main_process
+    is_main = processes().is_main_process
     result = result_path(config)
     with ExitStack() as stack:
         if is_main:

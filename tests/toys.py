@@ -31,10 +31,13 @@ def backbone(folder: Path, *, family: str = "sd15") -> Any:
     return config(pretrained=str(folder)).build(torch.device("cpu"))
 
 
-def lora_policy(folder: Path, *, moved: float = 0.0, family: str = "sd15", **lora: Any) -> Policy:
+def lora_policy(
+    folder: Path, *, moved: float = 0.0, family: str = "sd15", dtype: torch.dtype = torch.float32, **lora: Any
+) -> Policy:
     """A policy whose learner is `moved` away from the base by random numbers of that size."""
     made = backbone(folder, family=family)
     add_adapter(made.denoiser, LEARNER, Lora(**{"rank": 2, "alpha": 4, **lora}), seed=0, trainable=True)
+    made.denoiser.to(dtype)
     policy = Policy(made)
     move(policy, moved)
     return policy
@@ -47,7 +50,8 @@ def move(policy: Policy, size: float) -> None:
 
 
 def batch(policy: Policy, keys: list[int], *, views: int = 2, weights: list[float] | None = None) -> Batch:
-    """Random latents and text, the same for a key whatever its company."""
+    """Random latents and text of the policy's type, the same for a key whatever its company."""
+    dtype = policy.denoiser.dtype
     channels, side = policy.backbone.latent_channels, policy.backbone.resolution // policy.backbone.vae_factor
     null = policy.backbone.null()
     latents = [torch.randn(views, channels, side, side, generator=generator("latents", key)) for key in keys]
@@ -58,8 +62,8 @@ def batch(policy: Policy, keys: list[int], *, views: int = 2, weights: list[floa
     size = policy.backbone.geometry((64, 64), (0, 0), (64, 64))
     return Batch(
         keys=torch.tensor(keys),
-        latents=torch.stack(latents),
-        cond=Conditioning(torch.stack(tokens), pooled),
+        latents=torch.stack(latents).to(dtype),  # type: ignore[arg-type]
+        cond=Conditioning(torch.stack(tokens), pooled).to(dtype=dtype),
         geometry=None if size is None else size.expand(len(keys), views, 6),
         weights=None if weights is None else torch.tensor(weights),
     )
@@ -106,15 +110,18 @@ def state(policy: Policy) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in policy.denoiser.state_dict().items()}
 
 
-def assert_same_gradients(found: list[Tensor], expected: list[Tensor]) -> None:
-    """Within 1e-4 relative in every tensor, and no bias: the residual neither scales the gradient nor shifts it."""
+def assert_same_gradients(found: list[Tensor], expected: list[Tensor], *, relative: float = 1e-4) -> None:
+    """Within `relative` in every tensor, and no bias: the residual neither scales the gradient nor shifts it.
+
+    A row's own rounding scales all of its gradient, so a tenth of the tolerance is left to the projection.
+    """
     for one, other in zip(found, expected, strict=True):
-        assert (one - other).norm() <= 1e-4 * other.norm() + 1e-12
+        assert (one - other).norm() <= relative * other.norm() + 1e-12
     one, other = (torch.cat([g.flatten() for g in part]).double() for part in (found, expected))
     residual = one - other
     assert other.norm() > 0
-    assert abs(residual @ other) <= 1e-6 * (other @ other)
-    assert abs(residual.mean()) <= 1e-6 * other.abs().mean()
+    assert abs(residual @ other) <= relative / 10 * (other @ other)
+    assert abs(residual.mean()) <= relative / 100 * other.abs().mean()
 
 
 def pair_folder(folder: Path, count: int = 8, *, side: int = 64, seed: int = 0) -> Path:
