@@ -1,0 +1,185 @@
+"""The demo in miniature: a random tiny model, four steps, the same path."""
+
+import json
+import os
+import shlex
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from t2ialign.companion import Companion
+from t2ialign.demo import Settings, next_commands, run_demo, shipped
+from t2ialign.errors import EnvironmentProblem, InputError
+from t2ialign.evaluation import compare, compare_criteria
+from t2ialign.statistics import wilson
+
+MINIATURE = Settings(
+    prompts=6,
+    pair_prompts=4,
+    images_per_prompt=2,
+    reward="sharpness",  # a random model draws noise, in which the verifier finds nothing to prefer
+    inference_steps=2,
+    batch=4,
+    overrides={
+        "train.steps": 2, "train.effective_batch": 2, "train.micro_batch": 2,
+        "lora.rank": 2, "lora.targets": "attention",
+    },
+)  # fmt: skip
+
+
+def demo(folder: Path, model: Path, processes: int = 1, **options) -> tuple[dict, str]:
+    console = Console(record=True, width=200, file=open(os.devnull, "w"))  # noqa: SIM115
+    settings = options.pop("settings", MINIATURE)
+    summary = run_demo(folder, settings=settings, model=model, processes=processes, console=console, **options)
+    return summary, console.export_text()
+
+
+@pytest.fixture(scope="module")
+def finished(sd15_folder: Path, tmp_path_factory) -> tuple[Path, dict, str]:
+    folder = tmp_path_factory.mktemp("demo") / "run"
+    return folder, *demo(folder, sd15_folder)
+
+
+def test_the_demo_measures_both_models_on_the_same_prompts(finished):
+    folder, summary, shown = finished
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    for key in ("faithfulness", "taste", "all_right"):
+        entry = summary[key]
+        assert entry["difference"]["low"] <= entry["difference"]["mean"] <= entry["difference"]["high"]
+        assert entry["aligned"] - entry["base"] == pytest.approx(entry["difference"]["mean"])
+        assert entry["n"] + entry["not_measured"] == 6
+    assert summary["prompts"] == 6
+    assert "6 held-out prompts" in shown
+    assert set(summary["timings_seconds"]) == {
+        "making pairs", "training", "making images of held-out prompts", "verifying"
+    }  # fmt: skip
+
+
+def test_it_leaves_pairs_training_images_verdicts_and_a_report(finished):
+    folder, summary, _ = finished
+    assert (folder / "pairs" / "pairs.csv").is_file()
+    assert len(list((folder / "pairs" / "images").glob("*.png"))) == 4 * 2
+    assert (folder / "training" / "lora" / "pytorch_lora_weights.safetensors").is_file()
+    rows = [json.loads(line) for line in (folder / "verdicts.jsonl").read_text().splitlines()]
+    assert len(rows) == 6
+    assert all((folder / row[side]["image"]).is_file() for row in rows for side in ("base", "aligned"))
+    assert sum(len(row["base"]["verdicts"]) for row in rows) == sum(
+        entry["base"]["n"] for entry in summary["criteria"].values()
+    )
+    assert "Diffusion-DPO on Shapes" in (folder / "report.html").read_text()
+
+
+def test_base_and_aligned_start_from_the_same_seeds(finished):
+    folder = finished[0]
+    base, aligned = (json.loads((folder / side / "generation.json").read_text()) for side in ("base", "aligned"))
+    assert [(row["prompt"], row["seed"]) for row in base["images"]] == [
+        (row["prompt"], row["seed"]) for row in aligned["images"]
+    ]
+    assert base["fingerprint"] != aligned["fingerprint"]
+
+
+def test_a_finished_demo_says_so_and_does_nothing(finished, sd15_folder):
+    folder, summary, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}
+    again, shown = demo(folder, sd15_folder)
+    assert again == summary
+    assert "is finished" in shown
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"} == before
+
+
+def test_two_processes_and_a_stop_in_between_give_the_same_pairs_and_measures(
+    finished, sd15_folder, tmp_path, monkeypatch
+):
+    import t2ialign.demo
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(t2ialign.demo, "train", stop)
+        with pytest.raises(KeyboardInterrupt):
+            demo(tmp_path / "run", sd15_folder, processes=2)
+    assert (tmp_path / "run" / "pairs" / "pairs.csv").is_file()
+    assert not (tmp_path / "run" / "summary.json").exists()
+    summary, _ = demo(tmp_path / "run", sd15_folder, processes=2)
+    assert (tmp_path / "run/base/generation.json").read_text() == (finished[0] / "base/generation.json").read_text()
+    for key in ("prompts", "criteria", "pairs"):
+        assert summary[key] == finished[1][key]
+
+
+def test_a_folder_of_another_demo_is_refused(finished, sd15_folder):
+    with pytest.raises(InputError, match=r"other settings \(prompts: 6 there, 7 now\)"):
+        demo(finished[0], sd15_folder, settings=Settings(**{**vars(MINIATURE), "prompts": 7}))
+
+
+def test_a_folder_of_something_else_is_left_alone(sd15_folder, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match=r"holds thesis\.tex"):
+        demo(tmp_path, sd15_folder)
+
+
+def test_what_next_works_as_it_stands(finished, sd15_folder):
+    from t2ialign.cli import app
+
+    folder = finished[0]
+    small = {"generate": ["--steps", "2"], "train": ["train.steps=1", "train.effective_batch=2", "train.micro_batch=2"]}
+    commands = next_commands(folder, sd15_folder, shipped("configs/shapes_dpo.yaml"), 3.0)
+    for _, command in commands:
+        program, verb, *arguments = shlex.split(command)
+        result = CliRunner().invoke(app, [verb, *arguments, *small.get(verb, [])])
+        assert program == "t2ialign"
+        assert result.exit_code == 0, (command, result.output, result.exception)
+    assert {shlex.split(command)[1] for _, command in commands} == {"generate", "data", "train"}
+
+
+def row(base: list[bool], aligned: list[bool], taste: tuple[float | None, float | None] = (0.0, 1.0)) -> dict:
+    sides = {}
+    for side, verdicts, liking in (("base", base, taste[0]), ("aligned", aligned, taste[1])):
+        judged = [{"criterion": "A", "claim": "", "right": right} for right in verdicts]
+        sides[side] = {"verdicts": judged, "taste": liking}
+    return sides
+
+
+def test_criteria_by_hand():
+    # 3 statements of 2 prompts: base 1 right, aligned 3 right; by prompt the gains are 1 of 1 and 1 of 2
+    entry = compare_criteria([row([False], [True]), row([True, False], [True, True])], seed=0)["A"]
+    assert entry["base"] == wilson(1, 3)._asdict()
+    assert entry["aligned"] == wilson(3, 3)._asdict()
+    assert entry["difference"] == pytest.approx({"mean": 2 / 3, "low": 1 / 2, "high": 1.0, "n": 2})
+
+
+def test_what_could_not_be_measured_is_counted_and_not_a_number():
+    entry = compare([row([], []), row([], [], (None, 1.0)), row([], [], (0.5, 0.5))], "taste", seed=0)
+    assert (entry["base"], entry["aligned"], entry["n"], entry["not_measured"]) == (0.25, 0.75, 2, 1)
+
+
+def _die(code: int) -> None:
+    os._exit(code)
+
+
+def _refuse(message: str) -> None:
+    raise InputError(message)
+
+
+def test_a_companion_works_beside_and_passes_errors_on(tmp_path):
+    with Companion() as second:
+        second.start(os.mkdir, str(tmp_path / "made"))
+        second.finish()
+        assert (tmp_path / "made").is_dir()
+        second.start(_refuse, "no such thing")
+        with pytest.raises(InputError, match="no such thing"):
+            second.finish()
+        second.start(_die, 9)
+        with pytest.raises(EnvironmentProblem, match="exit code 9"):
+            second.finish()
+
+
+def test_a_companion_is_stopped_within_a_task():
+    started = time.monotonic()
+    with Companion() as second:
+        second.start(time.sleep, 60)
+        assert not second.is_done(0.1)
+    assert time.monotonic() - started < 30
