@@ -13,7 +13,7 @@ from t2ialign.errors import DataError
 from t2ialign.files import whole_file
 from t2ialign.progress import track
 from t2ialign.report import VERDICTS
-from t2ialign.shapes.reward import taste
+from t2ialign.shapes.taste import taste
 from t2ialign.shapes.verify import verify
 from t2ialign.statistics import paired_bootstrap, wilson
 
@@ -32,7 +32,7 @@ class Measured(NamedTuple):
     all_right: float
     """0 or 1"""
     taste: float | None
-    """in [0, 1]; None where it cannot be told"""
+    """in [0, 1]; None where the prompt leaves nothing open to it"""
     verdicts: list[dict[str, Any]]
     """criterion, claim, right"""
 
@@ -44,7 +44,7 @@ def measure(prompt: str, image: Image.Image) -> Measured:
         {"criterion": verdict.criterion, "claim": str(verdict.constraint), "right": verdict.right}
         for verdict in judged.verdicts
     ]
-    return Measured(judged.share, float(judged.all_right), taste([image], [prompt])[0], verdicts)
+    return Measured(judged.share, float(judged.all_right), taste(judged.seen, prompt), verdicts)
 
 
 def judge(prompts: Sequence[str], run_dir: Path) -> list[dict[str, Any]]:

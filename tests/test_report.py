@@ -48,7 +48,7 @@ def comparison(folder: Path, prompt: str = "a red circle", rows: int = 3) -> Pat
             path.parent.mkdir(exist_ok=True)
             Image.new("RGB", (64, 64), "red" if right else "blue").save(path)
             sides[side] = {
-                "image": f"{side}/{index}_0.png", "faithfulness": float(right), "taste": 0.5,
+                "image": f"{side}/{index}_0.png", "faithfulness": float(right), "taste": 0.5 if index else None,
                 "verdicts": [{"criterion": "Attribute - Color", "claim": "the circle is red", "right": right}],
             }  # fmt: skip
         verdicts.append({"prompt": prompt, **sides})
@@ -110,6 +110,7 @@ def test_pairs_that_got_better_and_worse_are_shown_with_their_numbers(tmp_path):
     page = Page(write_report(comparison(tmp_path / "demo")))
     assert "2 of 3 images." in page.text  # better
     assert "1 of 3 images." in page.text  # worse
+    assert "taste not asked" in page.text
     images = [attrs for tag, attrs in page.tags if tag == "img"]
     assert len(images) == 2 * (3 + 2 + 1)
     right = [attrs for tag, attrs in page.tags if tag == "li" and attrs.get("class") == "right"]
