@@ -338,6 +338,7 @@ def _summarise(
         "measures": [{"key": key, "name": name, "meaning": meaning} for key, (name, meaning) in MEASURES.items()],
         **{key: compare(rows, key, settings.seed) for key in MEASURES},
         "criteria": compare_criteria(rows, settings.seed),
+        "unreadable": {side: sum(row[side]["unreadable"] is not None for row in rows) for side in ("base", "aligned")},
         "pairs": built.totals._asdict(),
         "caveats": [
             "One training run with one seed. The intervals say how the result varies with the held-out prompts, not "

@@ -14,7 +14,7 @@ from t2ialign.files import whole_file
 from t2ialign.progress import track
 from t2ialign.report import VERDICTS
 from t2ialign.shapes.taste import taste
-from t2ialign.shapes.verify import verify
+from t2ialign.shapes.verify import Unreadable, verify
 from t2ialign.statistics import paired_bootstrap, wilson
 
 MEASURES = {
@@ -33,6 +33,8 @@ class Measured(NamedTuple):
     """0 or 1"""
     taste: float | None
     """in [0, 1]; None where the prompt leaves nothing open to it"""
+    unreadable: str | None
+    """Why no scene can be read in the image, where that is so; every statement then counts as wrong."""
     verdicts: list[dict[str, Any]]
     """criterion, claim, right"""
 
@@ -44,7 +46,8 @@ def measure(prompt: str, image: Image.Image) -> Measured:
         {"criterion": verdict.criterion, "claim": str(verdict.constraint), "right": verdict.right}
         for verdict in judged.verdicts
     ]
-    return Measured(judged.share, float(judged.all_right), taste(judged.seen, prompt), verdicts)
+    unreadable = judged.seen.reason if isinstance(judged.seen, Unreadable) else None
+    return Measured(judged.share, float(judged.all_right), taste(judged.seen, prompt), unreadable, verdicts)
 
 
 def judge(prompts: Sequence[str], run_dir: Path) -> list[dict[str, Any]]:

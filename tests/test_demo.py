@@ -52,6 +52,7 @@ def test_the_demo_measures_both_models_on_the_same_prompts(finished):
         assert entry["aligned"] - entry["base"] == pytest.approx(entry["difference"]["mean"])
         assert entry["n"] + entry["not_measured"] == 6
     assert summary["prompts"] == 6
+    assert summary["unreadable"]["base"] == 6  # noise
     assert "6 held-out prompts" in shown
     assert set(summary["timings_seconds"]) == {
         "making pairs", "training", "making images of held-out prompts", "verifying"

@@ -49,6 +49,7 @@ def comparison(folder: Path, prompt: str = "a red circle", rows: int = 3) -> Pat
             Image.new("RGB", (64, 64), "red" if right else "blue").save(path)
             sides[side] = {
                 "image": f"{side}/{index}_0.png", "faithfulness": float(right), "taste": 0.5 if index else None,
+                "unreadable": None if right else "no known <shape>",
                 "verdicts": [{"criterion": "Attribute - Color", "claim": "the circle is red", "right": right}],
             }  # fmt: skip
         verdicts.append({"prompt": prompt, **sides})
@@ -57,6 +58,7 @@ def comparison(folder: Path, prompt: str = "a red circle", rows: int = 3) -> Pat
     measured = {"base": 0.612, "aligned": 0.668, "difference": {"mean": 0.056, "low": 0.031, "high": 0.081}}
     summary = {
         "title": "Demo", "sentence": "Aligned on pairs.", "prompts": 1000, "images_per_prompt": 1,
+        "unreadable": {"base": 41, "aligned": 17},
         "measures": [{"key": "faithfulness", "name": "Faithfulness", "meaning": "share of statements"}],
         "faithfulness": measured,
         "criteria": {"Attribute - Color": {"base": share, "aligned": share, "difference": measured["difference"]}},
@@ -111,6 +113,7 @@ def test_pairs_that_got_better_and_worse_are_shown_with_their_numbers(tmp_path):
     assert "2 of 3 images." in page.text  # better
     assert "1 of 3 images." in page.text  # worse
     assert "taste not asked" in page.text
+    assert "unreadable: no known <shape>" in page.text
     images = [attrs for tag, attrs in page.tags if tag == "img"]
     assert len(images) == 2 * (3 + 2 + 1)
     right = [attrs for tag, attrs in page.tags if tag == "li" and attrs.get("class") == "right"]
