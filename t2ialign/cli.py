@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -259,15 +260,24 @@ def keys(only: Annotated[str, typer.Argument(help="Keys that contain this text."
             out.print(f"    {text}", highlight=False, markup=False)
 
 
+class _Stopped(BaseException):
+    """Ctrl-C. typer would end on a KeyboardInterrupt without a word."""
+
+
+def _stop(_number: int, _frame: object) -> None:
+    raise _Stopped
+
+
 def main() -> None:
     """Runs the command; an error that the user can act on is one message and its exit code."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    signal.signal(signal.SIGINT, _stop)
     try:
         app(standalone_mode=True)
     except UserError as error:
         err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except _Stopped:
         err.print("stopped; the same command goes on from what is saved", highlight=False)
         sys.exit(130)
 
