@@ -1,0 +1,544 @@
+"""Pre-trains assets/shapes-sd from scratch: tokenizer, VAE, text encoder, UNet. Kill it at any moment, run it again.
+
+python scripts/pretrain_shapes.py vae --processes 2      # then: text, unet, export, evaluate
+"""
+
+import argparse
+import json
+import math
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from t2ialign.shapes.caption import corrupt, family_of, parse, prompts
+from t2ialign.shapes.data import CAPTION_NOISE, sample_caption
+from t2ialign.shapes.families import FAMILIES, WORDS
+from t2ialign.shapes.render import render_array
+from t2ialign.shapes.scene import Scene, sample_scene
+from t2ialign.shapes.verify import verify
+
+SEED = 20
+TEXT_LR = 4e-4
+MAX_LENGTH = 24
+CAPTION_DROP = 0.1
+STAGES = ("vae", "text", "unet")
+LossOf = Callable[[int, np.random.Generator], tuple[Tensor, dict[str, Tensor]]]
+
+
+# Distribution: one process, or several single-thread gloo processes; gradients are averaged by hand.
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def world() -> tuple[int, int]:
+    """(rank, number of processes)."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def sum_over_ranks(tensors: Iterable[Tensor]) -> None:
+    """Replaces every tensor by its sum over the processes, in one message."""
+    tensors = list(tensors)
+    if world()[1] == 1 or not tensors:
+        return
+    flat = torch.cat([tensor.reshape(-1).float() for tensor in tensors])
+    dist.all_reduce(flat)
+    for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor))
+
+
+class Muon:
+    """Muon (Jordan et al. 2024) for matrices and convolutions, AdamW for everything else; lr is set at every step.
+
+    The orthogonalisations are shared out over the processes.
+    """
+
+    def __init__(self, named: list[tuple[str, nn.Parameter]], muon_lr: float, adam_lr: float) -> None:
+        ends = ("conv_in", "conv_out", "embedding", "quant_conv", "text.", "heads.")
+        self.matrices = [p for name, p in named if p.ndim >= 2 and not any(end in name for end in ends)]
+        others = [p for name, p in named if not any(p is matrix for matrix in self.matrices)]
+        texts = [p for name, p in named if name.startswith("text.")]
+        self.muon_lr = muon_lr
+        self.momentum = [torch.zeros_like(p) for p in self.matrices]
+        groups = [
+            {"params": [p for p in others if not any(p is text for text in texts)], "base": adam_lr},
+            {"params": texts, "base": TEXT_LR},
+        ]
+        groups = [group for group in groups if group["params"]]
+        self.adam = torch.optim.AdamW(groups, lr=adam_lr, betas=(0.9, 0.98), weight_decay=0.0)
+        self.parameters = [p for _, p in named]
+
+    @torch.no_grad()
+    def step(self, scale: float) -> None:
+        """One update with both learning rates times `scale`; gradients are averaged first and cleared at the end."""
+        rank, processes = world()
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        sum_over_ranks(p.grad for p in self.parameters if p.grad is not None)
+        for parameter in self.parameters:
+            if parameter.grad is not None:
+                parameter.grad /= processes
+        updates = []
+        for i, (parameter, momentum) in enumerate(zip(self.matrices, self.momentum, strict=True)):
+            assert parameter.grad is not None
+            momentum.lerp_(parameter.grad, 0.05)
+            if i % processes == rank:
+                update = orthogonal(torch.lerp(parameter.grad, momentum, 0.95).flatten(1))
+                updates.append(update.view_as(parameter))
+            else:
+                updates.append(torch.zeros_like(parameter))
+        sum_over_ranks(updates)
+        for parameter, update in zip(self.matrices, updates, strict=True):
+            rows, columns = update.flatten(1).shape
+            parameter.mul_(1 - 0.01 * self.muon_lr * scale)
+            parameter.add_(update, alpha=-self.muon_lr * scale * max(1.0, rows / columns) ** 0.5)
+        for group in self.adam.param_groups:
+            group["lr"] = group["base"] * scale
+        self.adam.step()
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def state_dict(self) -> dict[str, object]:
+        return {"momentum": self.momentum, "adam": self.adam.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        for mine, saved in zip(self.momentum, state["momentum"], strict=True):
+            mine.copy_(saved)
+        self.adam.load_state_dict(state["adam"])
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """The nearest semi-orthogonal matrix, by five quintic Newton-Schulz steps. [R, C]"""
+    wide = matrix.shape[0] <= matrix.shape[1]
+    x = matrix if wide else matrix.T
+    x = x / (x.norm() + 1e-7)
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x if wide else x.T
+
+
+def schedule(step: int, steps: int, warmup: int = 30, cooldown: float = 0.3) -> float:
+    """Warm-up, constant, then linear to zero over the last `cooldown` of the run."""
+    return min(1.0, (step + 1) / warmup, max(0.02, (steps - step) / (cooldown * steps)))
+
+
+class Run:
+    """One stage's loop state: models, optimizer, EMA, step; written to a temporary name and renamed."""
+
+    def __init__(self, folder: Path, stage: str, modules: nn.ModuleDict, optimizer: Muon, ema_decay: float) -> None:
+        self.path, self.modules, self.optimizer = folder / f"{stage}.pt", modules, optimizer
+        self.stage, self.ema_decay = stage, ema_decay
+        self.step, self.seconds = 0, 0.0
+        self.ema = {name: p.detach().clone() for name, p in modules.named_parameters()}
+        if self.path.exists():
+            state = torch.load(self.path, map_location=device(), weights_only=True)
+            modules.load_state_dict(state["modules"])
+            optimizer.load_state_dict(state["optimizer"])
+            self.step, self.seconds, self.ema = state["step"], state["seconds"], state["ema"]
+            log(f"{stage}: resumed at step {self.step} after {self.seconds / 60:.1f} min")
+
+    @torch.no_grad()
+    def advance(self, scale: float) -> None:
+        self.optimizer.step(scale)
+        self.step += 1
+        decay = min(self.ema_decay, (1 + self.step) / (10 + self.step))
+        for name, parameter in self.modules.named_parameters():
+            self.ema[name].lerp_(parameter, 1 - decay)
+
+    def save(self) -> None:
+        if world()[0] == 0:
+            state = {"modules": self.modules.state_dict(), "optimizer": self.optimizer.state_dict()}
+            write(self.path, {**state, "step": self.step, "seconds": self.seconds, "ema": self.ema})
+
+
+def write(path: Path, state: object) -> None:
+    temporary = path.with_suffix(".tmp")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def log(line: str) -> None:
+    if world()[0] == 0:
+        print(time.strftime("%H:%M:%S", time.gmtime()), line, flush=True)
+
+
+def generator(stage: str, step: int) -> np.random.Generator:
+    """The randomness of one step of one process; the same after a resume."""
+    return np.random.default_rng((SEED, STAGES.index(stage), step, world()[0]))
+
+
+def train(run: Run, steps: int, loss_of: LossOf, save_seconds: float = 60.0) -> None:
+    """Runs `loss_of(step, rng) -> (loss, metrics)` until `steps`, logging and saving on the way."""
+    totals: dict[str, float] = {}
+    began = saved = time.time()
+    seconds, last = run.seconds, run.step
+    while run.step < steps:
+        rng = generator(run.stage, run.step)
+        torch.manual_seed(int(rng.integers(2**62)))
+        loss, metrics = loss_of(run.step, rng)
+        if not math.isfinite(float(loss.detach())):
+            raise FloatingPointError(
+                f"{run.stage}: loss is {float(loss.detach())} at step {run.step}; lower the learning rate"
+            )
+        loss.backward()
+        run.advance(schedule(run.step, steps))
+        run.seconds = seconds + time.time() - began
+        for name, value in metrics.items():
+            totals[name] = totals.get(name, 0.0) + float(value)
+        if (run.step < 50 and run.step % 10 == 0) or run.step % 50 == 0 or run.step == steps:
+            n = run.step - last
+            pace = (time.time() - began) / max(1, run.step - last) if n else 0.0
+            shown = " ".join(f"{name} {value / max(1, n):.5f}" for name, value in totals.items())
+            log(
+                f"{run.stage} {run.step}/{steps} {shown} {pace:.3f} s/step ETA {(steps - run.step) * pace / 60:.1f} min"
+            )
+            totals, last, began, seconds = {}, run.step, time.time(), run.seconds
+        if time.time() - saved > save_seconds:
+            run.save()
+            saved = time.time()
+    run.save()
+
+
+# VAE
+
+
+def build_vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(16, 32, 64, 96),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=64,
+        mid_block_add_attention=False,
+    )
+
+
+def pixels(rng: np.random.Generator, count: int) -> Tensor:
+    """Random rendered scenes in [-1, 1]. [count, 3, 64, 64]"""
+    images = np.stack([render_array(sample_scene(rng), rng) for _ in range(count)])
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div(127.5).sub(1).to(device())
+
+
+def train_vae(options: argparse.Namespace) -> None:
+    torch.manual_seed(SEED)
+    vae = build_vae().to(device())
+    modules = nn.ModuleDict({"vae": vae})
+    run = Run(options.run, "vae", modules, Muon(list(modules.named_parameters()), 0.02, 2e-3), 0.99)
+
+    def loss_of(step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        images = pixels(rng, options.batch)
+        with torch.autocast(device().type, torch.bfloat16):
+            posterior = vae.encode(images).latent_dist
+            decoded = vae.decode(posterior.sample()).sample
+        error = decoded.float() - images
+        squared = error.square().mean()
+        kl = posterior.kl().float().mean() / 256
+        loss = error.abs().mean() + squared + 1e-4 * kl
+        return loss, {"loss": loss.detach(), "psnr": -10 * torch.log10(squared.detach() / 4), "kl": kl.detach()}
+
+    train(run, options.steps or 2400, loss_of)
+
+
+# Tokenizer and text encoder
+
+
+def build_tokenizer(folder: Path) -> CLIPTokenizer:
+    """CLIP's byte-pair encoding, learnt from captions; every word of the world is one token."""
+    vocab, merges = folder / "vocab.json", folder / "merges.txt"
+    if not vocab.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+        bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+        bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
+        texts = [
+            " ".join(wording.replace("{", "").replace("}", "") for f in FAMILIES.values() for wording in f.wordings)
+        ]
+        words = re.findall("[a-z]+", texts[0]) + [word for words in WORDS.values() for word in words] + ["an", "shape"]
+        bpe.train_from_iterator(
+            sorted(set(" ".join(words).split())) * 2,
+            trainers.BpeTrainer(vocab_size=2000, min_frequency=1, end_of_word_suffix="</w>", show_progress=False),
+        )
+        learnt = json.loads(bpe.to_str())["model"]["merges"]
+        pairs = [pair if isinstance(pair, list) else pair.split(" ") for pair in learnt]
+        tokens = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in pairs)]
+        tokens = [*dict.fromkeys(tokens), "<|startoftext|>", "<|endoftext|>"]
+        merges.write_text("#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in pairs))
+        vocab.write_text(json.dumps({token: i for i, token in enumerate(tokens)}, ensure_ascii=False))
+    entries = json.loads(vocab.read_text())
+    pairs = [tuple(line.split(" ")) for line in merges.read_text().splitlines()[1:]]
+    return CLIPTokenizer(vocab=entries, merges=pairs, model_max_length=MAX_LENGTH, pad_token="<|endoftext|>")
+
+
+def build_text(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    return CLIPTextModel(CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, projection_dim=128, num_hidden_layers=3,
+        num_attention_heads=4, max_position_embeddings=MAX_LENGTH, hidden_act="quick_gelu",
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        attn_implementation="eager",
+    ))  # fmt: skip
+
+
+def tokens(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
+    found = tokenizer(captions, padding="max_length", truncation=True, max_length=MAX_LENGTH, return_tensors="pt")
+    return found.input_ids.to(device())
+
+
+SLOTS = sorted({name for f in FAMILIES.values() for w in f.wordings for name in re.findall(r"\{(\w+)\}", w)})
+
+
+def train_text(options: argparse.Namespace) -> None:
+    """Teaches the text encoder to say what fills the slots of a caption, so that the UNet starts with its words."""
+    torch.manual_seed(SEED + 1)
+    tokenizer = build_tokenizer(options.run / "tokenizer")
+    text = build_text(tokenizer).to(device())
+    heads = nn.ModuleDict({name: nn.Linear(128, len(WORDS[name[0]]) + 1) for name in SLOTS}).to(device())
+    modules = nn.ModuleDict({"text": text, "heads": heads})
+    run = Run(options.run, "text", modules, Muon(list(modules.named_parameters()), 0.0, 2e-3), 0.98)
+
+    def loss_of(step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        captions = [caption for _ in range(3 * options.batch) if (caption := sample_caption(sample_scene(rng), rng))]
+        slots = [parse(caption).slots for caption in captions]
+        pooled = text(tokens(tokenizer, captions)).pooler_output
+        losses, right = [], []
+        for name in SLOTS:
+            words = WORDS[name[0]]
+            labels = torch.tensor([words.index(s[name]) + 1 if name in s else 0 for s in slots], device=device())
+            logits = heads[name](pooled)
+            losses.append(F.cross_entropy(logits, labels))
+            right.append((logits.argmax(1) == labels).float().detach())
+        loss = torch.stack(losses).sum()
+        return loss, {"loss": loss.detach(), "all right": torch.stack(right).amin(0).mean()}
+
+    train(run, options.steps or 250, loss_of)
+
+
+# UNet
+
+
+def build_unet() -> UNet2DConditionModel:
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=(64, 128),
+        layers_per_block=1,
+        attention_head_dim=(2, 4),
+        cross_attention_dim=128,
+        norm_num_groups=16,
+    )
+    unet.set_attn_processor(AttnProcessor())  # faster than SDPA on a CPU at 8 x 8
+    return unet
+
+
+def build_scheduler() -> DDIMScheduler:
+    return DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
+        steps_offset=1,
+    )  # fmt: skip
+
+
+def load_ema(folder: Path, stage: str, name: str, module: nn.Module) -> nn.Module:
+    """The averaged weights of one module of a finished or running stage."""
+    state = torch.load(folder / f"{stage}.pt", map_location=device(), weights_only=True)["ema"]
+    own = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+    module.load_state_dict(own, strict=False)
+    return module.to(device())
+
+
+def cached_scene(rank: int, index: int) -> tuple[Scene, np.random.Generator]:
+    rng = np.random.default_rng((SEED, 9, rank, index))
+    return sample_scene(rng), rng
+
+
+@torch.no_grad()
+def cached_latents(folder: Path, count: int) -> Tensor:
+    """Posterior means of this process's own scenes. [count, 4, 8, 8]"""
+    rank = world()[0]
+    path = folder / f"latents_{rank}.pt"
+    if path.exists():
+        return torch.load(path, weights_only=True)
+    vae = load_ema(folder, "vae", "vae", build_vae())
+    parts = []
+    for start in range(0, count, 128):
+        images = np.stack([render_array(*cached_scene(rank, i)) for i in range(start, min(count, start + 128))])
+        x = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(127.5).sub(1).to(device())
+        with torch.autocast(device().type, torch.bfloat16):
+            parts.append(vae.encode(x).latent_dist.mean.float())
+    latents = torch.cat(parts)
+    write(path, latents)
+    return latents
+
+
+def train_unet(options: argparse.Namespace) -> None:
+    torch.manual_seed(SEED + 2)
+    tokenizer = build_tokenizer(options.run / "tokenizer")
+    text = build_text(tokenizer).to(device())
+    load_ema(options.run, "text", "text", text)
+    unet = build_unet().to(device())
+    modules = nn.ModuleDict({"unet": unet, "text": text})
+    run = Run(options.run, "unet", modules, Muon(list(modules.named_parameters()), 0.01, 1.5e-3), 0.998)
+    latents = cached_latents(options.run, options.scenes)
+    scale = json.loads(write_scale(options.run, latents).read_text())
+    scenes = [cached_scene(world()[0], i)[0] for i in range(len(latents))]
+    alphas = build_scheduler().alphas_cumprod.to(device())
+    log(f"unet: {len(latents)} latents per process, scaling factor {scale:.4f}")
+
+    def loss_of(step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        chosen = rng.integers(len(latents), size=options.batch)
+        captions = [sample_caption(scenes[i], rng) or "" for i in chosen]
+        captions = [corrupt(c, rng) if c and rng.random() < CAPTION_NOISE else c for c in captions]
+        captions = ["" if rng.random() < CAPTION_DROP else caption for caption in captions]
+        x_0 = latents[torch.from_numpy(chosen)].to(device()) * scale
+        noise, t = torch.randn_like(x_0), torch.randint(0, 1000, (len(x_0),), device=device())
+        alpha = alphas[t].view(-1, 1, 1, 1)
+        states = text(tokens(tokenizer, captions)).last_hidden_state
+        with torch.autocast(device().type, torch.bfloat16, enabled=options.bf16):
+            predicted = unet(alpha.sqrt() * x_0 + (1 - alpha).sqrt() * noise, t, states).sample
+        error = (predicted.float() - noise).square().mean((1, 2, 3))
+        weight = (5 * (1 - alpha) / alpha).clamp(max=1).view(-1)  # min-SNR-5 for epsilon: min(snr, 5) / snr
+        loss = (weight * error).mean()
+        return loss, {"loss": loss.detach(), "error": error.detach().mean()}
+
+    train(run, options.steps or 4000, loss_of)
+
+
+def write_scale(folder: Path, latents: Tensor) -> Path:
+    """The scaling factor that gives latents a standard deviation of 1, the same in every process."""
+    path = folder / "scaling_factor.json"
+    if not path.exists() and world()[0] == 0:
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(round(1 / float(latents.std()), 4)))
+        os.replace(temporary, path)
+    if world()[1] > 1:
+        dist.barrier()
+    return path
+
+
+# Export and evaluation
+
+
+def export(options: argparse.Namespace) -> None:
+    """Writes the averaged weights as a fp16 diffusers folder, under a temporary name first."""
+    tokenizer = build_tokenizer(options.run / "tokenizer")
+    vae = load_ema(options.run, "vae", "vae", build_vae())
+    assert isinstance(vae, AutoencoderKL)
+    vae.register_to_config(scaling_factor=json.loads((options.run / "scaling_factor.json").read_text()))
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=load_ema(options.run, "unet", "text", build_text(tokenizer)),
+        tokenizer=tokenizer,
+        unet=load_ema(options.run, "unet", "unet", build_unet()),
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).to(dtype=torch.float16)
+    target: Path = options.assets
+    temporary = target.with_name(f".{target.name}.new")
+    shutil.rmtree(temporary, ignore_errors=True)
+    pipeline.save_pretrained(temporary)
+    for name in ("vocab.json", "merges.txt"):  # for releases of transformers that do not read tokenizer.json
+        shutil.copy(options.run / "tokenizer" / name, temporary / "tokenizer" / name)
+    if (target / "README.md").exists():
+        shutil.copy(target / "README.md", temporary / "README.md")
+    old = target.with_name(f".{target.name}.old")
+    if target.exists():
+        os.replace(target, old)
+    os.replace(temporary, target)
+    shutil.rmtree(old, ignore_errors=True)
+    stages = {stage: torch.load(options.run / f"{stage}.pt", weights_only=True) for stage in STAGES}
+    times = ", ".join(f"{stage} {s['step']} steps in {s['seconds'] / 60:.1f} min" for stage, s in stages.items())
+    log(f"exported {target}: {sum(f.stat().st_size for f in target.rglob('*')) / 1e6:.1f} MB; {times}")
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Prints the share of held-out prompts that are fully right, per family and guidance scale."""
+    pipeline = StableDiffusionPipeline.from_pretrained(options.assets, torch_dtype=torch.float32).to(device())
+    pipeline.unet.set_attn_processor(AttnProcessor())
+    pipeline.set_progress_bar_config(disable=True)
+    asked = prompts(options.split, options.prompts, seed=0)
+    table: dict[str, dict[float, list[bool]]] = {}
+    shares: dict[float, list[float]] = {}
+    unreadable: dict[float, int] = {}
+    for guidance in options.guidance:
+        draws = torch.Generator("cpu").manual_seed(options.seed)
+        for start in range(0, len(asked), 64):
+            batch = asked[start : start + 64]
+            images = pipeline(batch, num_inference_steps=20, guidance_scale=guidance, generator=draws).images
+            for prompt, image in zip(batch, images, strict=True):
+                verdicts = verify(prompt, image)
+                for row in (family_of(prompt), "all"):
+                    table.setdefault(row, {}).setdefault(guidance, []).append(verdicts.all_right)
+                for verdict in verdicts.verdicts:
+                    row = verdict.criterion
+                    table.setdefault(row, {}).setdefault(guidance, []).append(verdict.right)
+                shares.setdefault(guidance, []).append(verdicts.share)
+                unreadable[guidance] = unreadable.get(guidance, 0) + (not isinstance(verdicts.seen, Scene))
+    print(f"| {len(asked)} {options.split} prompts | n |" + "".join(f" g={g:g} |" for g in options.guidance))
+    print("|---|---|" + "---|" * len(options.guidance))
+    for row, cells in sorted(table.items(), key=lambda item: (item[0] != "all", item[0][0].isupper(), item[0])):
+        n = len(next(iter(cells.values())))
+        print(f"| {row} | {n} |" + "".join(f" {np.mean(right):.3f} |" for right in cells.values()))
+    print(f"| unreadable | {len(asked)} |" + "".join(f" {count / len(asked):.3f} |" for count in unreadable.values()))
+    print(f"| share of constraints | {len(asked)} |" + "".join(f" {np.mean(s):.3f} |" for s in shares.values()))
+
+
+# Command line
+
+
+def worker(rank: int, options: argparse.Namespace, store: str) -> None:
+    torch.set_num_threads(options.threads)
+    if options.processes > 1:
+        dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=options.processes)
+    commands = {"vae": train_vae, "text": train_text, "unet": train_unet, "export": export, "evaluate": evaluate}
+    commands[options.stage](options)
+    if options.processes > 1:
+        dist.destroy_process_group()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=(*STAGES, "export", "evaluate"))
+    parser.add_argument("--run", type=Path, default=Path("runs/pretrain"), help="checkpoints and caches")
+    parser.add_argument("--steps", type=int, default=0, help="total steps of the stage; 0 is the stage's default")
+    parser.add_argument("--batch", type=int, default=32, help="pictures per process and step")
+    parser.add_argument("--processes", type=int, default=1, help="gloo processes")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each process")
+    parser.add_argument("--scenes", type=int, default=24000, help="cached scenes of each process")
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=False, help="UNet in bfloat16")
+    parser.add_argument("--assets", type=Path, default=Path("assets/shapes-sd"), help="what export writes")
+    parser.add_argument("--split", default="test", help="evaluate: train, validation or test prompts")
+    parser.add_argument("--prompts", type=int, default=480, help="evaluate: how many")
+    parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 3.0, 5.0], help="evaluate: scales")
+    parser.add_argument("--seed", type=int, default=0, help="evaluate: of the initial noise")
+    options = parser.parse_args()
+    options.run.mkdir(parents=True, exist_ok=True)
+    if options.processes == 1:
+        worker(0, options, "")
+    else:
+        store = tempfile.mktemp(prefix="store")
+        mp.start_processes(worker, (options, store), nprocs=options.processes, start_method="spawn")
+
+
+if __name__ == "__main__":
+    main()
