@@ -3,6 +3,8 @@
 import json
 import os
 import shlex
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -184,3 +186,35 @@ def test_a_companion_is_stopped_within_a_task():
         second.start(time.sleep, 60)
         assert not second.is_done(0.1)
     assert time.monotonic() - started < 30
+
+
+def test_a_companion_ends_with_a_killed_parent(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import time\n"
+        "from t2ialign.companion import Companion\n"
+        "if __name__ == '__main__':\n"
+        "    with Companion() as second:\n"
+        "        second.start(time.sleep, 60)\n"
+        "        print(second._process.pid, flush=True)\n"
+        "        time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        second = int(parent.stdout.readline())
+        time.sleep(1)  # the second process starts to watch
+        parent.kill()
+    assert gone(second, within_seconds=20)
+
+
+def gone(pid: int, within_seconds: float) -> bool:
+    """Whether a process has ended; a zombie, which nobody of this test can reap, has."""
+    until = time.monotonic() + within_seconds
+    while time.monotonic() < until:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.1)
+    return False
