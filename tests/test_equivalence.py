@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from rich.console import Console
 from toys import (
     assert_same_gradients,
@@ -151,6 +153,27 @@ def test_the_same_run_twice_is_the_same_bit_by_bit(job):
     one, other = job("one"), job("other")
     assert losses(one) == losses(other)
     assert all(torch.equal(tensor, saved_lora(other)[name]) for name, tensor in saved_lora(one).items())
+
+
+def test_a_run_that_starts_from_a_lora_measures_against_it(job, tmp_path: Path):
+    first = job("first")
+    again = job("again", f"lora.init={first / 'lora'}", "objective.beta=5000")
+    assert losses(again)[0] == pytest.approx(math.log(2), abs=1e-7)  # policy = reference = the LoRA it started from
+    started, ended = saved_lora(first), saved_lora(again)
+    assert all((started[name] - ended[name]).abs().max() < 0.01 for name in started)
+    assert any(not torch.equal(started[name], ended[name]) for name in started)
+
+
+def test_full_fine_tuning_runs_stops_and_goes_on(job, tmp_path: Path):
+    whole = job("whole", "lora=null", "optim.ema_decay=0.5")
+    part = job("part", "lora=null", "optim.ema_decay=0.5", "train.steps=2")
+    assert losses(part) == losses(whole)[:2]
+    assert job("part", "lora=null", "optim.ema_decay=0.5") == part
+    assert losses(part) == losses(whole)
+    assert losses(whole)[0] == pytest.approx(math.log(2), abs=1e-6)
+    for name in ("unet", "unet-ema"):
+        one, other = (UNet2DConditionModel.from_pretrained(run / name).state_dict() for run in (whole, part))
+        assert all(torch.equal(one[key], other[key]) for key in one)
 
 
 @pytest.mark.slow
