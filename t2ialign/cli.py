@@ -195,7 +195,8 @@ def data_build(
     if images is not None:
         built = build_pairs(out_dir, rewards, pairing, images=images, seed=seed, max_failed=max_failed)
     else:
-        assert model is not None and prompts is not None
+        assert model is not None
+        assert prompts is not None
         from t2ialign.data.prompts import read_prompts
         from t2ialign.rollout import Guidance
 

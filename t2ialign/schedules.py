@@ -1,7 +1,7 @@
 """Noise schedules: one wrapper hides how a network is parameterised.
 
-Four primitives (`alpha_sigma`, `target`, `to_x0_noise`, `transition_std`) define a schedule; adding noise, DDIM steps in
-either direction and stochastic steps are written once on top of them.
+Four primitives (`alpha_sigma`, `target`, `to_x0_noise`, `transition_std`) define a schedule; adding noise, DDIM steps
+in either direction and stochastic steps are written once on top of them.
 """
 
 from __future__ import annotations
