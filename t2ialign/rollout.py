@@ -64,8 +64,8 @@ class Guidance:
 class Sampler:
     """DDIM (Song et al. 2020, arXiv:2010.02502) on the timesteps that diffusers' DDIM visits.
 
-    Each step goes to the next timestep visited. So does diffusers' for leading spacing; for the other spacings its stride
-    is the floor of T / steps, which misses the next timestep where T / steps is no whole number.
+    Each step goes to the next timestep visited. So does diffusers' for leading spacing; for the other spacings its
+    stride is the floor of T / steps, which misses the next timestep where T / steps is no whole number.
 
     Args:
         schedule: the backbone's.
