@@ -3,6 +3,9 @@
 python scripts/pretrain_shapes.py vae --processes 2      # then: text, unet, export, evaluate
 """
 
+# diffusers annotates tuples as tuple[str] and modules as unions:
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+
 import argparse
 import json
 import math
@@ -13,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -37,6 +41,7 @@ TEXT_LR = 4e-4
 MAX_LENGTH = 24
 CAPTION_DROP = 0.1
 STAGES = ("vae", "text", "unet")
+M = TypeVar("M", bound=nn.Module)
 LossOf = Callable[[int, np.random.Generator], tuple[Tensor, dict[str, Tensor]]]
 
 
@@ -135,9 +140,17 @@ def orthogonal(matrix: Tensor) -> Tensor:
     return x if wide else x.T
 
 
-def schedule(step: int, steps: int, warmup: int = 30, cooldown: float = 0.3) -> float:
-    """Warm-up, constant, then linear to zero over the last `cooldown` of the run."""
-    return min(1.0, (step + 1) / warmup, max(0.02, (steps - step) / (cooldown * steps)))
+def schedule(step: int, progress: float, warmup: int = 30, cooldown: float = 0.3) -> float:
+    """Warm-up, constant, then linear to zero over the last `cooldown` of the run; progress is in [0, 1]."""
+    return min(1.0, (step + 1) / warmup, max(0.02, (1 - progress) / cooldown))
+
+
+def progress_of(run: "Run", steps: int, minutes: float) -> float:
+    """Share of the stage that is done, by steps or by training time, whichever is further; agreed by all processes."""
+    done = torch.tensor(max(run.step / steps, run.seconds / (60 * minutes) if minutes else 0.0))
+    if world()[1] > 1:
+        dist.broadcast(done, 0)
+    return min(1.0, float(done))
 
 
 class Run:
@@ -185,12 +198,12 @@ def generator(stage: str, step: int) -> np.random.Generator:
     return np.random.default_rng((SEED, STAGES.index(stage), step, world()[0]))
 
 
-def train(run: Run, steps: int, loss_of: LossOf, save_seconds: float = 60.0) -> None:
-    """Runs `loss_of(step, rng) -> (loss, metrics)` until `steps`, logging and saving on the way."""
+def train(run: Run, steps: int, minutes: float, loss_of: LossOf, save_seconds: float = 60.0) -> None:
+    """Runs `loss_of(step, rng) -> (loss, metrics)` until `steps` or `minutes` (0: no limit), logging and saving."""
     totals: dict[str, float] = {}
     began = saved = time.time()
-    seconds, last = run.seconds, run.step
-    while run.step < steps:
+    resumed, resumed_at, last = run.seconds, began, run.step
+    while (progress := progress_of(run, steps, minutes)) < 1:
         rng = generator(run.stage, run.step)
         torch.manual_seed(int(rng.integers(2**62)))
         loss, metrics = loss_of(run.step, rng)
@@ -199,18 +212,17 @@ def train(run: Run, steps: int, loss_of: LossOf, save_seconds: float = 60.0) -> 
                 f"{run.stage}: loss is {float(loss.detach())} at step {run.step}; lower the learning rate"
             )
         loss.backward()
-        run.advance(schedule(run.step, steps))
-        run.seconds = seconds + time.time() - began
+        run.advance(schedule(run.step, progress))
+        run.seconds = resumed + time.time() - resumed_at
         for name, value in metrics.items():
             totals[name] = totals.get(name, 0.0) + float(value)
         if (run.step < 50 and run.step % 10 == 0) or run.step % 50 == 0 or run.step == steps:
             n = run.step - last
             pace = (time.time() - began) / max(1, run.step - last) if n else 0.0
+            left = min((steps - run.step) * pace, 60 * minutes - run.seconds if minutes else math.inf)
             shown = " ".join(f"{name} {value / max(1, n):.5f}" for name, value in totals.items())
-            log(
-                f"{run.stage} {run.step}/{steps} {shown} {pace:.3f} s/step ETA {(steps - run.step) * pace / 60:.1f} min"
-            )
-            totals, last, began, seconds = {}, run.step, time.time(), run.seconds
+            log(f"{run.stage} {run.step}/{steps} {shown} {pace:.3f} s/step ETA {left / 60:.1f} min")
+            totals, last, began = {}, run.step, time.time()
         if time.time() - saved > save_seconds:
             run.save()
             saved = time.time()
@@ -256,7 +268,7 @@ def train_vae(options: argparse.Namespace) -> None:
         loss = error.abs().mean() + squared + 1e-4 * kl
         return loss, {"loss": loss.detach(), "psnr": -10 * torch.log10(squared.detach() / 4), "kl": kl.detach()}
 
-    train(run, options.steps or 2400, loss_of)
+    train(run, options.steps or 2000, options.minutes, loss_of)
 
 
 # Tokenizer and text encoder
@@ -329,7 +341,7 @@ def train_text(options: argparse.Namespace) -> None:
         loss = torch.stack(losses).sum()
         return loss, {"loss": loss.detach(), "all right": torch.stack(right).amin(0).mean()}
 
-    train(run, options.steps or 250, loss_of)
+    train(run, options.steps or 300, options.minutes, loss_of)
 
 
 # UNet
@@ -357,7 +369,7 @@ def build_scheduler() -> DDIMScheduler:
     )  # fmt: skip
 
 
-def load_ema(folder: Path, stage: str, name: str, module: nn.Module) -> nn.Module:
+def load_ema(folder: Path, stage: str, name: str, module: M) -> M:
     """The averaged weights of one module of a finished or running stage."""
     state = torch.load(folder / f"{stage}.pt", map_location=device(), weights_only=True)["ema"]
     own = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
@@ -419,7 +431,7 @@ def train_unet(options: argparse.Namespace) -> None:
         loss = (weight * error).mean()
         return loss, {"loss": loss.detach(), "error": error.detach().mean()}
 
-    train(run, options.steps or 4000, loss_of)
+    train(run, options.steps or 8000, options.minutes, loss_of)
 
 
 def write_scale(folder: Path, latents: Tensor) -> Path:
@@ -441,7 +453,6 @@ def export(options: argparse.Namespace) -> None:
     """Writes the averaged weights as a fp16 diffusers folder, under a temporary name first."""
     tokenizer = build_tokenizer(options.run / "tokenizer")
     vae = load_ema(options.run, "vae", "vae", build_vae())
-    assert isinstance(vae, AutoencoderKL)
     vae.register_to_config(scaling_factor=json.loads((options.run / "scaling_factor.json").read_text()))
     pipeline = StableDiffusionPipeline(
         vae=vae,
@@ -521,6 +532,7 @@ def main() -> None:
     parser.add_argument("stage", choices=(*STAGES, "export", "evaluate"))
     parser.add_argument("--run", type=Path, default=Path("runs/pretrain"), help="checkpoints and caches")
     parser.add_argument("--steps", type=int, default=0, help="total steps of the stage; 0 is the stage's default")
+    parser.add_argument("--minutes", type=float, default=0.0, help="end the stage after this time; 0: no limit")
     parser.add_argument("--batch", type=int, default=32, help="pictures per process and step")
     parser.add_argument("--processes", type=int, default=1, help="gloo processes")
     parser.add_argument("--threads", type=int, default=1, help="threads of each process")

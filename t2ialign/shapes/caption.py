@@ -35,14 +35,28 @@ def captions(scene: Scene, rng: np.random.Generator) -> dict[str, str]:
     return {name: text for name, text in found.items() if text is not None}
 
 
-def describe(scene: Scene, family: str, rng: np.random.Generator) -> str | None:
-    """A caption of the family that is true of the scene, in a random wording; None where the family cannot say it."""
+def describe(scene: Scene, family: str, rng: np.random.Generator, split: Split | None = None) -> str | None:
+    """A caption of the family that is true of the scene, in a random wording.
+
+    Args:
+        scene: what to describe.
+        family: one of FAMILIES.
+        rng: chooses what is said and how.
+        split: only combinations of facts of this split; None allows all.
+
+    Returns:
+        None where the family cannot describe the scene, or says something of another split.
+    """
     chosen = FAMILIES[family]
-    if len(scene.things) not in chosen.things:
-        return None
-    slots = chosen.fill(scene, rng)
+    slots = chosen.fill(scene, rng) if len(scene.things) in chosen.things else None
     wordings = [wording for wording in chosen.wordings if slots and _names(wording) <= slots.keys()]
-    return write(wordings[rng.integers(len(wordings))], slots) if slots and wordings else None
+    if not slots or not wordings:
+        return None
+    wording = wordings[rng.integers(len(wordings))]
+    said = {name: slots[name] for name in _names(wording)}
+    if split is not None and _split(_combination(chosen.state(said))) != split:
+        return None
+    return write(wording, said)
 
 
 def write(wording: str, slots: Slots) -> str:
@@ -94,8 +108,9 @@ def _patterns() -> tuple[tuple[str, str, re.Pattern[str]], ...]:
     return tuple((name, wording, pattern(wording)) for name, family in FAMILIES.items() for wording in family.wordings)
 
 
-def _names(wording: str) -> set[str]:
-    return {letter + digit for letter, digit in _SLOT.findall(wording)}
+@lru_cache(maxsize=256)
+def _names(wording: str) -> frozenset[str]:
+    return frozenset({letter + digit for letter, digit in _SLOT.findall(wording)})
 
 
 def perturb(caption: str, kind: Perturbation, rng: np.random.Generator) -> str:
@@ -126,7 +141,7 @@ def perturbations(caption: str) -> tuple[Perturbation, ...]:
 
 
 def _changes(parsed: Parsed, kind: Perturbation) -> list[Slots]:
-    """Every way to change one fact: the slots that differ."""
+    """Every way to change one fact: the slots that differ. What is absent stays, as another absence may be true too."""
     slots = parsed.slots
     if kind == "swap":
         both = {"c1", "c2", "s1", "s2"} <= slots.keys() and slots["c1"] != slots["c2"] and slots["s1"] != slots["s2"]
@@ -134,7 +149,7 @@ def _changes(parsed: Parsed, kind: Perturbation) -> list[Slots]:
     changes = [
         {name: word}
         for name, value in slots.items()
-        if name[0] in _LETTERS[kind]
+        if name[0] in _LETTERS[kind] and not (parsed.family in ("negation", "none of") and name[1:] == "2")
         for word in WORDS[name[0]]
         if word != value and word not in [slots[other] for other in slots if other[0] == name[0] != "n"]
     ]
@@ -174,19 +189,30 @@ def corrupt(caption: str, rng: np.random.Generator) -> str:
 
 
 def combination(caption: str) -> str:
-    """The facts of a caption, whatever their wording and order; the split is by this text."""
-    return "; ".join(sorted(repr(constraint.canonical()) for constraint in constraints(caption)))
+    """The facts of a caption, whatever their wording and order; the split is by this text.
+
+    Raises:
+        ValueError: the text is not a caption of Shapes.
+    """
+    return _combination(constraints(caption))
 
 
-@lru_cache(maxsize=1 << 16)
+def _combination(stated: tuple[Constraint, ...]) -> str:
+    return "; ".join(sorted(repr(constraint.canonical()) for constraint in stated))
+
+
 def split_of(prompt: str) -> Split:
     """The split that the prompt's combination of facts belongs to: 80 % train, 10 % validation, 10 % test.
 
     Raises:
         ValueError: the text is not a caption of Shapes.
     """
-    digest = hashlib.sha256(f"{_SALT}: {combination(prompt)}".encode()).digest()
-    place = int.from_bytes(digest[:8], "big") % 100
+    return _split(combination(prompt))
+
+
+@lru_cache(maxsize=1 << 16)
+def _split(facts: str) -> Split:
+    place = int.from_bytes(hashlib.sha256(f"{_SALT}: {facts}".encode()).digest()[:8], "big") % 100
     return "train" if place < 80 else "validation" if place < 90 else "test"
 
 
@@ -221,7 +247,7 @@ def prompts(split: Split, n: int, seed: int, families: tuple[str, ...] = tuple(F
 
 def _another(family: Family, name: str, split: Split, found: dict[str, None], rng: np.random.Generator) -> str | None:
     for _ in range(500):
-        prompt = describe(sample_scene(rng, int(rng.choice(family.things))), name, rng)
-        if prompt is not None and prompt not in found and split_of(prompt) == split:
+        prompt = describe(sample_scene(rng, int(rng.choice(family.things))), name, rng, split)
+        if prompt is not None and prompt not in found:
             return prompt
     return None

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from t2ialign.shapes.caption import Split, corrupt, describe, split_of
+from t2ialign.shapes.caption import Split, corrupt, describe
 from t2ialign.shapes.families import FAMILIES
 from t2ialign.shapes.render import render
 from t2ialign.shapes.scene import Scene, sample_scene
@@ -40,8 +40,8 @@ def sample_caption(scene: Scene, rng: np.random.Generator, split: Split = "train
     names = list(FAMILIES)
     arrivals = rng.exponential(size=len(names)) / [FAMILY_WEIGHTS.get(name, 1.0) for name in names]
     for i in np.argsort(arrivals):
-        caption = describe(scene, names[i], rng)
-        if caption is not None and split_of(caption) == split:
+        caption = describe(scene, names[i], rng, split)
+        if caption is not None:
             return caption
     return None
 

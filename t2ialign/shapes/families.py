@@ -67,7 +67,7 @@ def _slots(things: list[Thing] | tuple[Thing, ...]) -> Slots:
 
 def _fill_things(scene: Scene, rng: np.random.Generator) -> Slots | None:
     things = _distinct(scene, rng)
-    return things and _slots(things)
+    return _slots(things) if things else None
 
 
 def _fill_ordered(slot: str) -> Callable[[Scene, np.random.Generator], Slots | None]:
@@ -193,7 +193,7 @@ def _state_groups(slots: Slots) -> tuple[Constraint, ...]:
 
 
 _A, _B, _C = "a {c1} {s1}", "a {c2} {s2}", "a {c3} {s3}"
-_LARGE_A, _LARGE_B = "a {z1} {c1} {s1}", "a {z2} {c2} {s2}"
+_SIZED_A, _SIZED_B = "a {z1} {c1} {s1}", "a {z2} {c2} {s2}"
 
 
 def _plain(*phrases: str, plural: bool = False) -> tuple[str, ...]:
@@ -206,8 +206,10 @@ def _ordered(*links: str) -> tuple[str, ...]:
 
 
 FAMILIES: dict[str, Family] = {
-    "single": Family(_plain(_A, "one {c1} {s1}", "a single {c1} {s1}", "a {s1} in {c1}"), (1,), _fill_things, _state_alike),
-    "sized": Family(_plain(_LARGE_A, f"{_A} that is {{z1}}", "one {z1} {c1} {s1}"), (1,), _fill_things, _state_alike),
+    "single": Family(
+        _plain(_A, "one {c1} {s1}", "a single {c1} {s1}", "a {s1} in {c1}"), (1,), _fill_things, _state_alike
+    ),
+    "sized": Family(_plain(_SIZED_A, f"{_A} that is {{z1}}", "one {z1} {c1} {s1}"), (1,), _fill_things, _state_alike),
     "count": Family(
         _plain("{n} {c1} {p1}", "{n} {p1}, all {c1}", "a group of {n} {c1} {p1}", plural=True),
         (2, 3, 4), _fill_alike, _state_alike,
@@ -223,7 +225,9 @@ FAMILIES: dict[str, Family] = {
         _plain(f"{_A} and {_B}", f"{_A} with {_B}", "a {s1} in {c1} and a {s2} in {c2}"),
         (2,), _fill_things, _state_things,
     ),
-    "sized pair": Family(_plain(f"{_LARGE_A} and {_LARGE_B}", f"{_LARGE_A} with {_LARGE_B}"), (2,), _fill_things, _state_things),
+    "sized pair": Family(
+        _plain(f"{_SIZED_A} and {_SIZED_B}", f"{_SIZED_A} with {_SIZED_B}"), (2,), _fill_things, _state_things
+    ),
     "triple": Family(
         _plain(f"{_A}, {_B} and {_C}", f"three shapes: {_A}, {_B} and {_C}"), (3,), _fill_things, _state_things
     ),

@@ -16,7 +16,8 @@ _CONTRAST = (
 )
 _DUST = 12  # px: smaller spots are ignored
 _LEAST = 60  # px: from here on a spot is a thing; spots in between make the picture unreadable
-_MISFIT = 0.32  # largest difference between a thing and the best template, as a share of the thing's area
+_MISFIT = 0.25  # largest difference between a thing and the best template, as a share of the thing's area
+_RADII = (6.0, 15.0)  # px: what a thing's radius may be
 _MIXED = 0.35  # largest share of a thing's pixels that may have another color
 _BACKGROUND_ERROR = 60.0  # largest RGB distance of the background from the nearest named one
 _COLOR_ERROR = 90.0  # the same for a thing's color
@@ -138,6 +139,8 @@ def _read_thing(
     shape, radius, x, y, misfit = _fit(alpha, window)
     if misfit > _MISFIT:
         return Unreadable(f"a {_COLOR_NAMES[name]} thing is no known shape (best guess {shape}, misfit {misfit:.2f})")
+    if not _RADII[0] <= radius <= _RADII[1]:
+        return Unreadable(f"a {_COLOR_NAMES[name]} {shape} of radius {radius:.1f} px is of no known size")
     return Thing(shape, _COLOR_NAMES[name], "large" if radius > _SPLIT_RADIUS else "small", x, y)
 
 
