@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,16 @@ def test_accumulation_does_not_change_the_gradient(
         assert_same_gradients(found, expected, relative=relative)
         for key in ("loss", "margin", "grad_norm", "implicit_accuracy", "samples_seen"):
             assert other[key] == pytest.approx(metrics[key], rel=relative), key
+
+
+def test_every_row_has_noise_of_its_own_and_depends_on_nothing_else(sd15_folder: Path):
+    policy = lora_policy(sd15_folder, moved=0.1)
+    row = batch(policy, [7])
+    same = replace(row, keys=torch.tensor([7, 8]), latents=row.latents.expand(2, -1, -1, -1, -1))
+    same = replace(same, cond=row.cond.map(lambda t: t.expand(2, *t.shape[1:])))
+    both, alone = dpo(policy, same).losses, dpo(policy, row).losses
+    torch.testing.assert_close(both[:1], alone, atol=1e-5, rtol=1e-5)
+    assert abs(both[1] - both[0]) > 1e-3  # the same pair under another key
 
 
 def test_one_process_equals_two(sd15_folder: Path, tmp_path: Path):
