@@ -1,5 +1,6 @@
 import re
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from t2ialign.shapes.constraint import CRITERIA, Constraint, Spec, holds
 from t2ialign.shapes.families import FAMILIES, WORDS
 from t2ialign.shapes.scene import Scene, Thing, sample_scene
 
+DOCS = Path(__file__).parents[2] / "docs" / "shapes.md"
 WORDINGS = [(name, wording) for name, family in FAMILIES.items() for wording in family.wordings]
 
 
@@ -40,6 +42,12 @@ def test_every_wording_comes_back_as_it_was_filled(family: str, wording: str):
     for _ in range(20):
         slots = fill(wording, rng)
         assert parse(write(wording, slots)) == (family, wording, slots)
+
+
+def test_the_examples_of_the_docs_are_of_the_family_that_they_stand_for():
+    rows = re.findall(r"^\| ([a-z ,]+) \| (an? .*|two .*) \|$", DOCS.read_text(), re.MULTILINE)
+    shown = {family_of(text) for _, texts in rows for text in texts.split(" · ") if text != "…"}
+    assert shown | {"triple"} == set(FAMILIES) == {name for names, _ in rows for name in names.split(", ")}
 
 
 def test_no_text_belongs_to_two_wordings():
@@ -175,6 +183,7 @@ def test_a_thousand_different_held_out_prompts_of_every_family():
 
 def test_prompts_take_turns_over_families_and_repeat_with_the_seed():
     asked = prompts("train", 64, 5)
+    assert {split_of(prompt) for prompt in asked} == {"train"}
     assert Counter(map(family_of, asked)) == dict.fromkeys(FAMILIES, 4)
     assert asked == prompts("train", 64, 5)
     assert asked != prompts("train", 64, 6)

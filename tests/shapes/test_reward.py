@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from t2ialign.rewards.base import load_reward
 from t2ialign.shapes import reward
 from t2ialign.shapes.caption import split_of
 from t2ialign.shapes.data import examples, write_dataset
@@ -46,6 +47,17 @@ def test_faithfulness_is_half_share_and_half_all_right():
         0.0,
     ]  # total, exists, exists hold; the relation not
     assert reward.all_right(images, prompts) == [1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("name", ["faithfulness", "all_right", "taste", "mixed"])
+def test_the_rewards_are_known_by_name(name: str):
+    images, prompts = [render(DARK), render(LIGHT), NOISE], ["a red ring", "a red ring and a blue cross", "a dog"]
+    assert load_reward(f"shapes.{name}")(images, prompts) == getattr(reward, name)(images, prompts)
+
+
+def test_taste_has_nothing_to_say_where_all_is_stated(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("t2ialign.shapes.taste.open_attributes", lambda prompt: (False, False))
+    assert taste(DARK, "a red ring") is None  # no family states both today
 
 
 def test_mixed_weighs_faithfulness_and_taste():
