@@ -398,6 +398,8 @@ def train(config: Config, *, console: Console | None = None, hooks: Sequence[Hoo
             console.print(f"{config.run_dir} is finished: {config.train.steps} steps, {result}")
             return result
         run = assemble(config)
+        if run.engine.tracker is not None:
+            stack.callback(run.engine.tracker.close)
         if is_main:
             claim(config)  # only now: a start that failed must not bind the folder to a config that cannot run
         if run.engine.step and is_main:

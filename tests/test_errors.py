@@ -381,4 +381,4 @@ def test_on_a_really_full_disk_the_run_says_so_and_goes_on_when_there_is_space(p
         found, said = place.train()
         assert found == 0, said
     finally:
-        subprocess.run(["umount", str(place.run_dir)], check=True)
+        subprocess.run(["umount", "--lazy", str(place.run_dir)], check=True)
