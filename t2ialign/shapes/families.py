@@ -133,7 +133,7 @@ def _fill_same_color(scene: Scene, rng: np.random.Generator) -> Slots | None:
 
 def _fill_groups(scene: Scene, rng: np.random.Generator) -> Slots | None:
     looks = [(thing.color, thing.shape) for thing in scene.things]
-    groups = sorted(set(looks), key=looks.count, reverse=True)
+    groups = sorted(dict.fromkeys(looks), key=looks.count, reverse=True)  # a set's order differs between processes
     if len(groups) != 2 or len(looks) < 3:
         return None
     slots = _slots([scene.things[looks.index(group)] for group in groups])

@@ -1,4 +1,7 @@
+import os
 import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -230,3 +233,15 @@ def test_an_empty_scene_satisfies_nothing_but_its_background():
     for text in ("two shapes, none of them red", "two rings of the same color", "a red ring"):
         assert not any(holds(constraint, empty) for constraint in constraints(text))
     assert holds(constraints("a red ring on a navy background")[-1], empty)
+
+
+def test_prompts_are_the_same_in_every_process():
+    # sets of strings come in another order under another hash seed; the same seed must still give the same prompts
+    code = "from t2ialign.shapes.caption import prompts; print(prompts('train', 800, 0))"
+    texts = {
+        subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(texts) == 1
