@@ -192,7 +192,8 @@ def _processes() -> int:
 def _run(run_dir: Path, settings: Settings, model: Path, config: Path, processes: int) -> None:
     threads = 1 if processes > 1 and _cores() <= MAX_THREADS else max(1, min(MAX_THREADS, _cores() // processes))
     torch.set_num_threads(threads)
-    held_out = shapes_prompts("test", settings.prompts, settings.seed)
+    with Console(stderr=True).status("choosing held-out prompts, a few seconds"):
+        held_out = shapes_prompts("test", settings.prompts, settings.seed)
     base = _measured_images(settings, model, None, held_out, run_dir / "base")
     companion: AbstractContextManager[Companion | None] = Companion() if processes > 1 else nullcontext()
     with companion as second:
