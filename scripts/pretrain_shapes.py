@@ -130,14 +130,14 @@ class Muon:
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """The nearest semi-orthogonal matrix, by five quintic Newton-Schulz steps. [R, C]"""
+    """The nearest semi-orthogonal matrix, by five quintic Newton-Schulz steps in bfloat16. [R, C]"""
     wide = matrix.shape[0] <= matrix.shape[1]
     x = matrix if wide else matrix.T
-    x = x / (x.norm() + 1e-7)
+    x = (x / (x.norm() + 1e-7)).bfloat16()
     for _ in range(5):
         gram = x @ x.T
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return x if wide else x.T
+    return (x if wide else x.T).to(matrix.dtype)
 
 
 def schedule(step: int, progress: float, warmup: int = 30, cooldown: float = 0.3) -> float:
@@ -418,13 +418,13 @@ def train_unet(options: argparse.Namespace) -> None:
     def loss_of(step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         chosen = rng.integers(len(latents), size=options.batch)
         captions = [sample_caption(scenes[i], rng) or "" for i in chosen]
-        captions = [corrupt(c, rng) if c and rng.random() < CAPTION_NOISE else c for c in captions]
+        captions = [corrupt(c, rng, "train") if c and rng.random() < CAPTION_NOISE else c for c in captions]
         captions = ["" if rng.random() < CAPTION_DROP else caption for caption in captions]
         x_0 = latents[torch.from_numpy(chosen)].to(device()) * scale
         noise, t = torch.randn_like(x_0), torch.randint(0, 1000, (len(x_0),), device=device())
         alpha = alphas[t].view(-1, 1, 1, 1)
-        states = text(tokens(tokenizer, captions)).last_hidden_state
         with torch.autocast(device().type, torch.bfloat16, enabled=options.bf16):
+            states = text(tokens(tokenizer, captions)).last_hidden_state
             predicted = unet(alpha.sqrt() * x_0 + (1 - alpha).sqrt() * noise, t, states).sample
         error = (predicted.float() - noise).square().mean((1, 2, 3))
         weight = (5 * (1 - alpha) / alpha).clamp(max=1).view(-1)  # min-SNR-5 for epsilon: min(snr, 5) / snr
@@ -537,7 +537,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1, help="gloo processes")
     parser.add_argument("--threads", type=int, default=1, help="threads of each process")
     parser.add_argument("--scenes", type=int, default=24000, help="cached scenes of each process")
-    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=False, help="UNet in bfloat16")
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True, help="UNet in bfloat16")
     parser.add_argument("--assets", type=Path, default=Path("assets/shapes-sd"), help="what export writes")
     parser.add_argument("--split", default="test", help="evaluate: train, validation or test prompts")
     parser.add_argument("--prompts", type=int, default=480, help="evaluate: how many")

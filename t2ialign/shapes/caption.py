@@ -165,15 +165,36 @@ def _changes(parsed: Parsed, kind: Perturbation) -> list[Slots]:
     return changes
 
 
-def corrupt(caption: str, rng: np.random.Generator) -> str:
+def corrupt(caption: str, rng: np.random.Generator, split: Split | None = None) -> str:
     """The caption as careless alt-text: a fact wrong, turned around or left out.
 
     Half of the time one fact is wrong (`perturb`), else a color or size is dropped, or a relation becomes "and"; the
     result may be no caption of Shapes (for example "a circle").
 
+    Args:
+        caption: any caption of Shapes.
+        rng: chooses what becomes of it.
+        split: only results whose combination of facts is of this split; the caption itself where 20 draws find none.
+
     Raises:
         ValueError: the text is not a caption of Shapes.
     """
+    for _ in range(20):
+        careless = _corrupt(caption, rng)
+        if split is None or _within(careless, split):
+            return careless
+    return caption
+
+
+def _within(text: str, split: Split) -> bool:
+    """True where the text is no caption of another split."""
+    try:
+        return split_of(text) == split
+    except ValueError:  # the documented answer to a text from outside Shapes, such as "a circle"
+        return True
+
+
+def _corrupt(caption: str, rng: np.random.Generator) -> str:
     parsed = parse(caption)
     kinds = perturbations(caption)
     if kinds and rng.random() < 0.5:

@@ -16,12 +16,15 @@ from t2ialign.shapes.scene import Scene, sample_scene
 CAPTION_NOISE = 0.3
 """Share of the pre-training captions that went through `caption.corrupt`."""
 FAMILY_WEIGHTS = {
-    "horizontal": 3.0,
-    "vertical": 3.0,
-    "comparison": 2.0,
-    "triple": 2.0,
+    "vertical": 5.0,
+    "horizontal": 4.0,
+    "comparison": 4.0,
+    "sized pair": 3.0,
+    "triple": 3.0,
     "groups": 2.0,
-    "sized pair": 1.5,
+    "none of": 2.0,
+    "single": 0.5,
+    "sized": 0.5,
 }
 """How often a family is tried first, relative to the others' 1; relations are the hardest words to learn."""
 
@@ -67,7 +70,7 @@ def examples(n: int, seed: int, split: Split = "train", noise: float = CAPTION_N
         if caption is None:
             continue
         n -= 1
-        shown = corrupt(caption, rng) if rng.random() < noise else caption
+        shown = corrupt(caption, rng, split) if rng.random() < noise else caption
         yield Example(render(scene, rng), shown, caption, scene)
 
 
