@@ -1,0 +1,41 @@
+"""Errors that a user can act on, with the exit code of each.
+
+0 done · 1 done, but below a stated quality · 2 input · 3 environment or server · 4 data · 75 try again later ·
+130 interrupted with state saved. Everything else is a defect of ours and shows a traceback.
+"""
+
+
+class BenchError(Exception):
+    """Something outside the program is wrong; the message names it, says what was seen and what to do."""
+
+    exit_code = 2
+
+
+class InputError(BenchError):
+    """A command, a prompt file or a path is wrong."""
+
+    exit_code = 2
+
+
+class ServerError(BenchError):
+    """A judge cannot be reached, refuses to serve, or the machine is not as needed."""
+
+    exit_code = 3
+
+
+class DataError(BenchError):
+    """Images or a run folder are missing, damaged or of no use."""
+
+    exit_code = 4
+
+
+class TryAgainError(BenchError):
+    """What stopped the run passes by itself or by freeing space; the same command goes on from the saved state."""
+
+    exit_code = 75
+
+
+class Interrupted(BenchError):
+    """The user stopped the run; its state is saved."""
+
+    exit_code = 130
