@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from typing import Annotated
+
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from unigenbench.errors import BenchError
 
 app = typer.Typer(
     help="Evaluate text-to-image models test point by test point, with a multimodal judge.",
@@ -13,6 +19,9 @@ app = typer.Typer(
     add_completion=False,
 )
 out = Console()
+err = Console(stderr=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
 @app.callback()
@@ -21,10 +30,13 @@ def _commands() -> None:
 
 
 @app.command()
-def taxonomy() -> None:
+def taxonomy(as_json: AsJson = False) -> None:
     """List the dimensions and criteria that images are judged by."""
-    from unigenbench.taxonomy import CRITERIA, DIMENSIONS
+    from unigenbench.taxonomy import CRITERIA, DIMENSIONS, as_mapping
 
+    if as_json:
+        typer.echo(json.dumps(as_mapping(), ensure_ascii=False, indent=1))
+        return
     table = Table("dimension", "criterion", "meaning", box=None)
     for dimension in DIMENSIONS:
         for place, criterion in enumerate(dimension.criteria):
@@ -34,8 +46,12 @@ def taxonomy() -> None:
 
 
 def main() -> None:
-    """Runs the command."""
-    app()
+    """Runs the command; an error that the user can act on is one message and its exit code."""
+    try:
+        app(standalone_mode=True)
+    except BenchError as error:
+        err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":
