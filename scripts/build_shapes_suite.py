@@ -1,0 +1,44 @@
+"""Writes unigenbench/data/shapes.csv: held-out prompts of Shapes with what the verifier checks as their test points.
+
+python scripts/build_shapes_suite.py
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from t2ialign.shapes.caption import constraints, prompts
+from unigenbench.suite import to_csv
+from unigenbench.taxonomy import criterion_of
+from unigenbench.types import Point, Prompt
+
+TARGET = Path(__file__).parent.parent / "unigenbench" / "data" / "shapes.csv"
+SIZE = 320
+SEED = 0
+
+
+def shapes_suite(size: int = SIZE, seed: int = SEED) -> list[Prompt]:
+    """Prompts of the test split, the families in turn; test point k is the verifier's k-th constraint."""
+    return [
+        Prompt(index, text, "Art", "Graphic Art", "Other Entity", "Descriptive", _points(text))
+        for index, text in enumerate(prompts("test", size, seed))
+    ]
+
+
+def _points(text: str) -> tuple[Point, ...]:
+    return tuple(
+        Point(criterion_of(stated.criterion).id, stated.criterion, str(stated).replace("a orange", "an orange"))
+        for stated in constraints(text)
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=TARGET)
+    out: Path = parser.parse_args().out
+    out.write_text(to_csv(shapes_suite(), "en"), encoding="utf-8", newline="\n")
+
+
+if __name__ == "__main__":
+    main()
