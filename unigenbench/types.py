@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 Language = Literal["en", "zh"]
+Severity = Literal["error", "warning"]
 Status = Literal["ok", "parse_failed", "refused", "truncated", "transport_failed", "image_missing", "image_bad"]
 STATUSES: tuple[Status, ...] = (
     "ok", "parse_failed", "refused", "truncated", "transport_failed", "image_missing", "image_bad",
@@ -50,6 +51,20 @@ class Repair:
     line: int
     """1-based, of the file"""
     what: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that a check found wrong."""
+
+    severity: Severity
+    """an error: it cannot be used as it is; a warning: it can, but look at it"""
+    place: str
+    """"file:line", a file or a folder"""
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.what}"
 
 
 @dataclass(frozen=True)
@@ -138,6 +153,8 @@ class JudgeReply:
     """0 or 1 for each test point, in order"""
     probabilities: tuple[float, ...] | None = None
     """of a yes, for each test point, where the judge can say"""
+    requests: int = 1
+    """to a server, that this one answer took"""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,55 @@
+"""Secrets: where a service's key comes from, and how it stays out of every message, log and file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from unigenbench.errors import InputError
+
+OWN_VARIABLE = "UNIGENBENCH_API_KEY"
+VARIABLES = {"openai": (OWN_VARIABLE, "OPENAI_API_KEY"), "gemini": (OWN_VARIABLE, "GEMINI_API_KEY")}
+"""Environment variables by kind of judge, the first that is set wins. No command takes a key as an argument, as the
+arguments of a process can be read by others."""
+HIDDEN = "[key]"
+
+
+def read_key(kind: str, key_file: Path | None = None) -> str | None:
+    """The key for a kind of judge, from a file or the environment; None where there is none.
+
+    Raises:
+        InputError: the file cannot be read or is empty.
+    """
+    if key_file is None:
+        found = (os.environ.get(name, "").strip() for name in VARIABLES.get(kind, ()))
+        return next((key for key in found if key), None)
+    try:
+        key = key_file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{key_file}: cannot be read as a key file: {error}") from error
+    if not key:
+        raise InputError(f"{key_file}: empty; put the key on its first line")
+    return key
+
+
+def redact(text: str, secrets: Iterable[str | None]) -> str:
+    """The text with every secret replaced."""
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, HIDDEN)
+    return text
+
+
+def public_url(url: str) -> str:
+    """An address without user, password, query and fragment, any of which may hold a key."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def url_secrets(url: str) -> list[str]:
+    """What `public_url` leaves out: user, password, and the query's values."""
+    parts = urlsplit(url)
+    values = [value for pair in parts.query.split("&") for value in pair.partition("=")[2:] if value]
+    return [secret for secret in (parts.username, parts.password, *values) if secret]
