@@ -421,6 +421,18 @@ def criterion_of(label: str) -> Criterion:
     return found
 
 
+def find_dimension(text: str) -> Dimension:
+    """The dimension of an id or a name, in either language.
+
+    Raises:
+        InputError: there is no such dimension.
+    """
+    for dimension in DIMENSIONS:
+        if _key(text) in map(_key, (dimension.id, dimension.name, dimension.name_zh)):
+            return dimension
+    raise InputError(f"'{text}' is no dimension; give one of {', '.join(dimension.id for dimension in DIMENSIONS)}")
+
+
 def as_mapping() -> dict[str, list[dict[str, Any]]]:
     """All of it, ready for JSON: dimensions, themes, subjects, structures."""
     return {
