@@ -46,6 +46,12 @@ COMPONENTS: dict[str, dict[str, str]] = {
     "objective": {
         "denoising": "t2ialign.objectives.denoising:Denoising",
         "dpo": "t2ialign.objectives.dpo:DiffusionDPO",
+        "ipo": "t2ialign.objectives.ipo:IPO",
+        "kto": "t2ialign.objectives.kto:DiffusionKTO",
+        "lipo": "t2ialign.objectives.listwise:LiPO",
+        "lpo": "t2ialign.objectives.listwise:DiffusionLPO",
+        "mapo": "t2ialign.objectives.mapo:MaPO",
+        "mapo_v2": "t2ialign.objectives.mapo:MaPOv2",
     },
 }
 """Kind -> name in a config -> where the class lives. Nothing is imported before it is named."""

@@ -12,7 +12,7 @@ from t2ialign.errors import Interrupted
 from t2ialign.noisers.base import Noiser
 from t2ialign.objectives.base import Objective
 from t2ialign.policy import Policy
-from t2ialign.types import Batch, LossOutput, Prediction
+from t2ialign.types import Batch, LossOutput, Noised, Prediction
 
 Hook = Callable[[Engine], None]
 
@@ -21,6 +21,7 @@ def evaluate(policy: Policy, batch: Batch, noiser: Noiser, objective: Objective,
     """The objective of one batch: x_t is reached, the reference and then the policy predict."""
     schedule = policy.backbone.schedule
     noised = noiser(batch, policy, schedule, Draws(seed, batch.keys))
+    mismatched = _mismatched(policy, batch, noised) if objective.needs_mismatched else None
     reference = None
     if objective.needs_reference:
         # before the policy's pass, so that nothing stands between that pass and its backward
@@ -29,7 +30,16 @@ def evaluate(policy: Policy, batch: Batch, noiser: Noiser, objective: Objective,
         # torch draws dropout from its global state, which a restart would not find again
         torch.manual_seed(keyed_seed(seed, int(batch.keys[0]), "lora dropout"))
     prediction = policy.predict(noised.x_t, noised.timesteps, batch.cond, batch.geometry)
-    return objective(Prediction(prediction, reference, noised, schedule), batch)
+    return objective(Prediction(prediction, reference, noised, schedule, mismatched), batch)
+
+
+@torch.no_grad()
+def _mismatched(policy: Policy, batch: Batch, noised: Noised) -> Prediction:
+    """Policy and reference on the same x_t, each row under the prompt of the row before it."""
+    cond = batch.cond.map(lambda tensor: tensor.roll(1, 0))
+    rows = (noised.x_t, noised.timesteps, cond, batch.geometry)
+    reference = policy.predict(*rows, "reference")
+    return Prediction(policy.predict(*rows), reference, noised, policy.backbone.schedule)
 
 
 def train_offline(

@@ -108,6 +108,8 @@ class Prediction:
     """The reference's prediction, without gradient. [N, V, C, H, W]"""
     noised: Noised
     schedule: Schedule
+    mismatched: Prediction | None = None
+    """The same x_t under another example's prompt, without gradient, for the objectives that ask for it."""
 
     def _rows(self, tensor: Tensor) -> Tensor:
         return tensor.flatten(0, 1)

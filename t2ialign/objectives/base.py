@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import ClassVar
 
+from torch import Tensor
+
 from t2ialign.config import Component
 from t2ialign.types import Batch, LossOutput, Prediction
 
@@ -17,11 +19,23 @@ class Objective(Component):
     """How many views of an example it compares; None for any number."""
     needs_reference: ClassVar[bool] = False
     """Whether the reference's prediction is made for it."""
+    needs_scores: ClassVar[bool] = False
+    """Whether it reads the examples' scores or labels."""
 
     @abstractmethod
     def __call__(self, prediction: Prediction, batch: Batch) -> LossOutput:
         """Per-example losses, weights and metrics."""
 
+    @property
+    def needs_mismatched(self) -> bool:
+        """Whether predictions under another example's prompt are made for it; a micro-batch then has 2 rows or more."""
+        return False
+
     def margin_multiplier(self) -> float | None:
         """What multiplies the difference of mean squared errors inside the log-sigmoid; None where there is none."""
         return None
+
+
+def row_weights(batch: Batch, losses: Tensor) -> Tensor:
+    """What each example counts: the batch's weights, or 1. [N], of the losses' type"""
+    return losses.new_ones(len(losses)) if batch.weights is None else batch.weights.to(losses)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from t2ialign.objectives.base import Objective
+from t2ialign.objectives.base import Objective, row_weights
 from t2ialign.types import Batch, LossOutput, Prediction
 
 
@@ -18,5 +18,4 @@ class Denoising(Objective):
 
     def __call__(self, prediction: Prediction, batch: Batch) -> LossOutput:
         losses = (prediction.policy[:, 0] - prediction.target[:, 0]).square().mean(dim=(1, 2, 3))
-        weights = losses.new_ones(len(losses)) if batch.weights is None else batch.weights.to(losses)
-        return LossOutput(losses, weights, {"mse": losses.detach()})
+        return LossOutput(losses, row_weights(batch, losses), {"mse": losses.detach()})

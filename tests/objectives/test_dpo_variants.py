@@ -1,0 +1,128 @@
+"""Label smoothing, the SFT term, the winner-preserving scale and the bounded loser, against values derived by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from of_errors import errors, outcome, tensor
+from pydantic import ValidationError
+
+from t2ialign.objectives.dpo import DiffusionDPO, diffusion_dpo_loss, preserve_winner
+from t2ialign.schedules import VPSchedule
+from t2ialign.types import Batch, Conditioning, Noised, Prediction
+
+POLICY, REFERENCE = tensor([0.100, 0.120]), tensor([0.101, 0.1195])
+"""At beta 2000: margin -1000 * ((0.100 - 0.101) - (0.120 - 0.1195)) = 1.5."""
+
+
+def test_label_smoothing_by_hand():
+    # ln(1 + e^-1.5) = 0.201413, and 1.5 more for the flipped label: 0.9 * 0.201413 + 0.1 * 1.701413
+    found = diffusion_dpo_loss(POLICY, REFERENCE, 2000, label_smoothing=0.1)
+    expected = 0.9 * math.log1p(math.exp(-1.5)) + 0.1 * math.log1p(math.exp(1.5))
+    assert found.loss.item() == pytest.approx(expected)
+    assert found.loss.item() == pytest.approx(0.351413, abs=1e-6)
+
+
+def test_with_label_smoothing_the_loss_is_least_where_the_sigmoid_is_the_share_of_right_labels():
+    # d/dm [-(1 - e) ln s(m) - e ln s(-m)] = s(m) - (1 - e): 0 at m = ln((1 - e) / e) = ln 9 for e = 0.1
+    change = tensor([-math.log(9), 0.0]).requires_grad_()  # beta 2: the margin is minus the chosen one's change
+    loss = diffusion_dpo_loss(change, torch.zeros_like(change), 2.0, label_smoothing=0.1).loss
+    (gradient,) = torch.autograd.grad(loss.sum(), change)
+    torch.testing.assert_close(gradient, torch.zeros_like(gradient), atol=1e-12, rtol=0)
+
+
+def test_the_sft_term_adds_the_chosen_error():
+    plain = outcome(DiffusionDPO(beta=2000), POLICY, REFERENCE)
+    mixed = outcome(DiffusionDPO(beta=2000, sft_weight=3.0), POLICY, REFERENCE)
+    torch.testing.assert_close(mixed.losses - plain.losses, torch.tensor([3 * 0.100], dtype=torch.float64))
+    assert mixed.metrics["margin"] == plain.metrics["margin"]
+
+
+def test_a_bounded_loser_adds_no_more_than_its_bound_and_has_no_gradient_beyond():
+    # beta 2000: the rejected view adds 1000 * 0.01 = 10 to the margin, bounded by 4; the chosen one 1000 * 0.001 = 1
+    policy = tensor([0.100, 0.130]).requires_grad_()
+    found = diffusion_dpo_loss(policy, tensor([0.101, 0.120]), 2000, rejected_bound=4.0)
+    assert found.margin.item() == pytest.approx(5.0)
+    found.loss.sum().backward()
+    assert policy.grad is not None
+    assert policy.grad[0, 1] == 0
+    assert policy.grad[0, 0].item() == pytest.approx(1000 / (1 + math.exp(5.0)))
+
+
+def test_below_its_bound_a_loser_is_unbounded():
+    free = diffusion_dpo_loss(POLICY, REFERENCE, 2000)  # the rejected view adds 1000 * 0.0005 = 0.5
+    torch.testing.assert_close(diffusion_dpo_loss(POLICY, REFERENCE, 2000, rejected_bound=0.6), free)
+    bounded = diffusion_dpo_loss(POLICY, REFERENCE, 2000, rejected_bound=0.25)
+    assert bounded.margin.item() == pytest.approx(1.5 - 0.5 + 0.25)
+
+
+def residuals(chosen: list[float], rejected: list[float]) -> torch.Tensor:
+    return tensor(chosen, rejected).view(1, 2, 1, 1, -1)
+
+
+@pytest.mark.parametrize(
+    ("rejected", "mu", "scale"),
+    [
+        ([2.0, 0.0], 0.5, 0.25),  # g_w . g_l = 2, ||g_w||^2 = 1: (1 - 0.5) * 1 / 2
+        ([2.0, 5.0], 0.0, 0.5),  # what is orthogonal to g_w does not count: 1 / 2
+        ([0.5, 0.0], 0.2, 1.0),  # (1 - 0.2) * 1 / 0.5 = 1.6, at most 1
+        ([-3.0, 0.0], 0.9, 1.0),  # the two do not conflict
+        ([0.0, 2.0], 0.9, 1.0),
+        ([1.0, 0.0], 1.0, 0.0),  # all of the chosen one's descent is kept
+    ],
+)
+def test_the_winner_preserving_scale_by_hand(rejected: list[float], mu: float, scale: float):
+    error = tensor([0.3, 0.4]).requires_grad_()
+    held = preserve_winner(error, residuals([1.0, 0.0], rejected), mu)
+    torch.testing.assert_close(held, error, msg="values stay")
+    held.sum().backward()
+    torch.testing.assert_close(error.grad, tensor([1.0, scale]))
+
+
+def test_a_step_in_the_networks_output_leaves_the_winner_its_share():
+    # moving the output against the gradient of the whole loss lowers the chosen error by at least mu of what it would
+    # fall by alone: d error_w = -2/D r_w . step
+    generator = torch.Generator().manual_seed(0)
+    target = torch.zeros(64, 2, 4, 2, 2, dtype=torch.float64)
+    shared = torch.randn(64, 1, 4, 2, 2, generator=generator, dtype=torch.float64)
+    policy = (shared + 0.5 * torch.randn(64, 2, 4, 2, 2, generator=generator, dtype=torch.float64)).requires_grad_()
+    noised = Noised(target, target, target, torch.zeros(64, 2, dtype=torch.int64))
+    schedule = VPSchedule(torch.tensor([0.64], dtype=torch.float64), "epsilon", 1.0)
+    made = Prediction(policy, target + 0.1, noised, schedule)
+    rows = Batch(torch.arange(64), target, Conditioning(torch.zeros(64, 1, 1, 1)))
+    kept = {}
+    for mu in (None, 0.3):
+        output = DiffusionDPO(beta=2.0, winner_preserving=mu)(made, rows)
+        (gradient,) = torch.autograd.grad(output.losses.sum(), policy, retain_graph=True)
+        # the chosen view's own part, and the rejected view's part moved into the same shared output
+        own, other = gradient.unbind(1)
+        direction = policy.detach()[:, 0]
+        kept[mu] = ((own + other) * direction).flatten(1).sum(1) / (own * direction).flatten(1).sum(1)
+    assert kept[None].min() < 0, "without the scale some pairs raise the chosen error"
+    assert kept[0.3].min() >= 0.3 - 1e-9
+
+
+def test_the_winner_preserving_scale_is_a_pairs_own():
+    policy, reference = errors(6, 2, seed=0), errors(6, 2, seed=1)
+    objective = DiffusionDPO(beta=30.0, winner_preserving=0.5)
+    whole = outcome(objective, policy, reference).losses
+    rows = [outcome(objective, policy[i : i + 1], reference[i : i + 1]).losses for i in range(6)]
+    torch.testing.assert_close(torch.cat(rows), whole)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        ("label_smoothing", 0.5),
+        ("label_smoothing", -0.1),
+        ("sft_weight", -1),
+        ("rejected_bound", 0),
+        ("winner_preserving", 1.5),
+        ("beta", 0),
+    ],
+)
+def test_keys_out_of_range_are_refused(key: tuple[str, float]):
+    with pytest.raises(ValidationError, match=key[0]):
+        DiffusionDPO.model_validate({"beta": 1.0, **dict([key])})

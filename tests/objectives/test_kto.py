@@ -1,0 +1,122 @@
+"""Diffusion-KTO against values derived by hand."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from of_errors import errors, outcome, tensor
+
+from t2ialign.objectives.kto import DiffusionKTO, diffusion_kto_loss, kl_baseline
+
+ONES = torch.ones(2, dtype=torch.float64)
+LABELS = tensor([1.0], [0.0])
+
+
+def test_loss_by_hand():
+    # changes -0.001 of a liked and +0.0005 of a disliked image: gains 0.001 and -0.0005, mean 0.00025;
+    # beta 1000: 1000 * (0.001 - 0.00025) = 0.75 and -1000 * (-0.0005 - 0.00025) = 0.75; 1 - sigma(0.75) = 0.320821
+    gain = torch.tensor([0.001, -0.0005], dtype=torch.float64)
+    baseline = kl_baseline(gain, ONES)
+    assert baseline.item() == pytest.approx(0.00025)
+    found = diffusion_kto_loss(gain, torch.tensor([True, False]), baseline, 1000)
+    torch.testing.assert_close(found.margin, torch.full((2,), 0.75, dtype=torch.float64))
+    torch.testing.assert_close(found.loss, torch.full((2,), 0.320821, dtype=torch.float64), atol=1e-6, rtol=0)
+
+
+def test_an_untouched_policy_has_loss_one_half_and_accuracy_one_half():
+    policy = errors(4, 1, seed=0)
+    output = outcome(DiffusionKTO(beta=1000, baseline="batch"), policy, policy, scores=tensor([1], [0], [1], [0]))
+    torch.testing.assert_close(output.losses, torch.full((4,), 0.5, dtype=torch.float64))
+    assert output.metrics["kl"] == 0
+    assert output.metrics["implicit_accuracy"].tolist() == [0.5] * 4
+    assert output.metrics["desirable"].tolist() == [1, 0, 1, 0]
+
+
+def test_the_baseline_is_never_negative_has_no_gradient_and_skips_what_does_not_count():
+    gain = torch.tensor([-3.0, 1.0], dtype=torch.float64, requires_grad=True)
+    assert kl_baseline(gain, ONES).item() == 0
+    counted = kl_baseline(gain, torch.tensor([0.0, 1.0], dtype=torch.float64))
+    assert counted.item() == 1
+    assert not counted.requires_grad
+    assert kl_baseline(gain, 0 * ONES).item() == 0
+
+
+def test_the_mismatched_baseline_comes_from_other_prompts():
+    policy, reference = tensor([0.10], [0.20]), tensor([0.11], [0.20])
+    other = (tensor([0.30], [0.40]), tensor([0.31], [0.43]))  # gains 0.01 and 0.03 under the wrong prompts
+    output = outcome(DiffusionKTO(beta=10), policy, reference, scores=LABELS, mismatched=other)
+    assert output.metrics["kl"].item() == pytest.approx(0.02)
+    # 10 * (0.01 - 0.02) and -10 * (0 - 0.02)
+    torch.testing.assert_close(output.metrics["margin"], torch.tensor([-0.1, 0.2], dtype=torch.float64))
+
+
+def test_turning_the_label_turns_the_loss():
+    # 1 - sigma(-z) = sigma(z)
+    gain, baseline = torch.tensor([0.2, -0.3, 0.05], dtype=torch.float64), 0.04
+    liked = diffusion_kto_loss(gain, torch.tensor([True] * 3), baseline, 7.0).loss
+    disliked = diffusion_kto_loss(gain, torch.tensor([False] * 3), baseline, 7.0).loss
+    torch.testing.assert_close(liked + disliked, torch.ones(3, dtype=torch.float64))
+
+
+def test_a_constant_added_to_all_gains_changes_nothing_while_their_mean_stays_above_0():
+    policy, reference = tensor([0.10], [0.12]), tensor([0.11], [0.14])
+    objective = DiffusionKTO(beta=100, baseline="batch")
+    losses = outcome(objective, policy, reference, scores=LABELS).losses
+    torch.testing.assert_close(outcome(objective, policy, reference + 0.05, scores=LABELS).losses, losses)
+    lower = outcome(objective, policy, reference - 0.05, scores=LABELS).losses  # the mean is below 0 now
+    assert (lower - losses).abs().min() > 0.01
+
+
+def test_a_liked_images_error_sinks_and_a_disliked_ones_rises():
+    policy = errors(2, 1, seed=1).requires_grad_()
+    output = outcome(DiffusionKTO(beta=3, baseline="batch"), policy, errors(2, 1, seed=2), scores=LABELS)
+    output.losses.sum().backward()
+    assert policy.grad is not None
+    assert policy.grad[0] > 0
+    assert policy.grad[1] < 0
+
+
+def test_a_liked_and_a_disliked_twin_cancel_only_where_their_sigmoids_are_equally_steep():
+    # gain 0 for both and baseline 0: slopes +-beta/4; with a baseline the margins are -z and +z, equally steep as well
+    twin = tensor([0.1]).expand(2, 1).clone().requires_grad_()
+    outcome(DiffusionKTO(beta=4, baseline="batch"), twin, tensor([0.1], [0.1]), scores=LABELS).losses.sum().backward()
+    torch.testing.assert_close(twin.grad, tensor([1.0], [-1.0]))
+
+
+def test_the_multiplier_is_beta_without_one_half():
+    assert DiffusionKTO(beta=1000).margin_multiplier() == 1000
+
+
+def test_what_is_missing_is_said():
+    policy = errors(2, 1, seed=0)
+    with pytest.raises(ValueError, match="labels"):
+        outcome(DiffusionKTO(beta=1), policy, policy)
+    with pytest.raises(ValueError, match="other prompts"):
+        outcome(DiffusionKTO(beta=1), policy, policy, scores=LABELS)
+
+
+RANK = """
+import sys, torch, torch.distributed as dist
+from t2ialign.objectives.kto import kl_baseline
+rank = int(sys.argv[2])
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}/rendezvous", rank=rank, world_size=2)
+gain = torch.tensor([[1.0, 2.0], [6.0, 99.0]][rank])
+print(kl_baseline(gain, torch.tensor([[1.0, 1.0], [1.0, 0.0]][rank])).item())
+dist.destroy_process_group()
+"""
+
+
+def test_the_baseline_is_the_mean_over_all_processes(tmp_path: Path):
+    # (1 + 2 + 6) / 3, the row of weight 0 left out
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    command = [sys.executable, "-c", RANK, str(tmp_path)]
+    started = [
+        subprocess.Popen([*command, str(rank)], env=environment, stdout=subprocess.PIPE, text=True) for rank in range(2)
+    ]
+    found = [process.communicate(timeout=120)[0].strip() for process in started]
+    assert found == ["3.0", "3.0"]
