@@ -44,7 +44,7 @@ OFFICIAL = {
 """SHA-256 of the official files as of 2025-10-01 (version v1), with their categories."""
 SUFFIXES: dict[str, Language | None] = {"_en_long": "en", "_zh_long": "zh", "_en": "en", "_zh": "zh", "": None}
 """Endings of the column names, with the language they stand for."""
-QUOTED = re.compile(r"""["“‘「『《]|(?<!\w)'[^']+'""")
+QUOTED = re.compile(r"""["“‘「『《]|(?<![A-Za-z0-9])'[^']+'""")
 """Where words are quoted; an apostrophe within a word quotes nothing."""
 BLIND = frozenset({"empty_description", "ungrounded"})
 """Flags of test points that cannot be judged as they should."""
