@@ -1,6 +1,7 @@
-"""Pre-trains assets/shapes-sd from scratch: tokenizer, VAE, text encoder, UNet. Kill it at any moment, run it again.
+"""Pre-trains assets/shapes-sd and assets/shapes-sdxl from scratch. Kill it at any moment, run it again.
 
 python scripts/pretrain_shapes.py vae --processes 2      # then: text, unet, export, evaluate
+python scripts/pretrain_shapes.py text --family sdxl     # the VAE is shared; then: unet, export, evaluate
 """
 
 # diffusers annotates tuples as tuple[str] and modules as unions:
@@ -23,11 +24,19 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from diffusers.models.attention_processor import AttnProcessor
+from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from t2ialign.shapes.caption import corrupt, family_of, parse, prompts
 from t2ialign.shapes.data import CAPTION_NOISE, sample_caption
@@ -41,6 +50,8 @@ TEXT_LR = 4e-4
 MAX_LENGTH = 24
 CAPTION_DROP = 0.1
 STAGES = ("vae", "text", "unet")
+FAMILIES_OF_MODELS = ("sd", "sdxl")
+SIDE = 64
 M = TypeVar("M", bound=nn.Module)
 LossOf = Callable[[int, np.random.Generator], tuple[Tensor, dict[str, Tensor]]]
 
@@ -75,10 +86,10 @@ class Muon:
     """
 
     def __init__(self, named: list[tuple[str, nn.Parameter]], muon_lr: float, adam_lr: float) -> None:
-        ends = ("conv_in", "conv_out", "embedding", "quant_conv", "text.", "heads.")
+        ends = ("conv_in", "conv_out", "embedding", "quant_conv", "text.", "text_2.", "heads.")
         self.matrices = [p for name, p in named if p.ndim >= 2 and not any(end in name for end in ends)]
         others = [p for name, p in named if not any(p is matrix for matrix in self.matrices)]
-        texts = [p for name, p in named if name.startswith("text.")]
+        texts = [p for name, p in named if name.startswith(("text.", "text_2."))]
         self.muon_lr = muon_lr
         self.momentum = [torch.zeros_like(p) for p in self.matrices]
         groups = [
@@ -153,11 +164,16 @@ def progress_of(run: "Run", steps: int, minutes: float) -> float:
     return min(1.0, float(done))
 
 
+def checkpoint(options: argparse.Namespace, stage: str) -> Path:
+    """Where a stage is kept; both families share the VAE."""
+    return options.run / f"{stage}{'_xl' if options.family == 'sdxl' and stage != 'vae' else ''}.pt"
+
+
 class Run:
     """One stage's loop state: models, optimizer, EMA, step; written to a temporary name and renamed."""
 
-    def __init__(self, folder: Path, stage: str, modules: nn.ModuleDict, optimizer: Muon, ema_decay: float) -> None:
-        self.path, self.modules, self.optimizer = folder / f"{stage}.pt", modules, optimizer
+    def __init__(self, path: Path, stage: str, modules: nn.ModuleDict, optimizer: Muon, ema_decay: float) -> None:
+        self.path, self.modules, self.optimizer = path, modules, optimizer
         self.stage, self.ema_decay = stage, ema_decay
         self.step, self.seconds = 0, 0.0
         self.ema = {name: p.detach().clone() for name, p in modules.named_parameters()}
@@ -255,7 +271,7 @@ def train_vae(options: argparse.Namespace) -> None:
     torch.manual_seed(SEED)
     vae = build_vae().to(device())
     modules = nn.ModuleDict({"vae": vae})
-    run = Run(options.run, "vae", modules, Muon(list(modules.named_parameters()), 0.02, 2e-3), 0.99)
+    run = Run(checkpoint(options, "vae"), "vae", modules, Muon(list(modules.named_parameters()), 0.02, 2e-3), 0.99)
 
     def loss_of(step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         images = pixels(rng, options.batch)
@@ -301,13 +317,36 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
     return CLIPTokenizer(vocab=entries, merges=pairs, model_max_length=MAX_LENGTH, pad_token="<|endoftext|>")
 
 
-def build_text(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    return CLIPTextModel(CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, projection_dim=128, num_hidden_layers=3,
-        num_attention_heads=4, max_position_embeddings=MAX_LENGTH, hidden_act="quick_gelu",
+def build_texts(tokenizer: CLIPTokenizer, family: str) -> dict[str, nn.Module]:
+    """The text encoders by name: "text", and for SDXL also "text_2", whose projection is the pooled embedding."""
+    width = 128 if family == "sd" else 96
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=3 * width, projection_dim=width,
+        num_hidden_layers=3, num_attention_heads=4, max_position_embeddings=MAX_LENGTH, hidden_act="quick_gelu",
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
         attn_implementation="eager",
-    ))  # fmt: skip
+    )  # fmt: skip
+    if family == "sd":
+        return {"text": CLIPTextModel(config).to(device())}
+    return {"text": CLIPTextModel(config).to(device()), "text_2": CLIPTextModelWithProjection(config).to(device())}
+
+
+def encode(modules: nn.ModuleDict, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+    """What the UNet gets of a text, as in diffusers: states [B, L, D] and, for SDXL, pooled [B, P]."""
+    if "text_2" not in modules:
+        return modules["text"](ids).last_hidden_state, None
+    first = modules["text"](ids, output_hidden_states=True).hidden_states[-2]
+    second = modules["text_2"](ids, output_hidden_states=True)
+    return torch.cat([first, second.hidden_states[-2]], dim=-1), second.text_embeds
+
+
+def summaries(modules: nn.ModuleDict, ids: Tensor, tokenizer: CLIPTokenizer) -> list[Tensor]:
+    """One vector a text from each encoder, for the parse prediction: of what the UNet will get. [B, D] each"""
+    if "text_2" not in modules:
+        return [modules["text"](ids).pooler_output]
+    ends = (ids == tokenizer.eos_token_id).int().argmax(1)
+    states = modules["text"](ids, output_hidden_states=True).hidden_states[-2]
+    return [states[torch.arange(len(ids)), ends], modules["text_2"](ids).text_embeds]
 
 
 def tokens(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
@@ -322,22 +361,27 @@ def train_text(options: argparse.Namespace) -> None:
     """Teaches the text encoder to say what fills the slots of a caption, so that the UNet starts with its words."""
     torch.manual_seed(SEED + 1)
     tokenizer = build_tokenizer(options.run / "tokenizer")
-    text = build_text(tokenizer).to(device())
-    heads = nn.ModuleDict({name: nn.Linear(128, len(WORDS[name[0]]) + 1) for name in SLOTS}).to(device())
-    modules = nn.ModuleDict({"text": text, "heads": heads})
-    run = Run(options.run, "text", modules, Muon(list(modules.named_parameters()), 0.0, 2e-3), 0.98)
+    texts = build_texts(tokenizer, options.family)
+    width = texts["text"].config.hidden_size
+    heads = nn.ModuleDict(
+        {f"{i}{name}": nn.Linear(width, len(WORDS[name[0]]) + 1) for i in range(len(texts)) for name in SLOTS}
+    ).to(device())
+    modules = nn.ModuleDict({**texts, "heads": heads})
+    path = checkpoint(options, "text")
+    run = Run(path, "text", modules, Muon(list(modules.named_parameters()), 0.0, 2e-3), 0.98)
 
     def loss_of(step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         captions = [caption for _ in range(3 * options.batch) if (caption := sample_caption(sample_scene(rng), rng))]
         slots = [parse(caption).slots for caption in captions]
-        pooled = text(tokens(tokenizer, captions)).pooler_output
+        vectors = summaries(modules, tokens(tokenizer, captions), tokenizer)
         losses, right = [], []
         for name in SLOTS:
             words = WORDS[name[0]]
             labels = torch.tensor([words.index(s[name]) + 1 if name in s else 0 for s in slots], device=device())
-            logits = heads[name](pooled)
-            losses.append(F.cross_entropy(logits, labels))
-            right.append((logits.argmax(1) == labels).float().detach())
+            for i, vector in enumerate(vectors):
+                logits = heads[f"{i}{name}"](vector)
+                losses.append(F.cross_entropy(logits, labels))
+                right.append((logits.argmax(1) == labels).float().detach())
         loss = torch.stack(losses).sum()
         return loss, {"loss": loss.detach(), "all right": torch.stack(right).amin(0).mean()}
 
@@ -347,19 +391,26 @@ def train_text(options: argparse.Namespace) -> None:
 # UNet
 
 
-def build_unet() -> UNet2DConditionModel:
+def build_unet(family: str) -> UNet2DConditionModel:
+    """SD1.5's or SDXL's architecture, small: two levels of 8 x 8 and 4 x 4 latents, cross-attention at both."""
+    of_family = {
+        "sd": {"block_out_channels": (64, 128), "cross_attention_dim": 128, "norm_num_groups": 16},
+        "sdxl": {
+            "block_out_channels": (48, 96), "cross_attention_dim": 192, "norm_num_groups": 16,
+            "use_linear_projection": True, "addition_embed_type": "text_time", "addition_time_embed_dim": 16,
+            "projection_class_embeddings_input_dim": 6 * 16 + 96,
+        },
+    }  # fmt: skip
     unet = UNet2DConditionModel(
         sample_size=8,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        block_out_channels=(64, 128),
         layers_per_block=1,
         attention_head_dim=(2, 4),
-        cross_attention_dim=128,
-        norm_num_groups=16,
+        **of_family[family],
     )
     unet.set_attn_processor(AttnProcessor())  # faster than SDPA on a CPU at 8 x 8
-    return unet
+    return unet.to(device())
 
 
 def build_scheduler() -> DDIMScheduler:
@@ -369,9 +420,9 @@ def build_scheduler() -> DDIMScheduler:
     )  # fmt: skip
 
 
-def load_ema(folder: Path, stage: str, name: str, module: M) -> M:
+def load_ema(options: argparse.Namespace, stage: str, name: str, module: M) -> M:
     """The averaged weights of one module of a finished or running stage."""
-    state = torch.load(folder / f"{stage}.pt", map_location=device(), weights_only=True)["ema"]
+    state = torch.load(checkpoint(options, stage), map_location=device(), weights_only=True)["ema"]
     own = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
     module.load_state_dict(own, strict=False)
     return module.to(device())
@@ -382,34 +433,64 @@ def cached_scene(rank: int, index: int) -> tuple[Scene, np.random.Generator]:
     return sample_scene(rng), rng
 
 
+def reframed(pixels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, tuple[int, ...]]:
+    """A picture as web pictures come, with geometry (original height, width, crop top, left, target height, width).
+
+    Seven in ten are as rendered; the others come from a smaller original (blurred) or are a crop of an enlarged one.
+    """
+    kind = rng.choice(3, p=(0.7, 0.15, 0.15))
+    picture = Image.fromarray(pixels)
+    if kind == 1:
+        side = int(rng.integers(24, 57))
+        small = picture.resize((side, side), Image.Resampling.LANCZOS)
+        return np.asarray(small.resize((SIDE, SIDE), Image.Resampling.BICUBIC)), (side, side, 0, 0, SIDE, SIDE)
+    if kind == 2:
+        side = int(rng.integers(SIDE + 4, SIDE + 25))
+        top, left = (int(offset) for offset in rng.integers(0, side - SIDE + 1, 2))
+        large = picture.resize((side, side), Image.Resampling.LANCZOS)
+        cut = large.crop((left, top, left + SIDE, top + SIDE))
+        return np.asarray(cut), (SIDE, SIDE, top, left, SIDE, SIDE)
+    return pixels, (SIDE, SIDE, 0, 0, SIDE, SIDE)
+
+
 @torch.no_grad()
-def cached_latents(folder: Path, count: int) -> Tensor:
-    """Posterior means of this process's own scenes. [count, 4, 8, 8]"""
+def cached_latents(options: argparse.Namespace) -> tuple[Tensor, Tensor]:
+    """Posterior means of this process's own scenes [count, 4, 8, 8], and their geometry [count, 6]."""
     rank = world()[0]
-    path = folder / f"latents_{rank}.pt"
+    path = options.run / f"latents{'_xl' if options.family == 'sdxl' else ''}_{rank}.pt"
     if path.exists():
-        return torch.load(path, weights_only=True)
-    vae = load_ema(folder, "vae", "vae", build_vae())
-    parts = []
-    for start in range(0, count, 128):
-        images = np.stack([render_array(*cached_scene(rank, i)) for i in range(start, min(count, start + 128))])
-        x = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(127.5).sub(1).to(device())
+        state = torch.load(path, weights_only=True)
+        return state["latents"], state["geometry"]
+    vae = load_ema(options, "vae", "vae", build_vae())
+    parts, geometry = [], []
+    for start in range(0, options.scenes, 128):
+        images = []
+        for i in range(start, min(options.scenes, start + 128)):
+            scene, rng = cached_scene(rank, i)
+            image, frame = render_array(scene, rng), (SIDE, SIDE, 0, 0, SIDE, SIDE)
+            if options.family == "sdxl":
+                image, frame = reframed(image, rng)
+            images.append(image)
+            geometry.append(frame)
+        x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float().div(127.5).sub(1).to(device())
         with torch.autocast(device().type, torch.bfloat16):
             parts.append(vae.encode(x).latent_dist.mean.float())
-    latents = torch.cat(parts)
-    write(path, latents)
-    return latents
+    latents, frames = torch.cat(parts), torch.tensor(geometry, dtype=torch.float32)
+    write(path, {"latents": latents, "geometry": frames})
+    return latents, frames
 
 
 def train_unet(options: argparse.Namespace) -> None:
     torch.manual_seed(SEED + 2)
     tokenizer = build_tokenizer(options.run / "tokenizer")
-    text = build_text(tokenizer).to(device())
-    load_ema(options.run, "text", "text", text)
-    unet = build_unet().to(device())
-    modules = nn.ModuleDict({"unet": unet, "text": text})
-    run = Run(options.run, "unet", modules, Muon(list(modules.named_parameters()), 0.01, 1.5e-3), 0.998)
-    latents = cached_latents(options.run, options.scenes)
+    texts = build_texts(tokenizer, options.family)
+    for name, text in texts.items():
+        load_ema(options, "text", name, text)
+    unet = build_unet(options.family)
+    modules = nn.ModuleDict({"unet": unet, **texts})
+    path = checkpoint(options, "unet")
+    run = Run(path, "unet", modules, Muon(list(modules.named_parameters()), 0.01, 1.5e-3), 0.998)
+    latents, geometry = cached_latents(options)
     scale = json.loads(write_scale(options.run, latents).read_text())
     scenes = [cached_scene(world()[0], i)[0] for i in range(len(latents))]
     alphas = build_scheduler().alphas_cumprod.to(device())
@@ -424,8 +505,14 @@ def train_unet(options: argparse.Namespace) -> None:
         noise, t = torch.randn_like(x_0), torch.randint(0, 1000, (len(x_0),), device=device())
         alpha = alphas[t].view(-1, 1, 1, 1)
         with torch.autocast(device().type, torch.bfloat16, enabled=options.bf16):
-            states = text(tokens(tokenizer, captions)).last_hidden_state
-            predicted = unet(alpha.sqrt() * x_0 + (1 - alpha).sqrt() * noise, t, states).sample
+            states, pooled = encode(modules, tokens(tokenizer, captions))
+            added = {}
+            if pooled is not None:  # SDXL's null text is zeros
+                said = torch.tensor([bool(caption) for caption in captions], device=device())[:, None]
+                states, pooled = states * said[..., None], pooled * said
+                added = {"text_embeds": pooled, "time_ids": geometry[torch.from_numpy(chosen)].to(device())}
+            x_t = alpha.sqrt() * x_0 + (1 - alpha).sqrt() * noise
+            predicted = unet(x_t, t, states, added_cond_kwargs=added).sample
         error = (predicted.float() - noise).square().mean((1, 2, 3))
         weight = (5 * (1 - alpha) / alpha).clamp(max=1).view(-1)  # min-SNR-5 for epsilon: min(snr, 5) / snr
         loss = (weight * error).mean()
@@ -449,27 +536,40 @@ def write_scale(folder: Path, latents: Tensor) -> Path:
 # Export and evaluation
 
 
+def pipeline_of(options: argparse.Namespace) -> DiffusionPipeline:
+    """The averaged weights of the finished stages as a diffusers pipeline."""
+    tokenizer = build_tokenizer(options.run / "tokenizer")
+    vae = load_ema(options, "vae", "vae", build_vae())
+    vae.register_to_config(scaling_factor=json.loads((options.run / "scaling_factor.json").read_text()))
+    unet = load_ema(options, "unet", "unet", build_unet(options.family))
+    texts = {
+        name: load_ema(options, "unet", name, text) for name, text in build_texts(tokenizer, options.family).items()
+    }
+    shared = {"vae": vae, "tokenizer": tokenizer, "unet": unet, "scheduler": build_scheduler()}
+    if options.family == "sd":
+        return StableDiffusionPipeline(
+            **shared, text_encoder=texts["text"], safety_checker=None, feature_extractor=None,
+            requires_safety_checker=False,
+        )  # fmt: skip
+    vae.register_to_config(force_upcast=False)
+    return StableDiffusionXLPipeline(
+        **shared, text_encoder=texts["text"], text_encoder_2=texts["text_2"], tokenizer_2=tokenizer,
+        add_watermarker=False,
+    )  # fmt: skip
+
+
 def export(options: argparse.Namespace) -> None:
     """Writes the averaged weights as a fp16 diffusers folder, under a temporary name first."""
-    tokenizer = build_tokenizer(options.run / "tokenizer")
-    vae = load_ema(options.run, "vae", "vae", build_vae())
-    vae.register_to_config(scaling_factor=json.loads((options.run / "scaling_factor.json").read_text()))
-    pipeline = StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=load_ema(options.run, "unet", "text", build_text(tokenizer)),
-        tokenizer=tokenizer,
-        unet=load_ema(options.run, "unet", "unet", build_unet()),
-        scheduler=build_scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).to(dtype=torch.float16)
+    pipeline = pipeline_of(options).to(dtype=torch.float16)
     target: Path = options.assets
     temporary = target.with_name(f".{target.name}.new")
     shutil.rmtree(temporary, ignore_errors=True)
     pipeline.save_pretrained(temporary)
-    for name in ("vocab.json", "merges.txt"):  # for releases of transformers that do not read tokenizer.json
-        shutil.copy(options.run / "tokenizer" / name, temporary / "tokenizer" / name)
+    for folder in temporary.glob("tokenizer*"):
+        for name in ("vocab.json", "merges.txt"):  # for releases of transformers that do not read tokenizer.json
+            shutil.copy(options.run / "tokenizer" / name, folder / name)
+    if options.family == "sdxl":
+        share_vae(temporary, target.parent / "shapes-sd")
     if (target / "README.md").exists():
         shutil.copy(target / "README.md", temporary / "README.md")
     old = target.with_name(f".{target.name}.old")
@@ -477,14 +577,27 @@ def export(options: argparse.Namespace) -> None:
         os.replace(target, old)
     os.replace(temporary, target)
     shutil.rmtree(old, ignore_errors=True)
-    stages = {stage: torch.load(options.run / f"{stage}.pt", weights_only=True) for stage in STAGES}
+    stages = {stage: torch.load(checkpoint(options, stage), weights_only=True) for stage in STAGES}
     times = ", ".join(f"{stage} {s['step']} steps in {s['seconds'] / 60:.1f} min" for stage, s in stages.items())
     log(f"exported {target}: {sum(f.stat().st_size for f in target.rglob('*')) / 1e6:.1f} MB; {times}")
 
 
+def share_vae(folder: Path, other: Path) -> None:
+    """Puts a link to the same VAE weights of the other folder in the place of a copy.
+
+    Raises:
+        ValueError: the other folder's VAE is another one.
+    """
+    name = "vae/diffusion_pytorch_model.safetensors"
+    if (folder / name).read_bytes() != (other / name).read_bytes():
+        raise ValueError(f"{other / name}: not the VAE of this run; export the sd family first")
+    (folder / name).unlink()
+    (folder / name).symlink_to(Path("../..") / other.name / name)
+
+
 def evaluate(options: argparse.Namespace) -> None:
     """Prints the share of held-out prompts that are fully right, per family and guidance scale."""
-    pipeline = StableDiffusionPipeline.from_pretrained(options.assets, torch_dtype=torch.float32).to(device())
+    pipeline = DiffusionPipeline.from_pretrained(options.assets, torch_dtype=torch.float32).to(device())
     pipeline.unet.set_attn_processor(AttnProcessor())
     pipeline.set_progress_bar_config(disable=True)
     asked = prompts(options.split, options.prompts, seed=0)
@@ -530,6 +643,7 @@ def worker(rank: int, options: argparse.Namespace, store: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=(*STAGES, "export", "evaluate"))
+    parser.add_argument("--family", choices=FAMILIES_OF_MODELS, default="sd", help="which architecture")
     parser.add_argument("--run", type=Path, default=Path("runs/pretrain"), help="checkpoints and caches")
     parser.add_argument("--steps", type=int, default=0, help="total steps of the stage; 0 is the stage's default")
     parser.add_argument("--minutes", type=float, default=0.0, help="end the stage after this time; 0: no limit")
@@ -538,12 +652,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads of each process")
     parser.add_argument("--scenes", type=int, default=24000, help="cached scenes of each process")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True, help="UNet in bfloat16")
-    parser.add_argument("--assets", type=Path, default=Path("assets/shapes-sd"), help="what export writes")
+    parser.add_argument("--assets", type=Path, help="what export writes; assets/shapes-FAMILY if not said")
     parser.add_argument("--split", default="test", help="evaluate: train, validation or test prompts")
     parser.add_argument("--prompts", type=int, default=480, help="evaluate: how many")
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 3.0, 5.0], help="evaluate: scales")
     parser.add_argument("--seed", type=int, default=0, help="evaluate: of the initial noise")
     options = parser.parse_args()
+    options.assets = options.assets or Path(f"assets/shapes-{options.family}")
     options.run.mkdir(parents=True, exist_ok=True)
     if options.processes == 1:
         worker(0, options, "")
