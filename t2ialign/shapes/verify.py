@@ -17,7 +17,7 @@ _CONTRAST = (
 _DUST = 12  # px: smaller spots are ignored
 _LEAST = 60  # px: from here on a spot is a thing; spots in between make the picture unreadable
 _MISFIT = 0.25  # largest difference between a thing and the best template, as a share of the thing's area
-_RADII = (6.0, 15.0)  # px: what a thing's radius may be
+_RADII = (6.5, 15.0)  # px: what a thing's radius may be; the world's own are 8 and 13
 _MIXED = 0.35  # largest share of a thing's pixels that may have another color
 _BACKGROUND_ERROR = 60.0  # largest RGB distance of the background from the nearest named one
 _COLOR_ERROR = 90.0  # the same for a thing's color
@@ -139,13 +139,17 @@ def _read_thing(
     shape, radius, x, y, misfit = _fit(alpha, window)
     if misfit > _MISFIT:
         return Unreadable(f"a {_COLOR_NAMES[name]} thing is no known shape (best guess {shape}, misfit {misfit:.2f})")
-    if not _RADII[0] <= radius <= _RADII[1]:
+    if not _exists(radius):
         return Unreadable(f"a {_COLOR_NAMES[name]} {shape} of radius {radius:.1f} px is of no known size")
     return Thing(shape, _COLOR_NAMES[name], "large" if radius > _SPLIT_RADIUS else "small", x, y)
 
 
 def _fit(alpha: np.ndarray, window: tuple[int, int, int, int]) -> tuple[str, float, float, float, float]:
-    """The template nearest to a soft mask [H, W]: (shape, radius, x, y, misfit as a share of the area)."""
+    """The template nearest to a soft mask [H, W]: (shape, radius, x, y, misfit as a share of the area).
+
+    One of a size that exists comes before one that does not: a small diamond with soft corners is as near to a circle
+    that would be too small for any.
+    """
     area = float(alpha.sum())
     x = float(alpha.sum(0) @ (np.arange(window[0], window[2]) + 0.5)) / area
     centroid = float(alpha.sum(1) @ (np.arange(window[1], window[3]) + 0.5)) / area
@@ -156,9 +160,13 @@ def _fit(alpha: np.ndarray, window: tuple[int, int, int, int]) -> tuple[str, flo
             centroid - radius / 3 if shape == "triangle" else centroid
         )  # a triangle's centroid is below its box's centre
         misfit = float(abs(coverage(shape, x, y, radius, window) - alpha).sum()) / area
-        if misfit < best[-1]:
+        if (_exists(radius), -misfit) > (_exists(best[1]), -best[-1]):
             best = (shape, radius, x, y, misfit)
     return best
+
+
+def _exists(radius: float) -> bool:
+    return _RADII[0] <= radius <= _RADII[1]
 
 
 def _spots(mask: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:

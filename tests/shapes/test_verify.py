@@ -173,3 +173,10 @@ def test_constraints_are_judged_right_on_the_shipped_vaes_reconstructions():
                 right += sum(verdict.right for verdict in verify(text, seen).verdicts)
                 n += len(constraints(text))
     assert right / n >= 0.99
+
+
+def test_a_small_diamond_with_soft_corners_is_no_circle_of_a_size_that_does_not_exist():
+    image = render(Scene("navy", (Thing("diamond", "red", "small", 30.0, 30.0),))).filter(ImageFilter.GaussianBlur(1.2))
+    seen = read(image)
+    assert isinstance(seen, Scene)
+    assert [thing.shape for thing in seen.things] == ["diamond"]
