@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -43,6 +44,22 @@ def taxonomy(as_json: AsJson = False) -> None:
             table.add_row(dimension.name if place == 0 else "", criterion.id, criterion.meaning)
     out.print(table)
     out.print(f"{len(DIMENSIONS)} dimensions, {len(CRITERIA)} criteria", highlight=False)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="One run folder, or two to four to compare with the first.")],
+    out_file: Annotated[Path, typer.Option("--out", help="HTML file to write.")] = Path("report.html"),
+    thumbs: Annotated[int | None, typer.Option(min=16, help="Show WebP thumbnails, longest side in px.")] = None,
+    embed_images: Annotated[bool, typer.Option("--embed-images", help="Carry the images inside the file.")] = False,
+) -> None:
+    """Write one HTML file with scores, intervals and a gallery; it opens without a network."""
+    from unigenbench.report import write_report
+
+    written = write_report(runs, out_file, thumbs=thumbs, embed=embed_images)
+    for warning in written.warnings:
+        err.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    out.print(f"{written.path} ({written.size / 1e6:.1f} MB)", highlight=False, soft_wrap=True)
 
 
 def main() -> None:

@@ -1,0 +1,183 @@
+"""Puts the page together and writes it: figures drawn here, the gallery by the page's own script."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+from markupsafe import Markup
+
+from unigenbench.errors import InputError
+from unigenbench.report.facts import LETTERS, Run, banners, facts, run_names, warnings
+from unigenbench.report.gallery import gallery, pack
+from unigenbench.report.pictures import Album
+from unigenbench.report.radar import CENTER_X, CENTER_Y, HEIGHT, RADIUS, WIDTH, radar
+from unigenbench.report.scores import bar_rows, heat_tables
+from unigenbench.types import RunLog
+
+HERE = Path(__file__).parent
+LARGE_PAGE = 200_000_000
+"""Bytes above which a page with embedded images is warned of: browsers open it slowly."""
+_IMAGES = "<!-- images -->"
+"""Where the template wants the embedded images; they are written one by one, so that they need not fit in memory."""
+PER_PROMPT = (
+    ("all_pass_image_rate", "images with every test point met"),
+    ("any_of_k", "prompts with at least one such image"),
+    ("all_of_k", "prompts with all images such"),
+)
+"""Keys of a summary's per_prompt, and what they say."""
+
+
+class Written(NamedTuple):
+    """The page that was written, and what its reader should know."""
+
+    path: Path
+    size: int
+    """in bytes"""
+    warnings: list[str]
+
+
+def write_report(runs: Sequence[Path], out: Path, *, thumbs: int | None = None, embed: bool = False) -> Written:
+    """Reads run folders and writes one HTML file that opens without a network.
+
+    Args:
+        runs: one to four run folders; the first is what the others are compared with.
+        out: the file to write.
+        thumbs: longest side of the images shown, in px; None shows the originals.
+        embed: carry the images inside the file; else it links to them where they lie.
+
+    Raises:
+        InputError: no run, or more than four.
+    """
+    from unigenbench.scoring import summarise
+    from unigenbench.store import open_log
+
+    check_count(len(runs))
+    logs = [open_log(path) for path in runs]
+    return write_page(logs, [summarise(log) for log in logs], out, thumbs=thumbs, embed=embed)
+
+
+def check_count(runs: int) -> None:
+    """Raises InputError unless a page can show this many runs."""
+    if not 1 <= runs <= len(LETTERS):
+        raise InputError(f"{runs} runs given; a report shows one run, or two to {len(LETTERS)} side by side")
+
+
+def write_page(
+    logs: Sequence[RunLog],
+    summaries: Sequence[Mapping[str, Any]],
+    out: Path,
+    *,
+    thumbs: int | None = None,
+    embed: bool = False,
+) -> Written:
+    """`write_report` for logs and summaries that are at hand."""
+    runs = [
+        Run(letter, name, log, summary)
+        for letter, name, log, summary in zip(LETTERS, run_names(logs), logs, summaries, strict=False)
+    ]
+    album = Album(out, thumbs=thumbs, embed=embed)
+    head, tail = page(runs, gallery(runs, album), embed=embed).split(_IMAGES)
+    partial = out.with_name(f".{out.name}.partial")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with partial.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(head)
+        for identity, media_type, content in album.blocks():
+            file.write(f'<script type="{media_type}" id="{identity}">{content}</script>\n')
+        file.write(tail)
+    os.replace(partial, out)
+    return Written(out, out.stat().st_size, _warnings(album, out))
+
+
+def _warnings(album: Album, out: Path) -> list[str]:
+    found = []
+    if album.missing:
+        found.append(f"{len(album.missing)} images are not where they were judged, the first is {album.missing[0]}")
+    size = out.stat().st_size
+    if size > LARGE_PAGE:
+        found.append(f"{out} has {size / 1e6:.0f} MB and opens slowly; --thumbs 256 makes it smaller")
+    return found
+
+
+def page(runs: Sequence[Run], records: Mapping[str, Any], *, embed: bool) -> str:
+    """The HTML, with a mark in place of the embedded images."""
+    rows = bar_rows([run.summary for run in runs])
+    style, script = (HERE / "app.css").read_text("utf-8"), (HERE / "app.js").read_text("utf-8")
+    return (
+        _environment()
+        .from_string((HERE / "template.html").read_text("utf-8"))
+        .render(
+            policy=content_policy(style, script, embed=embed),
+            style=Markup(style),
+            script=Markup(script),
+            data=pack(records),
+            images=Markup(_IMAGES),
+            runs=runs,
+            facts=facts(runs),
+            banners=banners(runs),
+            warnings=warnings(runs),
+            rows=rows,
+            radar=radar(rows),
+            radar_size=(WIDTH, HEIGHT),
+            heats=heat_tables([run.name for run in runs], [run.summary for run in runs]),
+            cards=len(records["cards"]),
+            center=(CENTER_X, CENTER_Y, RADIUS),
+            per_prompt_words=PER_PROMPT,
+        )
+    )
+
+
+def content_policy(style: str, script: str, *, embed: bool) -> str:
+    """The page's Content-Security-Policy: its one script, its one style sheet, images, and nothing else."""
+    images = "data:" if embed else "data: 'self' file:"
+    return "; ".join(
+        [
+            "default-src 'none'",
+            f"script-src '{_hash(script)}'",
+            f"style-src '{_hash(style)}'",
+            f"img-src {images}",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "require-trusted-types-for 'script'",
+            "trusted-types 'none'",
+        ]
+    )
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode('utf-8')).digest()).decode('ascii')}"
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(_FILTERS)
+    return environment
+
+
+def _percent(share: float | None, digits: int = 1) -> str:
+    return "–" if share is None else f"{100 * share:.{digits}f}"
+
+
+def _points(difference: float | None) -> str:
+    """A difference in percentage points with its sign."""
+    return "–" if difference is None else f"{100 * difference:+.1f}".replace("-", "−")
+
+
+def _level(value: float | None, is_difference: bool) -> str:
+    """The class that colours a cell: q0 to q10 by tenths, or m5 to m1, z, p1 to p5 in steps of 6 points."""
+    if value is None:
+        return "none"
+    if not is_difference:
+        return f"q{round(10 * value)}"
+    steps = max(-5, min(5, round(value / 0.06)))
+    return "z" if steps == 0 else f"{'p' if steps > 0 else 'm'}{abs(steps)}"
+
+
+_FILTERS: dict[str, Callable[..., Any]] = {"percent": _percent, "points": _points, "level": _level}

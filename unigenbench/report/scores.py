@@ -1,0 +1,115 @@
+"""What the page's figures show: scores with intervals, as summaries hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from unigenbench.taxonomy import DIMENSIONS, THEMES
+
+
+class Score(NamedTuple):
+    """A share of test points that were met."""
+
+    value: float | None
+    """in [0, 1]; None where nothing was asked"""
+    low: float | None = None
+    high: float | None = None
+    """95 % interval in [0, 1]"""
+    total: int = 0
+    """test points counted"""
+
+    @classmethod
+    def read(cls, entry: Mapping[str, Any] | None) -> Score:
+        """An entry of summary.json, such as dimensions["style"]."""
+        if not entry or not entry.get("total"):
+            return cls(None)
+        low, high = entry.get("ci") or (None, None)
+        return cls(entry["score"], low, high, entry["total"])
+
+
+class Row(NamedTuple):
+    """One line of the bar list."""
+
+    id: str
+    """of a dimension or a criterion"""
+    name: str
+    scores: list[Score]
+    """one per run"""
+    children: list[Row]
+    """the criteria of a dimension that has several"""
+
+
+class Cell(NamedTuple):
+    """One cell of the table of themes by dimensions."""
+
+    dimension: str
+    value: float | None
+    """a share in [0, 1], or a difference in [-1, 1]"""
+    total: int
+
+
+class Heat(NamedTuple):
+    """The table of themes by dimensions of one run, or of the difference of two."""
+
+    title: str
+    is_difference: bool
+    rows: list[tuple[str, list[Cell]]]
+    """theme, then its cells in the order of the leaderboard's columns"""
+
+
+def bar_rows(summaries: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """The ten dimensions, each with its criteria below it."""
+    rows = []
+    for dimension in DIMENSIONS:
+        children = [
+            Row(criterion.id, _short(criterion.name), _scores(summaries, "criteria", criterion.id), [])
+            for criterion in dimension.criteria
+            if len(dimension.criteria) > 1
+        ]
+        rows.append(Row(dimension.id, dimension.name, _scores(summaries, "dimensions", dimension.id), children))
+    return rows
+
+
+def _short(name: str) -> str:
+    """A criterion's name without its dimension and what stands in brackets."""
+    return name.split(" - ", 1)[1].split(" (")[0]
+
+
+def _scores(summaries: Sequence[Mapping[str, Any]], table: str, key: str) -> list[Score]:
+    return [Score.read(summary.get(table, {}).get(key)) for summary in summaries]
+
+
+def heat_tables(names: Sequence[str], summaries: Sequence[Mapping[str, Any]]) -> list[Heat]:
+    """A table of themes by dimensions for each run, after the difference where there are two; none without themes."""
+    entries = [summary.get("theme_dimensions") or {} for summary in summaries]
+    themes = [theme.name for theme in THEMES if any(f"{theme.name}/{DIMENSIONS[0].id}" in entry for entry in entries)]
+    if not themes:
+        return []
+    tables = [
+        Heat(name, False, [(theme, [_cell(entry, theme, d.id) for d in DIMENSIONS]) for theme in themes])
+        for name, entry in zip(names, entries, strict=True)
+    ]
+    if len(tables) == 2:
+        tables.insert(0, _difference(*tables))
+    return tables
+
+
+def _cell(entries: Mapping[str, Any], theme: str, dimension: str) -> Cell:
+    score = Score.read(entries.get(f"{theme}/{dimension}"))
+    return Cell(dimension, score.value, score.total)
+
+
+def _difference(first: Heat, second: Heat) -> Heat:
+    """The second table minus the first; empty where either is."""
+    rows = [
+        (theme, [_minus(a, b) for a, b in zip(before, after, strict=True)])
+        for (theme, before), (_, after) in zip(first.rows, second.rows, strict=True)
+    ]
+    return Heat(f"{second.title} − {first.title}", True, rows)
+
+
+def _minus(before: Cell, after: Cell) -> Cell:
+    if before.value is None or after.value is None:
+        return Cell(before.dimension, None, 0)
+    return Cell(before.dimension, after.value - before.value, min(before.total, after.total))
