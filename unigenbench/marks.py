@@ -68,3 +68,8 @@ def images_per_prompt(log: RunLog) -> int:
     if said:
         return int(said)
     return max((judgement.image_index + 1 for judgement in log.judgements), default=OFFICIAL_IMAGES)
+
+
+def samples_per_image(log: RunLog) -> int:
+    """How often each image of a complete run is judged."""
+    return int((log.manifest.get("images") or {}).get("samples") or 1)

@@ -8,7 +8,7 @@ table do, although the paper's text says mean of criteria); the overall score is
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -17,7 +17,7 @@ import numpy as np
 
 from unigenbench import official, stats
 from unigenbench.errors import DataError, InputError
-from unigenbench.marks import Cell, Mark, images_per_prompt, native_marks
+from unigenbench.marks import Cell, Mark, cell_of, images_per_prompt, native_marks, samples_per_image
 from unigenbench.taxonomy import CRITERIA, DIMENSIONS, THEMES
 from unigenbench.types import Prompt, RunLog
 
@@ -173,7 +173,7 @@ def tables(log: RunLog, *, missing: Missing = "exclude", compat: Compat = "nativ
         DataError: `missing` is "error" and something is; or the log does not fit its prompts.
     """
     marks = _marks(log, compat, missing)
-    images, samples = images_per_prompt(log), _samples(marks)
+    images, samples = images_per_prompt(log), samples_per_image(log)
     made = tabulate(log.prompts.prompts, marks, images, samples, log.prompts.language)
     if missing == "exclude":
         return made
@@ -192,10 +192,6 @@ def _marks(log: RunLog, compat: Compat, missing: Missing) -> dict[Cell, Mark]:
     if missing != "exclude":
         raise InputError(f"--compat official leaves out what was not judged; it does not go with --missing {missing}")
     return official.official_marks(log)
-
-
-def _samples(marks: Iterable[Cell]) -> int:
-    return max(1, len({cell.sample for cell in marks}))
 
 
 def _failures(log: RunLog) -> str:
@@ -330,11 +326,8 @@ def _overall(dimensions: Sequence[Column], replicates: np.ndarray, whole: dict[s
 def coverage(log: RunLog, counts: Tables) -> dict[str, Any]:
     """How much of a complete run was judged."""
     images = len(counts.prompts) * counts.passed.shape[1]
-    absent = sum(judgement.status == "image_missing" for judgement in log.judgements)
-    seen = len({(judgement.prompt_index, judgement.image_index) for judgement in log.judgements}) - absent
-    judged = {
-        (judgement.prompt_index, judgement.image_index) for judgement in log.judgements if judgement.status == "ok"
-    }
+    seen = {cell_of(judgement)[:2] for judgement in log.judgements if judgement.status != "image_missing"}
+    judged = {cell_of(judgement)[:2] for judgement in log.judgements if judgement.status == "ok"}
     return {
         "images_expected": images,
         "images_found": (log.manifest.get("images") or {}).get("found", len(seen)),

@@ -158,7 +158,7 @@ def test_case_b_on_a_file_of_our_own(compat, tmp_path: Path):
         "style": counts["Style"],
         "attribute": [sum(pair) for pair in zip(counts["Attribute - Color"], counts["Attribute - Size"], strict=True)],
         "action": counts["Action - State"],
-        "layout": counts[plane],
+        "layout": counts[labels[4]],
     }
     assert fractions(summary["dimensions"]) == {id: f"{good}/{all}" for id, (good, all) in expected.items()}
     assert summary["overall"]["macro"] == pytest.approx(sum(good / all for good, all in expected.values()) / 4)
