@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from unigenbench.cli_judge import estimate, judge
 from unigenbench.errors import BenchError
 
 app = typer.Typer(
@@ -60,6 +61,10 @@ def report(
     for warning in written.warnings:
         err.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     out.print(f"{written.path} ({written.size / 1e6:.1f} MB)", highlight=False, soft_wrap=True)
+
+
+app.command()(judge)
+app.command()(estimate)
 
 
 def main() -> None:

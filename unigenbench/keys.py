@@ -14,6 +14,7 @@ VARIABLES = {"openai": (OWN_VARIABLE, "OPENAI_API_KEY"), "gemini": (OWN_VARIABLE
 """Environment variables by kind of judge, the first that is set wins. No command takes a key as an argument, as the
 arguments of a process can be read by others."""
 HIDDEN = "[key]"
+SHORTEST_KEY = 8
 
 
 def read_key(kind: str, key_file: Path | None = None) -> str | None:
@@ -49,7 +50,7 @@ def public_url(url: str) -> str:
 
 
 def url_secrets(url: str) -> list[str]:
-    """What `public_url` leaves out: user, password, and the query's values."""
+    """What of an address may be a key: the password, and a user name or a query's value that is long enough for one."""
     parts = urlsplit(url)
-    values = [value for pair in parts.query.split("&") for value in pair.partition("=")[2:] if value]
-    return [secret for secret in (parts.username, parts.password, *values) if secret]
+    values = [parts.username or "", *(pair.partition("=")[2] for pair in parts.query.split("&"))]
+    return [value for value in values if len(value) >= SHORTEST_KEY] + ([parts.password] if parts.password else [])

@@ -42,7 +42,7 @@ class Gate:
                 self._changed.notify(max(1, self.ceiling - self._running))
 
     def slow_down(self, began: float, pause_seconds: float) -> None:
-        """After "too many requests". Calls that began before the last halving say nothing new, and do not halve again."""
+        """After "too many requests". Calls that began before the last halving say nothing new and do not halve again."""
         now = time.monotonic()
         self.opens_at = max(self.opens_at, now + pause_seconds)
         if began >= self._slowed_at:
@@ -118,7 +118,7 @@ class Budget:
         price: Price | None = None,
         expected_cost: float = 0.0,
     ):
-        """`expected_cost` is that of one call, used until the first answers tell."""
+        """`expected_cost` is that of one request, used until the first answers tell."""
         self.usage = Usage()
         self.requests = 0
         self._max_requests, self._max_cost, self._price = max_requests, max_cost, price
@@ -137,30 +137,29 @@ class Budget:
         """Counts what earlier starts have spent."""
         self.usage, self.requests = usage, requests
 
-    def reserve(self) -> None:
-        """Before a call.
+    def reserve(self, requests: int = 1) -> None:
+        """Before a call that takes so many requests.
 
         Raises:
             BudgetSpent: it might go over the budget.
         """
         again = "What is done is saved; the same command with a higher limit goes on"
-        if self._max_requests is not None and self.requests + self._in_flight >= self._max_requests:
-            raise BudgetSpent(f"--max-requests {self._max_requests}: reached. {again}")
-        if self._max_cost is not None:
-            expected = (self.cost or 0.0) + (self._in_flight + 1) * self._mean_cost()
-            if expected > self._max_cost:
-                raise BudgetSpent(f"--max-cost {self._max_cost:g}: {self.cost or 0:.4f} is spent. {again}")
-        self._in_flight += 1
+        ahead = self._in_flight + requests
+        if self._max_requests is not None and self.requests + ahead > self._max_requests:
+            raise BudgetSpent(f"--max-requests {self._max_requests}: {self.requests} are made. {again}")
+        if self._max_cost is not None and (self.cost or 0.0) + ahead * self._mean_cost() > self._max_cost:
+            raise BudgetSpent(f"--max-cost {self._max_cost:g}: {self.cost or 0:.4f} is spent. {again}")
+        self._in_flight = ahead
 
-    def settle(self, usage: Usage | None, requests: int = 1) -> None:
+    def settle(self, reserved: int, usage: Usage | None, requests: int) -> None:
         """After a call: what it used, Usage() if it came to nothing, None where the server does not count tokens."""
-        self._in_flight -= 1
+        self._in_flight -= reserved
         self.requests += requests
         if usage is None:
-            self._uncounted += 1
+            self._uncounted += requests
         else:
             self.usage += usage
 
     def _mean_cost(self) -> float:
-        """Of a call."""
+        """Of a request."""
         return self.cost / self.requests if self.cost and self.requests else self._expected_cost

@@ -27,6 +27,8 @@ class RetryPolicy:
 
     tries: int = 6
     """of one call, the first included"""
+    rate_tries: int = 30
+    """the same for "too many requests", which says that the server is there"""
     base_seconds: float = 1.0
     cap_seconds: float = 60.0
     patience_seconds: float = 600.0

@@ -34,6 +34,15 @@ class Past(NamedTuple):
     status: Status
     parse_attempts: int
 
+    @classmethod
+    def of(cls, judgement: Judgement) -> Past:
+        return cls(judgement.image_sha256, judgement.prompt_sha256, judgement.status, judgement.parse_attempts)
+
+
+def recall(path: Path) -> dict[tuple[str, str], Past]:
+    """The last line of each (key, judge id) of a judgements.jsonl, in short; nothing where there is none."""
+    return {(judgement.key, judgement.judge_id): Past.of(judgement) for judgement in read_judgements(path)}
+
 
 def to_line(judgement: Judgement) -> str:
     """One line of judgements.jsonl, without its end."""
@@ -52,11 +61,13 @@ def from_fields(fields: Mapping[str, Any]) -> Judgement:
 
 
 def read_judgements(path: Path) -> Iterator[Judgement]:
-    """Every line in order. A last line without its end was cut by a kill and is left out.
+    """Every line in order, none where there is no file. A last line without its end was cut by a kill and is left out.
 
     Raises:
         DataError: another line is damaged.
     """
+    if not path.is_file():
+        return
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
@@ -84,9 +95,8 @@ def open_log(path: Path) -> RunLog:
     manifest = read_manifest(path)
     if manifest is None:
         raise InputError(f"{path}: no run folder ({MANIFEST} is not there); make one with `unigenbench judge`")
-    log = path / JUDGEMENTS
     judge = manifest["judge"]["id"]
-    judgements = (j for j in read_judgements(log) if j.judge_id == judge) if log.is_file() else ()
+    judgements = (judgement for judgement in read_judgements(path / JUDGEMENTS) if judgement.judge_id == judge)
     return RunLog(path, manifest, _read_prompts(path), tuple(newest(judgements).values()))
 
 
@@ -141,7 +151,8 @@ class RunStore:
         self._lock = _lock(path / LOCK)
         self.manifest = self._settle(manifest, prompts)
         self._cut_torn_line()
-        self._recall()
+        for judgement in read_judgements(path / JUDGEMENTS):
+            self._remember(judgement)
         self._file = (path / JUDGEMENTS).open("ab")
         self._unsynced, self._synced_at = 0, time.monotonic()
 
@@ -168,17 +179,9 @@ class RunStore:
         write_whole(self.path / MANIFEST, json.dumps(self.manifest, ensure_ascii=False, indent=1) + "\n")
 
     def _remember(self, judgement: Judgement) -> None:
-        self.past[judgement.key, judgement.judge_id] = Past(
-            judgement.image_sha256, judgement.prompt_sha256, judgement.status, judgement.parse_attempts
-        )
-        if not judgement.cached:
-            self.usage += judgement.usage
-            self.requests += judgement.attempts
-
-    def _recall(self) -> None:
-        log = self.path / JUDGEMENTS
-        for judgement in read_judgements(log) if log.is_file() else ():
-            self._remember(judgement)
+        self.past[judgement.key, judgement.judge_id] = Past.of(judgement)
+        self.usage += judgement.usage
+        self.requests += judgement.attempts
 
     def _cut_torn_line(self) -> None:
         """Removes what a kill left of a last line, so that the next one starts on its own."""

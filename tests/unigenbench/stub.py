@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-PROBE_PIXELS = 64
-"""An image of the run is larger than the one that a probe sends; the stub tells them apart by the bytes of the body."""
+from unigenbench.judges.openai_compatible import PROBE_TEXT
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ class Stub:
             self.in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
             digest = hashlib.sha256(url.encode()).hexdigest()
-            is_probe = "PROBE" in text
+            is_probe = text == PROBE_TEXT
             call = Call(len(self.calls), path, headers, body, text, digest, is_probe, time.monotonic())
             self.calls.append(call)
         return call
@@ -214,7 +213,13 @@ def completion(answer: Answer, body: dict[str, Any]) -> dict[str, Any]:
     if answer.top_logprobs is not None:
         top = [{"token": token, "logprob": value, "bytes": None} for token, value in answer.top_logprobs]
         choice["logprobs"] = {"content": [{**top[0], "top_logprobs": top}]}
-    reply = {"id": "c", "object": "chat.completion", "created": 0, "model": f"{body['model']}@main", "choices": [choice]}
+    reply = {
+        "id": "c",
+        "object": "chat.completion",
+        "created": 0,
+        "model": f"{body['model']}@main",
+        "choices": [choice],
+    }
     return reply | ({"usage": answer.usage} if answer.usage is not None else {})
 
 

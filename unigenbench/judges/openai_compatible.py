@@ -29,7 +29,7 @@ from unigenbench.judges.base import (
     TransientFailure,
     judge_id,
 )
-from unigenbench.keys import VARIABLES, redact, url_secrets
+from unigenbench.keys import VARIABLES, public_url, redact, url_secrets
 from unigenbench.retry import classify, retry_after_seconds
 from unigenbench.types import JudgeReply, JudgeRequest, Usage
 
@@ -187,7 +187,7 @@ class OpenAICompatible:
             body["response_format"] = RESPONSE_FORMAT
         answer = await self._ask(body)
         if logits and answer.first_token is None:
-            raise FatalFailure(f"{self.url} gives no logprobs; use --reply tags")
+            raise FatalFailure(f"{self._shown} gives no logprobs; use --reply tags")
         return answer.reply
 
     async def _judge_by_logits(self, request: JudgeRequest) -> JudgeReply:
@@ -260,14 +260,15 @@ class OpenAICompatible:
         try:
             response = await asyncio.wait_for(call, self._options.timeout_seconds)
         except openai.APIStatusError as error:
-            raise self._status_failure(error) from None
+            failure = self._status_failure(error)
         except (asyncio.TimeoutError, openai.APITimeoutError):
-            limit = f"{self._options.timeout_seconds:g} s"
-            raise TransientFailure(f"{self.url}: no answer within {limit}") from None
+            failure = TransientFailure(f"{self._shown}: no answer within {self._options.timeout_seconds:g} s")
         except openai.APIConnectionError as error:
             cause = error.__cause__ or error
-            raise TransientFailure(self._clean(f"{self.url}: {type(cause).__name__}: {cause}")) from None
-        return self._read(response.headers, response.content, time.monotonic() - started)
+            failure = TransientFailure(self._clean(f"{self._shown}: {type(cause).__name__}: {cause}"))
+        else:
+            return self._read(response.headers, response.content, time.monotonic() - started)
+        raise failure  # out here, so that the client's own exception, which may quote a key, is not carried along
 
     def _connect(self) -> openai.AsyncOpenAI:
         """The client, made when first needed. Its own retries are off: the run decides about them."""
@@ -291,7 +292,7 @@ class OpenAICompatible:
         """What an HTTP error means, with the server's own text."""
         status, response = error.status_code, error.response
         fields = _error_fields(response.text)
-        message = self._clean(f"{self.url}: HTTP {status}: {fields.message}")
+        message = self._clean(f"{self._shown}: HTTP {status}: {fields.message}")
         if fields.code in FILTER_CODES:
             return JudgeRefused(message)
         wait = retry_after_seconds(response.headers) or fields.retry_after
@@ -311,7 +312,7 @@ class OpenAICompatible:
             usage = body.get("usage") or {}
         except (ValueError, KeyError, IndexError, TypeError):
             seen = _error_fields(content.decode(errors="replace")).message
-            raise TransientFailure(self._clean(f"{self.url}: no chat completion but {seen!r}")) from None
+            raise TransientFailure(self._clean(f"{self._shown}: no chat completion but {seen!r}")) from None
         text = message.get("content") or ""
         refusal = message.get("refusal")
         reply = JudgeReply(
@@ -323,6 +324,10 @@ class OpenAICompatible:
             served_model=body.get("model"),
         )
         return _Answer(reply, _first_token(choice))
+
+    @property
+    def _shown(self) -> str:
+        return public_url(self.url)
 
     def _clean(self, text: str) -> str:
         """One line, not long, without secrets."""
