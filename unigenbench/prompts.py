@@ -49,7 +49,7 @@ QUOTED = re.compile(r"""["“‘「『《]|(?<![A-Za-z0-9])'[^']+'""")
 BLIND = frozenset({"empty_description", "ungrounded"})
 """Flags of test points that cannot be judged as they should."""
 SHOWN = 20
-"""Indices that a message lists before it only counts."""
+"""Things that a message lists before it only counts."""
 
 
 class Keys(NamedTuple):
@@ -341,10 +341,10 @@ def insert_commas(text: str) -> dict[str, Any] | None:
         return None
 
 
-def listed(numbers: Sequence[int]) -> str:
-    """The first numbers, and how many more there are."""
-    shown = ", ".join(map(str, numbers[:SHOWN]))
-    return shown if len(numbers) <= SHOWN else f"{shown} and {len(numbers) - SHOWN} more"
+def listed(items: Sequence[object]) -> str:
+    """The first of them, and how many more there are."""
+    shown = ", ".join(map(str, items[:SHOWN]))
+    return shown if len(items) <= SHOWN else f"{shown} and {len(items) - SHOWN} more"
 
 
 def subsets() -> dict[str, tuple[int, ...]]:
