@@ -26,7 +26,7 @@ def suite(language: Language) -> list[Prompt]:
     written: dict[str, list[dict[str, Any]]] = yaml.safe_load(SOURCE.read_text(encoding="utf-8"))
     columns = [[(kind, row) for row in rows] for kind, rows in written.items()]
     turns = [entry for turn in zip_longest(*columns) for entry in turn if entry is not None]
-    return [_prompt(index, *entry, language) for index, entry in enumerate(turns)]
+    return [_prompt(index, kind, row, language) for index, (kind, row) in enumerate(turns)]
 
 
 def _prompt(index: int, kind: str, row: dict[str, Any], language: Language) -> Prompt:
