@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import POINTS
+from made_runs import POINTS
 from stub import Answer, Call, error, scores, serve
 
 from unigenbench.errors import InputError

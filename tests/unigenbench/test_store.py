@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from runs import judgement, manifest, prompt_set
+from made_runs import judgement, manifest, prompt_set
 
 from unigenbench.errors import DataError, InputError, TryAgainError
 from unigenbench.store import JUDGEMENTS, RunStore, from_fields, open_log, read_judgements, set_aside, to_line
@@ -100,7 +100,7 @@ def test_a_folder_may_grow_but_not_change_what_it_measures(tmp_path: Path):
 def test_two_processes_cannot_judge_into_one_folder(tmp_path: Path):
     code = (
         "import sys, time; sys.path.insert(0, sys.argv[2])\n"
-        "from pathlib import Path\nfrom runs import manifest, prompt_set\nfrom unigenbench.store import RunStore\n"
+        "from pathlib import Path\nfrom made_runs import manifest, prompt_set\nfrom unigenbench.store import RunStore\n"
         "store = RunStore(Path(sys.argv[1]), manifest(), prompt_set(1, Path(sys.argv[1])))\n"
         "print('held', flush=True)\ntime.sleep(60)"
     )
