@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install demo test lint test-fast test-slow format clean
+.PHONY: install demo test lint test-fast test-slow test-browser format clean
 
 install: $(STAMP)
 
@@ -30,10 +30,15 @@ lint: install
 	$(BIN)/pyright
 
 test-fast: install
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow and not browser'
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+test-browser: install
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || { \
+	  echo "make test-browser needs Chromium; on Debian: apt-get install chromium" >&2; exit 3; }
+	$(BIN)/python -m pytest -m browser
 
 format: install
 	$(BIN)/ruff check --fix .
