@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from unigenbench.errors import InputError
-from unigenbench.report.build import check_count, write_page, write_report
+from unigenbench.report.build import beside, check_count, write_page, write_report
 from unigenbench.report.radar import CENTER_X, CENTER_Y, RADIUS, radar
 from unigenbench.report.scores import Row, Score, bar_rows, heat_tables
 from unigenbench.scoring import summarise
@@ -75,7 +75,9 @@ def records(page: Path) -> dict[str, Any]:
 
 
 def written(tmp_path: Path, logs: list[RunLog], **options: Any) -> Path:
-    return write_page(logs, [summarise(log, bootstrap=50) for log in logs], tmp_path / "report.html", **options).path
+    comparisons = [beside(logs[0], log) for log in logs[1:]]
+    summaries = [summarise(log, bootstrap=50) for log in logs]
+    return write_page(logs, summaries, comparisons, tmp_path / "report.html", **options).path
 
 
 def test_the_page_asks_for_nothing_and_runs_only_its_own_script(tmp_path: Path):
@@ -120,7 +122,7 @@ def test_only_named_fields_of_a_manifest_reach_the_page(tmp_path: Path):
 
 
 def test_axes_go_clockwise_from_the_top_in_the_order_of_the_board():
-    rows = [Row(d.id, d.name, [Score(0.5, 0.25, 1.0, 4)], []) for d in DIMENSIONS]
+    rows = [Row(d.id, d.name, [Score(0.5, 0.25, 1.0, 4)], [None], []) for d in DIMENSIONS]
     drawn = radar(rows)
     assert [axis.id for axis in drawn.axes] == [d.id for d in DIMENSIONS]
     assert len(drawn.axes) == 10
@@ -134,7 +136,7 @@ def test_axes_go_clockwise_from_the_top_in_the_order_of_the_board():
 
 
 def test_a_dimension_without_a_score_breaks_the_line_and_is_no_zero():
-    rows = [Row(d.id, d.name, [Score(None if d.id == "attribute" else 0.5)], []) for d in DIMENSIONS]
+    rows = [Row(d.id, d.name, [Score(None if d.id == "attribute" else 0.5)], [None], []) for d in DIMENSIONS]
     outline = radar(rows).outlines[0]
     assert not outline.is_closed
     assert len(outline.marks) == 9
@@ -151,6 +153,28 @@ def test_bars_show_the_ten_dimensions_and_the_23_criteria_of_those_that_have_sev
     met = sum(hand_made.case_b(index, image, 0) for index in (0, 1) for image in range(4))
     assert rows[0].scores[0].value == met / 8
     assert rows[0].scores[0].total == 8
+
+
+def test_differences_to_the_first_run_carry_interval_and_adjusted_p():
+    prompts = hand_made.prompt_set([hand_made.prompt(index, "Style", "Text Generation") for index in range(20)])
+    # Style: the first run never, the second always; Text: both always
+    first, second = (hand_made.run(prompts, lambda *at, v=value: max(v, at[2]), images=1) for value in (0, 1))
+    rows = bar_rows([summarise(log, bootstrap=50) for log in (first, second)], [beside(first, second).table])
+    style, text = rows[0].differences, rows[-1].differences
+    assert style[0] is None
+    assert style[1] is not None
+    assert style[1][:3] == (1.0, 1.0, 1.0)
+    assert style[1].direction == "up"
+    assert text[1] is not None
+    assert (text[1].value, text[1].p, text[1].direction) == (0.0, 1.0, "level")
+
+
+def test_runs_that_cannot_be_compared_are_shown_with_the_reason(tmp_path: Path):
+    whole = hand_made.run(PROMPTS, hand_made.case_b, images=1)
+    judged = [hand_made.judgement(prompt, 0, None) for prompt in PROMPTS.prompts]
+    page = written(tmp_path, [whole, hand_made.log(PROMPTS, judged, images=1)]).read_text("utf-8")
+    assert "B is not compared with A" in page
+    assert "100.0% of 3 replies failed" in page
 
 
 def test_the_difference_of_two_runs_is_the_second_minus_the_first():

@@ -11,7 +11,7 @@ import hand_made
 import pytest
 from PIL import Image
 
-from unigenbench.report.build import write_page
+from unigenbench.report.build import beside, write_page
 from unigenbench.scoring import summarise
 from unigenbench.taxonomy import CRITERIA
 from unigenbench.types import RunLog
@@ -103,7 +103,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> list[RunLog]:
 def single(context: Any, logs: list[RunLog], tmp_path_factory: pytest.TempPathFactory) -> Opened:
     """One run, its images inside the file."""
     out = tmp_path_factory.mktemp("page") / "single.html"
-    write_page(logs[:1], [summarise(logs[0], bootstrap=20)], out, embed=True)
+    write_page(logs[:1], [summarise(logs[0], bootstrap=20)], [], out, embed=True)
     return Opened(context, out)
 
 
@@ -111,7 +111,7 @@ def single(context: Any, logs: list[RunLog], tmp_path_factory: pytest.TempPathFa
 def pair(context: Any, logs: list[RunLog], tmp_path_factory: pytest.TempPathFactory) -> Opened:
     """Two runs, their images linked."""
     out = tmp_path_factory.mktemp("page") / "pair.html"
-    write_page(logs, [summarise(log, bootstrap=20) for log in logs], out)
+    write_page(logs, [summarise(log, bootstrap=20) for log in logs], [beside(*logs)], out)
     return Opened(context, out)
 
 

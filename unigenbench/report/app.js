@@ -278,10 +278,11 @@ class Gallery {
       return make("tr", { class: tag ? "changed" : null },
         card.sides.map((side) => make("td", { class: "marks" }, marks(side, number))),
         make("td", { class: "what" },
-          make("span", { class: "asked" }, point.description || name),
-          point.description ? make("span", { class: "kind" }, name) : "",
-          point.flags.map((flag) => make("span", { class: "kind" }, `(${flag.replaceAll("_", " ")})`)),
-          tag ? make("span", { class: "tag" }, tag) : "",
+          make("div", { class: "point" },
+            make("span", { class: "asked" }, point.description || name),
+            point.description ? make("span", { class: "kind" }, name) : "",
+            point.flags.map((flag) => make("span", { class: "kind" }, `(${flag.replaceAll("_", " ")})`)),
+            tag ? make("span", { class: "tag" }, tag) : ""),
           card.sides.map((side, run) => this.said(side, run, number, this.isComparison && !tag))));
     });
     return make("table", { class: "points" }, head, make("tbody", {}, rows));

@@ -13,11 +13,11 @@ import jinja2
 from markupsafe import Markup
 
 from unigenbench.errors import InputError
-from unigenbench.report.facts import LETTERS, Run, banners, facts, run_names, warnings
+from unigenbench.report.facts import LETTERS, Comparison, Run, banners, facts, run_names, warnings
 from unigenbench.report.gallery import gallery, pack
 from unigenbench.report.pictures import Album
 from unigenbench.report.radar import CENTER_X, CENTER_Y, HEIGHT, RADIUS, WIDTH, radar
-from unigenbench.report.scores import bar_rows, heat_tables
+from unigenbench.report.scores import Difference, bar_rows, heat_tables
 from unigenbench.types import RunLog
 
 HERE = Path(__file__).parent
@@ -59,7 +59,18 @@ def write_report(runs: Sequence[Path], out: Path, *, thumbs: int | None = None, 
 
     check_count(len(runs))
     logs = [open_log(path) for path in runs]
-    return write_page(logs, [summarise(log) for log in logs], out, thumbs=thumbs, embed=embed)
+    comparisons = [beside(logs[0], log) for log in logs[1:]]
+    return write_page(logs, [summarise(log) for log in logs], comparisons, out, thumbs=thumbs, embed=embed)
+
+
+def beside(first: RunLog, second: RunLog) -> Comparison:
+    """The second run compared with the first, or why that would say nothing."""
+    from unigenbench.compare import TooManyFailures, compare
+
+    try:
+        return Comparison(compare(first, second))
+    except (InputError, TooManyFailures) as refusal:
+        return Comparison(None, str(refusal))
 
 
 def check_count(runs: int) -> None:
@@ -71,18 +82,19 @@ def check_count(runs: int) -> None:
 def write_page(
     logs: Sequence[RunLog],
     summaries: Sequence[Mapping[str, Any]],
+    comparisons: Sequence[Comparison],
     out: Path,
     *,
     thumbs: int | None = None,
     embed: bool = False,
 ) -> Written:
-    """`write_report` for logs and summaries that are at hand."""
+    """`write_report` for logs, summaries, and comparisons with the first, that are at hand."""
     runs = [
         Run(letter, name, log, summary)
         for letter, name, log, summary in zip(LETTERS, run_names(logs), logs, summaries, strict=False)
     ]
     album = Album(out, thumbs=thumbs, embed=embed)
-    head, tail = page(runs, gallery(runs, album), embed=embed).split(_IMAGES)
+    head, tail = page(runs, comparisons, gallery(runs, album), embed=embed).split(_IMAGES)
     partial = out.with_name(f".{out.name}.partial")
     out.parent.mkdir(parents=True, exist_ok=True)
     with partial.open("w", encoding="utf-8", newline="\n") as file:
@@ -104,9 +116,10 @@ def _warnings(album: Album, out: Path) -> list[str]:
     return found
 
 
-def page(runs: Sequence[Run], records: Mapping[str, Any], *, embed: bool) -> str:
+def page(runs: Sequence[Run], comparisons: Sequence[Comparison], records: Mapping[str, Any], *, embed: bool) -> str:
     """The HTML, with a mark in place of the embedded images."""
-    rows = bar_rows([run.summary for run in runs])
+    tables = [comparison.table for comparison in comparisons]
+    rows = bar_rows([run.summary for run in runs], tables)
     style, script = (HERE / "app.css").read_text("utf-8"), (HERE / "app.js").read_text("utf-8")
     return (
         _environment()
@@ -120,16 +133,31 @@ def page(runs: Sequence[Run], records: Mapping[str, Any], *, embed: bool) -> str
             runs=runs,
             facts=facts(runs),
             banners=banners(runs),
-            warnings=warnings(runs),
+            warnings=warnings(runs, comparisons),
+            overall_differences=[None, *(Difference.read(table and table["overall"]["macro"]) for table in tables)],
             rows=rows,
             radar=radar(rows),
             radar_size=(WIDTH, HEIGHT),
             heats=heat_tables([run.name for run in runs], [run.summary for run in runs]),
             cards=len(records["cards"]),
             center=(CENTER_X, CENTER_Y, RADIUS),
-            per_prompt_words=PER_PROMPT,
+            views=_views(runs),
+            compared=any(tables),
         )
     )
+
+
+def _views(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+    """(words, one value per run): other ways to sum up the same verdicts."""
+    summaries = [run.summary for run in runs]
+    dimensions = [f"{summary['overall']['n_dimensions']} dimensions" for summary in summaries]
+    views = [
+        ("mean of", dimensions),
+        ("all test points pooled", [f"{_percent(summary['overall']['micro'], 2)} %" for summary in summaries]),
+    ]
+    for key, words in PER_PROMPT:
+        views.append((words, [f"{_percent(summary['per_prompt'][key])} %" for summary in summaries]))
+    return views
 
 
 def content_policy(style: str, script: str, *, embed: bool) -> str:
@@ -165,9 +193,9 @@ def _percent(share: float | None, digits: int = 1) -> str:
     return "–" if share is None else f"{100 * share:.{digits}f}"
 
 
-def _points(difference: float | None) -> str:
+def _points(difference: float | None, digits: int = 1) -> str:
     """A difference in percentage points with its sign."""
-    return "–" if difference is None else f"{100 * difference:+.1f}".replace("-", "−")
+    return "–" if difference is None else f"{100 * difference:+.{digits}f}".replace("-", "−")
 
 
 def _level(value: float | None, is_difference: bool) -> str:
@@ -180,4 +208,8 @@ def _level(value: float | None, is_difference: bool) -> str:
     return "z" if steps == 0 else f"{'p' if steps > 0 else 'm'}{abs(steps)}"
 
 
-_FILTERS: dict[str, Callable[..., Any]] = {"percent": _percent, "points": _points, "level": _level}
+def _p_value(p: float | None) -> str:
+    return "–" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+_FILTERS: dict[str, Callable[..., Any]] = {"percent": _percent, "points": _points, "level": _level, "p_value": _p_value}

@@ -24,6 +24,14 @@ class Run(NamedTuple):
     summary: Mapping[str, Any]
 
 
+class Comparison(NamedTuple):
+    """A later run beside the first."""
+
+    table: Mapping[str, Any] | None
+    """what `compare` returns; None where it refuses"""
+    refusal: str = ""
+
+
 class Fact(NamedTuple):
     """One line of the head's table."""
 
@@ -129,7 +137,7 @@ def banners(runs: Sequence[Run]) -> list[str]:
     return _once([(str(banner), run) for run in runs if (banner := run.log.manifest.get("banner"))], runs)
 
 
-def warnings(runs: Sequence[Run]) -> list[str]:
+def warnings(runs: Sequence[Run], comparisons: Sequence[Comparison] = ()) -> list[str]:
     """What a reader must know before comparing: what the summaries warn of, gaps, and differences between the runs."""
     found = []
     for run in runs:
@@ -137,12 +145,17 @@ def warnings(runs: Sequence[Run]) -> list[str]:
         share = coverage(run)
         if share is not None and share < LOW_COVERAGE:
             found.append((f"only {100 * share:.1f} % of the images have verdicts; scores are of those", run))
-    return _once(found, runs) + differences(runs)
+    return _once(found, runs) + differences(runs, comparisons)
 
 
-def differences(runs: Sequence[Run]) -> list[str]:
-    """Where the runs differ in more than their images."""
+def differences(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> list[str]:
+    """Where the runs differ in more than their images, and why two are not compared."""
     found = []
+    for run, comparison in zip(runs[1:], comparisons, strict=False):
+        if comparison.refusal:
+            found.append(f"{run.letter} is not compared with {runs[0].letter}: {comparison.refusal}")
+        elif comparison.table:
+            found += [f"{run.letter} beside {runs[0].letter}: {text}" for text in comparison.table["warnings"]]
     if len({run.log.prompts.sha256 for run in runs}) > 1:
         found.append("The runs were asked different prompts; images are paired only where the prompt is the same.")
     if len({_identity(run) for run in runs}) > 1:

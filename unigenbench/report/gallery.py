@@ -47,7 +47,7 @@ def gallery(runs: Sequence[Run], album: Album) -> dict[str, Any]:
     return {
         "runs": [{"letter": run.letter, "name": run.name, "judge": _judge_id(run)} for run in runs],
         "dimensions": [
-            {"id": d.id, "name": d.name, "criteria": [{"id": c.id, "name": c.name} for c in d.criteria]}
+            {"id": d.id, "name": d.name, "criteria": [{"id": c.id, "name": c.name.split(" (")[0]} for c in d.criteria]}
             for d in DIMENSIONS
         ],
         "prompts": records,

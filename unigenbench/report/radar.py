@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from unigenbench.report.scores import Row, Score
 
-WIDTH, HEIGHT = 680, 520
-CENTER_X, CENTER_Y, RADIUS = 340.0, 262.0, 188.0
+WIDTH, HEIGHT = 680, 476
+CENTER_X, CENTER_Y, RADIUS = 340.0, 234.0, 188.0
 LABEL_GAP = 20.0
 RINGS = (0.2, 0.4, 0.6, 0.8, 1.0)
 

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from unigenbench.taxonomy import DIMENSIONS, THEMES
 
+SIGNIFICANT = 0.05
+
 
 class Score(NamedTuple):
     """A share of test points that were met."""
@@ -28,6 +30,33 @@ class Score(NamedTuple):
         return cls(entry["score"], low, high, entry["total"])
 
 
+class Difference(NamedTuple):
+    """A later run less the first, over the images that both have verdicts for."""
+
+    value: float
+    """in [-1, 1]"""
+    low: float | None
+    high: float | None
+    """95 % interval"""
+    p: float | None
+    """two-sided, adjusted over all dimensions or all criteria where it is one of those"""
+
+    @classmethod
+    def read(cls, entry: Mapping[str, Any] | None) -> Difference | None:
+        """An entry of what `compare` returns; None where there is nothing to compare."""
+        if not entry or entry["difference"] is None:
+            return None
+        low, high = entry["ci"] or (None, None)
+        return cls(entry["difference"], low, high, entry.get("p_holm", entry["p"]))
+
+    @property
+    def direction(self) -> str:
+        """ "up" or "down" where the test says so at 5 %, else "level"."""
+        if self.p is None or self.p >= SIGNIFICANT:
+            return "level"
+        return "up" if self.value > 0 else "down"
+
+
 class Row(NamedTuple):
     """One line of the bar list."""
 
@@ -36,6 +65,8 @@ class Row(NamedTuple):
     name: str
     scores: list[Score]
     """one per run"""
+    differences: list[Difference | None]
+    """one per run; None for the first, and where there is none"""
     children: list[Row]
     """the criteria of a dimension that has several"""
 
@@ -58,26 +89,31 @@ class Heat(NamedTuple):
     """theme, then its cells in the order of the leaderboard's columns"""
 
 
-def bar_rows(summaries: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """The ten dimensions, each with its criteria below it."""
+def bar_rows(summaries: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any] | None] = ()) -> list[Row]:
+    """The ten dimensions, each with its criteria below it.
+
+    Args:
+        summaries: of each run.
+        comparisons: of each run after the first with the first, as `compare` returns them.
+    """
+    against = [None, *comparisons] if comparisons else [None] * len(summaries)
+
+    def row(section: str, id: str, name: str, children: list[Row]) -> Row:
+        scores = [Score.read(summary.get(section, {}).get(id)) for summary in summaries]
+        differences = [Difference.read(table[section].get(id)) if table else None for table in against]
+        return Row(id, name, scores, differences, children)
+
     rows = []
     for dimension in DIMENSIONS:
-        children = [
-            Row(criterion.id, _short(criterion.name), _scores(summaries, "criteria", criterion.id), [])
-            for criterion in dimension.criteria
-            if len(dimension.criteria) > 1
-        ]
-        rows.append(Row(dimension.id, dimension.name, _scores(summaries, "dimensions", dimension.id), children))
+        several = dimension.criteria if len(dimension.criteria) > 1 else ()
+        children = [row("criteria", criterion.id, _short(criterion.name), []) for criterion in several]
+        rows.append(row("dimensions", dimension.id, dimension.name, children))
     return rows
 
 
 def _short(name: str) -> str:
     """A criterion's name without its dimension and what stands in brackets."""
     return name.split(" - ", 1)[1].split(" (")[0]
-
-
-def _scores(summaries: Sequence[Mapping[str, Any]], table: str, key: str) -> list[Score]:
-    return [Score.read(summary.get(table, {}).get(key)) for summary in summaries]
 
 
 def heat_tables(names: Sequence[str], summaries: Sequence[Mapping[str, Any]]) -> list[Heat]:
