@@ -159,6 +159,31 @@ def score(
     out.print(f"scores in {scored.table}", soft_wrap=True)
 
 
+@app.command()
+def accuracy(
+    pairs: Annotated[Path, typer.Argument(help="Held-out pairs: a table or folder.")],
+    model: Model,
+    lora: Annotated[list[str], typer.Option("--lora", help="LoRA or run folder, with :scale if not 1. Repeatable.")],
+    texts: Annotated[bool, typer.Option("--texts", help="Pairs of prompts of one image.")] = False,
+    family: Family = None,
+    max_pairs: Annotated[int, typer.Option(min=2, help="Pairs asked about, drawn by the seed.")] = 500,
+    draws: Annotated[int, typer.Option(min=1, help="Looks at each pair, at fixed timesteps and noise.")] = 10,
+    seed: Seed = 0,
+    resolution: Side = None,
+    batch: AtOnce = 4,
+    precision: Precision = "fp32",
+) -> None:
+    """Say how often a LoRA orders held-out pairs as their labels do, against the model without it."""
+    from t2ialign.config import validated
+    from t2ialign.held_out import describe, measure_pairs
+
+    name = "text_pairs" if texts else "pairs"
+    section = validated("data", {"name": name, "path": pairs, "resolution": resolution})
+    policy, mixture = _policy(model, family, lora, precision)
+    found = measure_pairs(policy, mixture, section, at_most=max_pairs, draws=draws, seed=seed, batch=batch)
+    out.print(describe(found), highlight=False, soft_wrap=True)
+
+
 @data.command("build")
 def data_build(
     out_dir: Annotated[Path, typer.Option("--out", help="Folder of the images and pairs.csv.")],
@@ -232,6 +257,17 @@ def data_inspect(
     named = dict(column.split("=", 1) for column in columns or [] if "=" in column)
     content = {"name": "singles" if singles else "pairs", "path": path, "columns": named}
     out.print(render(summarise(validated("data", content))), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def report(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a training run or of a demo.")],
+    out_file: Annotated[Path | None, typer.Option("--out", help="The page; RUN/report.html if not said.")] = None,
+) -> None:
+    """Write one HTML page of what a run did and measured."""
+    from t2ialign.report import write_report
+
+    out.print(f"report in {write_report(run_dir, out_file)}", soft_wrap=True)
 
 
 @app.command()

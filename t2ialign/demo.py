@@ -1,8 +1,10 @@
 """The demo: aligns the embedded model on this machine through the real data path, and measures what was gained.
 
-Everything is in one folder: `pairs/` (images, pairs.csv), `training/` (a run like any other), `base/` and `aligned/`
-(images of held-out prompts from equal seeds), verdicts.jsonl, summary.json and report.html. What is there is not made
-again, so the same command goes on after a stop.
+Everything is in one folder: `pairs/` (images, pairs.csv; not where pairs are shipped), `training/` and `training_sft/`
+(runs like any other), `base/`, `sft/` and `aligned/` (images of held-out prompts from equal seeds and at equal
+guidance), `validation/` and `own/` (images that choose each model's own guidance, and images at it), tables of
+verdicts, summary.json, sheet.png and report.html. What is there is not made again, so the same command goes on after
+a stop.
 """
 
 from __future__ import annotations
@@ -11,11 +13,11 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -24,21 +26,42 @@ from rich.table import Table
 from t2ialign.companion import Companion
 from t2ialign.config import Config, parse, read_yaml
 from t2ialign.errors import EnvironmentProblem, InputError
-from t2ialign.evaluation import MEASURES, compare, compare_criteria, judge
-from t2ialign.feedback import Built, Pairing, build_pairs
+from t2ialign.evaluation import (
+    MEASURES,
+    Row,
+    agreement,
+    compare_criteria,
+    compare_models,
+    criterion,
+    judge,
+    second_look,
+)
+from t2ialign.evaluation import mean as mean_of
+from t2ialign.feedback import Pairing, build_pairs
 from t2ialign.files import whole_file
-from t2ialign.generate import RECORD, generate_folder
-from t2ialign.progress import track
-from t2ialign.report import SUMMARY, TRAINING, write_report
+from t2ialign.generate import RECORD
+from t2ialign.image_jobs import ImageJob, make_images
+from t2ialign.pair_set import PairSet, shipped_pairs
+from t2ialign.report import SUMMARY, TRAINING, VERDICTS, write_report
 from t2ialign.rewards.base import parse_reward
-from t2ialign.rollout import Guidance
-from t2ialign.run import locked, open_policy, train
+from t2ialign.run import family_of, locked, result_path, train
 from t2ialign.shapes.caption import prompts as shapes_prompts
+from t2ialign.sheet import write_sheet
 
 SETTINGS = "demo.json"
 TIMINGS = "timings.json"
+SHEET = "sheet.png"
+MODELS = ("base", "sft", "aligned")
+"""What is measured: the model as it is, after SFT on the winners, and after Diffusion-DPO on the pairs."""
+FOLDERS = {"sft": "training_sft", "aligned": TRAINING}
+"""Where each is trained."""
 MAX_THREADS = 4
 """Of each process; the embedded model is too small to gain from more."""
+PASSES_PER_PAIR = 6
+"""UNet passes of one row that a pair costs DPO: reference forward, policy forward, policy backward, of two images."""
+PASSES_PER_IMAGE = 2
+"""The same of a winner in SFT: forward and backward. A backward pass counts as one; by its cost of about two forward
+passes SFT would get 8/3 images for each pair, not 3, so that the count is in its favour."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +69,7 @@ class Settings:
     """What the demo does; the defaults fit in minutes on two cores."""
 
     prompts: int = 1000
-    """Held-out prompts that are measured, one image each from base and aligned model."""
+    """Held-out prompts that are measured, one image each from every model."""
     seed: int = 0
     """Of prompts, images and training."""
     pair_prompts: int = 400
@@ -60,32 +83,30 @@ class Settings:
     margin: float = 0.0
     """Scores that differ by no more are a tie."""
     guidance_scale: float = 3.0
-    """Of candidates and of measured images."""
+    """Of candidates, and of the images that are compared at equal guidance."""
     inference_steps: int = 15
-    """DDIM steps of both."""
+    """DDIM steps of all images."""
+    scales: tuple[float, ...] = (1.0, 2.0, 3.0, 5.0, 7.5)
+    """Guidance scales among which each model's own is chosen."""
+    validation_prompts: int = 100
+    """Prompts of the validation split, for each model and scale, that it is chosen on."""
+    own_prompts: int = 1000
+    """Of the held-out prompts, how many are drawn at each model's own guidance."""
+    checked: int = 300
+    """Images of base, and as many of the aligned model, that the second reader looks at."""
     batch: int = 50
     """Images made at once by a process."""
     overrides: dict[str, Any] = field(default_factory=dict)
     """Dotted config key -> value, instead of what configs/shapes_dpo.yaml says."""
+    sft_overrides: dict[str, Any] = field(default_factory=dict)
+    """The same for configs/shapes_sft.yaml."""
 
 
-@dataclass(frozen=True)
-class ImageJob:
-    """A folder of images to make; picklable, so that a second process can share it."""
+class Recipes(NamedTuple):
+    """The training configs."""
 
-    model: Path
-    lora: Path | None
-    prompts: list[str]
-    out: Path
-    images_per_prompt: int
-    seed: int
-    guidance_scale: float
-    steps: int
-    batch: int
-
-    @property
-    def total(self) -> int:
-        return len(self.prompts) * self.images_per_prompt
+    aligned: Path
+    sft: Path
 
 
 def run_demo(
@@ -95,7 +116,7 @@ def run_demo(
     seed: int = Settings.seed,
     settings: Settings | None = None,
     model: Path | None = None,
-    config: Path | None = None,
+    recipes: Recipes | None = None,
     processes: int | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
@@ -106,8 +127,8 @@ def run_demo(
         prompts: held-out prompts that are measured.
         seed: of prompts, images and training.
         settings: all of it, instead of `prompts` and `seed`.
-        model: a diffusers folder that knows Shapes; the shipped one if not said.
-        config: the training config; the shipped configs/shapes_dpo.yaml if not said.
+        model: a diffusers folder that knows Shapes; the shipped assets/shapes-sd if not said.
+        recipes: the shipped configs if not said.
         processes: 1 or 2; two where the machine has the cores and no GPU, if not said.
         console: where the result is shown.
 
@@ -118,17 +139,20 @@ def run_demo(
     """
     settings = settings or Settings(prompts=prompts, seed=seed)
     console = console or Console()
-    model, config = model or shipped("assets/shapes-sd"), config or shipped("configs/shapes_dpo.yaml")
+    model = model or shipped("assets/shapes-sd")
+    recipes = recipes or Recipes(shipped("configs/shapes_dpo.yaml"), shipped("configs/shapes_sft.yaml"))
     with locked(run_dir):
         _claim(run_dir, settings, model)
         if (run_dir / SUMMARY).is_file():
             console.print(f"{run_dir} is finished; remove it to run the demo again")
         else:
-            _run(run_dir, settings, model, config, processes or _processes())
+            _run(run_dir, settings, model, recipes, processes or _processes())
         summary = json.loads((run_dir / SUMMARY).read_text(encoding="utf-8"))
+        if not (run_dir / SHEET).is_file():
+            write_sheet(run_dir, run_dir / SHEET)
         if not (run_dir / "report.html").is_file():
             write_report(run_dir)
-    _show(run_dir, summary, model, config, console)
+    _show(run_dir, summary, model, recipes, console)
     return summary
 
 
@@ -138,11 +162,18 @@ def shipped(path: str) -> Path:
     Raises:
         EnvironmentProblem: it is not there.
     """
+    found = find_shipped(path)
+    if found is None:
+        raise EnvironmentProblem(
+            f"{path} is not part of this installation; install t2ialign again, or from its repository"
+        )
+    return found
+
+
+def find_shipped(path: str) -> Path | None:
+    """The same, or None where it is not there."""
     package = Path(__file__).resolve().parent
-    for root in (package, package.parent):
-        if (root / path).exists():
-            return _short(root / path)
-    raise EnvironmentProblem(f"{path} is not part of this installation; install t2ialign again, or from its repository")
+    return next((_short(root / path) for root in (package, package.parent) if (root / path).exists()), None)
 
 
 def _short(path: Path) -> Path:
@@ -158,7 +189,7 @@ def _claim(run_dir: Path, settings: Settings, model: Path) -> None:
         InputError: it holds a demo with other settings, or something else.
     """
     path = run_dir / SETTINGS
-    wanted = {**asdict(settings), "model": str(model.resolve())}
+    wanted = json.loads(json.dumps({**asdict(settings), "model": str(model.resolve())}))
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
         changed = [
@@ -189,30 +220,57 @@ def _processes() -> int:
     return 1 if torch.cuda.is_available() or _cores() < 2 else 2
 
 
-def _run(run_dir: Path, settings: Settings, model: Path, config: Path, processes: int) -> None:
+def _run(run_dir: Path, settings: Settings, model: Path, recipes: Recipes, processes: int) -> None:
     threads = 1 if processes > 1 and _cores() <= MAX_THREADS else max(1, min(MAX_THREADS, _cores() // processes))
     torch.set_num_threads(threads)
     with Console(stderr=True).status("choosing held-out prompts, a few seconds"):
         held_out = shapes_prompts("test", settings.prompts, settings.seed)
-    base = _measured_images(settings, model, None, held_out, run_dir / "base")
+        validation = shapes_prompts("validation", settings.validation_prompts, settings.seed)
     companion: AbstractContextManager[Companion | None] = Companion() if processes > 1 else nullcontext()
     with companion as second:
         with _timed(run_dir, "making pairs"):
-            built = _build(run_dir, settings, model, second, threads)
+            pairs = find_pairs(settings, model) or make_pairs(run_dir, settings, model, second, threads)
         with _timed(run_dir, "training"):
-            if second is not None:  # the base's images do not wait for the training
-                second.start(make_images, base, (0, 1), threads, False)
-            lora = train(_training_config(run_dir, settings, model, config))
-        with _timed(run_dir, "making images of held-out prompts"):
-            if second is not None:
-                _await(second, base)
-            else:
-                make_images(base, (0, 1), threads, True)
-            aligned = _measured_images(settings, model, lora, held_out, run_dir / "aligned")
-            _make_together(aligned, second, threads)
-    with _timed(run_dir, "verifying"):
-        rows = judge(held_out, run_dir)
-    summary = _summarise(run_dir, settings, model, built, rows)
+            loras = _train_both(run_dir, settings, model, recipes, pairs, second, threads)
+        with _timed(run_dir, "making images at equal guidance"):
+            jobs = [
+                _job(settings, model, loras[name], held_out, run_dir / name, settings.guidance_scale) for name in MODELS
+            ]
+            make_images(jobs, second, threads)
+        with _timed(run_dir, "choosing each model's own guidance"):
+            jobs = [
+                _job(settings, model, loras[name], validation, run_dir / _sweep_folder(name, scale), scale)
+                for name in MODELS
+                for scale in settings.scales
+            ]
+            make_images(jobs, second, threads)
+            sweep = _sweep(run_dir, settings, validation)
+            own = {name: best_scale(sweep[name]) for name in MODELS}
+        with _timed(run_dir, "making images at own guidance"):
+            others = [name for name in MODELS if own[name] != settings.guidance_scale]
+            some = held_out[: settings.own_prompts]
+            make_images(
+                [_job(settings, model, loras[name], some, run_dir / "own" / name, own[name]) for name in others],
+                second,
+                threads,
+            )
+        with _timed(run_dir, "verifying"):
+            equal_rows = judge(held_out, run_dir, {name: name for name in MODELS}, VERDICTS)
+            folders = {name: f"own/{name}" if name in others else name for name in MODELS}
+            own_rows = judge(some, run_dir, folders, "verdicts_own.jsonl")
+            looks = _look_again(run_dir, equal_rows[: settings.checked], second)
+        with _timed(run_dir, "comparing"):
+            measured = {
+                "equal": {
+                    "guidance": dict.fromkeys(MODELS, settings.guidance_scale),
+                    **compare_models(equal_rows, MODELS, settings.seed),
+                },
+                "own": {"guidance": own, **compare_models(own_rows, MODELS, settings.seed)},
+                "sweep": sweep,
+                "criteria": compare_criteria(equal_rows, "base", "aligned", settings.seed),
+                "second_reader": {name: agreement(rows) for name, rows in looks.items()},
+            }
+    summary = _summarise(run_dir, settings, model, pairs, measured)
     _write_json(run_dir / SUMMARY, summary)
 
 
@@ -229,87 +287,86 @@ def _timed(run_dir: Path, stage: str) -> Iterator[None]:
         _write_json(path, timings)
 
 
-def _measured_images(settings: Settings, model: Path, lora: Path | None, prompts: list[str], out: Path) -> ImageJob:
-    # one seed for base and aligned: image i starts from the same noise in both
+def _job(
+    settings: Settings, model: Path, lora: Path | None, prompts: list[str], out: Path, scale: float, per_prompt: int = 1
+) -> ImageJob:
+    # one seed for all models: image i starts from the same noise in each
     return ImageJob(
-        model, lora, prompts, out, 1, settings.seed, settings.guidance_scale, settings.inference_steps, settings.batch
+        model, lora, prompts, out, per_prompt, settings.seed, scale, settings.inference_steps, settings.batch
     )
 
 
-def _build(run_dir: Path, settings: Settings, model: Path, second: Companion | None, threads: int) -> Built:
+def find_pairs(settings: Settings, model: Path) -> PairSet | None:
+    """The pairs shipped with the package, where they are of this model and made as the settings say."""
+    folder = find_shipped(f"assets/pairs/{model.name}")
+    return None if folder is None else shipped_pairs(folder, model, pair_settings(settings))
+
+
+def pair_settings(settings: Settings) -> dict[str, Any]:
+    """What decides the pairs, but for the seed."""
+    keys = ("pair_prompts", "images_per_prompt", "reward", "keep", "margin", "guidance_scale", "inference_steps")
+    return {key: getattr(settings, key) for key in keys}
+
+
+def make_pairs(run_dir: Path, settings: Settings, model: Path, second: Companion | None, threads: int) -> PairSet:
     """Candidates of training prompts, scored, and pairs of them in `pairs/`."""
-    job = ImageJob(
-        model=model,
-        lora=None,
-        prompts=shapes_prompts("train", settings.pair_prompts, settings.seed),
-        out=run_dir / "pairs" / "images",
-        images_per_prompt=settings.images_per_prompt,
-        seed=settings.seed,
-        guidance_scale=settings.guidance_scale,
-        steps=settings.inference_steps,
-        batch=settings.batch,
-    )
-    _make_together(job, second, threads)
+    prompts = shapes_prompts("train", settings.pair_prompts, settings.seed)
+    out = run_dir / "pairs"
+    job = _job(settings, model, None, prompts, out / "images", settings.guidance_scale, settings.images_per_prompt)
+    make_images([job], second, threads)
     pairing = Pairing(settings.keep, settings.margin)  # type: ignore[arg-type]
-    rewards = [parse_reward(settings.reward)]
-    return build_pairs(run_dir / "pairs", rewards, pairing, images=job.out, seed=settings.seed)
+    built = build_pairs(out, [parse_reward(settings.reward)], pairing, images=job.out, seed=settings.seed)
+    return PairSet(out, built.totals._asdict(), settings.seed)
 
 
-def _make_together(job: ImageJob, second: Companion | None, threads: int) -> None:
-    """Makes the job's images, in two processes where there are two."""
+def _train_both(
+    run_dir: Path,
+    settings: Settings,
+    model: Path,
+    recipes: Recipes,
+    pairs: PairSet,
+    second: Companion | None,
+    threads: int,
+) -> dict[str, Path | None]:
+    """The LoRA of each model; SFT and DPO are trained side by side where there are two processes."""
+    dpo = training_content(run_dir / FOLDERS["aligned"], settings, model, recipes.aligned, pairs, settings.overrides)
+    sft = training_content(run_dir / FOLDERS["sft"], settings, model, recipes.sft, pairs, settings.sft_overrides)
+    sft["train"]["steps"] = equal_steps(parse(dpo), parse(sft))
     if second is None:
-        make_images(job, (0, 1), threads, True)
-        return
-    second.start(make_images, job, (1, 2), threads, False)
-    make_images(job, (0, 2), threads, True)
-    _await(second, job)
+        train(parse(sft))
+    else:
+        second.start(train_quietly, sft, threads)
+    aligned = train(parse(dpo))
+    if second is not None:
+        with Console(stderr=True).status("waiting for the second process to end SFT"):
+            second.finish()
+    return {"base": None, "sft": result_path(parse(sft)), "aligned": aligned}
 
 
-def make_images(job: ImageJob, shard: tuple[int, int], threads: int, progress: bool) -> None:
-    """Makes one process's share of a job's images; see `generate_folder`."""
+def train_quietly(content: dict[str, Any], threads: int) -> None:
+    """Trains beside another run, whose progress is shown."""
     torch.set_num_threads(threads)
-    policy, mixture = open_policy(str(job.model), loras={} if job.lora is None else {str(job.lora): 1.0})
-    generate_folder(
-        policy,
-        job.prompts,
-        job.out,
-        images_per_prompt=job.images_per_prompt,
-        seed=job.seed,
-        guidance=Guidance(job.guidance_scale, mixture, mixture),
-        steps=job.steps,
-        resolution=None,
-        batch=job.batch,
-        description={"model": str(job.model), "loras": {} if job.lora is None else {str(job.lora): 1.0}},
-        shard=shard,
-        progress=progress,
-    )
+    train(parse(content), console=Console(quiet=True))
 
 
-def _await(second: Companion, job: ImageJob) -> None:
-    """Waits for the second process, showing how many of the job's images are there."""
-
-    def made() -> Iterator[int]:
-        done = 0
-        while not second.is_done(0.5):
-            there = sum(1 for _ in job.out.glob("*.png")) if job.out.is_dir() else 0
-            for _ in range(there - done):
-                yield done
-            done = max(done, there)
-
-    for _ in track(made(), f"images in {job.out}", job.total):
-        pass
-    second.finish()
+def equal_steps(dpo: Config, sft: Config) -> int:
+    """Optimizer steps in which SFT makes as many UNet passes as all of DPO's; see PASSES_PER_PAIR."""
+    passes = dpo.train.steps * dpo.train.effective_batch * PASSES_PER_PAIR
+    return round(passes / (sft.train.effective_batch * PASSES_PER_IMAGE))
 
 
-def _training_config(run_dir: Path, settings: Settings, model: Path, config: Path) -> Config:
-    """The config file with this demo's paths and seed."""
-    content, _ = read_yaml(config)
+def training_content(
+    run_dir: Path, settings: Settings, model: Path, recipe: Path, pairs: PairSet, overrides: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The config file's content with this demo's paths and seed."""
+    content, _ = read_yaml(recipe)
     changes = {
-        "run_dir": str(run_dir / TRAINING),
+        "run_dir": str(run_dir),
         "seed": settings.seed,
+        "backbone.name": family_of(str(model)),
         "backbone.pretrained": str(model),
-        "data.path": str(run_dir / "pairs"),
-        **settings.overrides,
+        "data.path": str(pairs.path),
+        **overrides,
     }
     for key, value in changes.items():
         *sections, name = key.split(".")
@@ -317,39 +374,82 @@ def _training_config(run_dir: Path, settings: Settings, model: Path, config: Pat
         for part in sections:
             section = section.setdefault(part, {})
         section[name] = value
-    return parse(content)
+    return content
+
+
+def _sweep_folder(model: str, scale: float) -> str:
+    return f"validation/{model}/{scale:g}"
+
+
+Scores = dict[str, float]
+"""faithfulness, taste, criterion: means over the validation prompts."""
+
+
+def _sweep(run_dir: Path, settings: Settings, prompts: list[str]) -> dict[str, dict[str, Scores]]:
+    """Model -> guidance scale -> what it reaches on the validation prompts."""
+    folders = {f"{name} at {scale:g}": _sweep_folder(name, scale) for name in MODELS for scale in settings.scales}
+    rows = judge(prompts, run_dir, folders, "verdicts_validation.jsonl")
+    return {name: {f"{scale:g}": _scores(rows, f"{name} at {scale:g}") for scale in settings.scales} for name in MODELS}
+
+
+def _scores(rows: Sequence[Row], label: str) -> Scores:
+    means = {key: mean_of(rows, label, key) for key in ("faithfulness", "taste")}
+    return {**means, "criterion": criterion(rows, label)}
+
+
+def best_scale(by_scale: Mapping[str, Scores]) -> float:
+    """The scale of the highest criterion; of equal ones the lowest."""
+    return max((float(scale) for scale in by_scale), key=lambda scale: (by_scale[f"{scale:g}"]["criterion"], -scale))
+
+
+def _look_again(run_dir: Path, rows: list[Row], second: Companion | None) -> dict[str, list[Row]]:
+    """What the second reader sees in the first images of base and aligned model, beside the verifier's verdicts."""
+    paths = {name: run_dir / f"second_reader_{name}.jsonl" for name in ("base", "aligned")}
+    if second is not None:
+        second.start(second_look, rows, "base", run_dir, paths["base"])
+    else:
+        second_look(rows, "base", run_dir, paths["base"])
+    second_look(rows, "aligned", run_dir, paths["aligned"])
+    if second is not None:
+        second.finish()
+    return {
+        name: [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        for name, path in paths.items()
+    }
 
 
 def _summarise(
-    run_dir: Path, settings: Settings, model: Path, built: Built, rows: list[dict[str, Any]]
+    run_dir: Path, settings: Settings, model: Path, pairs: PairSet, measured: Mapping[str, Any]
 ) -> dict[str, Any]:
-    config, _ = read_yaml(run_dir / TRAINING / "config.yaml")
+    config, _ = read_yaml(run_dir / FOLDERS["aligned"] / "config.yaml")
+    sft, _ = read_yaml(run_dir / FOLDERS["sft"] / "config.yaml")
     record = json.loads((run_dir / "base" / RECORD).read_text(encoding="utf-8"))
-    lora, steps = config["lora"], config["train"]["steps"]
+    steps, batch = config["train"]["steps"], config["train"]["effective_batch"]
+    totals = pairs.totals
     return {
-        "title": "Diffusion-DPO on Shapes",
+        "title": f"Diffusion-DPO on Shapes: {model.name}",
         "sentence": (
-            f"The embedded model made {built.totals.images:,} images of {built.totals.prompts} training prompts, the "
-            f"reward {settings.reward} ranked them, and Diffusion-DPO trained a rank-{lora['rank']} LoRA on the "
-            f"{built.totals.pairs} resulting pairs for {steps} steps. Base and aligned model then each drew "
-            f"{len(rows):,} held-out prompts from the same noise."
+            f"The embedded model made {totals['images']:,} images of {totals['prompts']} training prompts, the reward "
+            f"{settings.reward} ranked them, and Diffusion-DPO trained a rank-{config['lora']['rank']} LoRA on the "
+            f"{totals['pairs']} resulting pairs for {steps} steps. SFT had the winners of the same pairs and as many "
+            f"UNet passes. Base, SFT and aligned model then each drew {settings.prompts:,} held-out prompts from the "
+            "same noise."
         ),
-        "prompts": len(rows),
-        "images_per_prompt": 1,
         "measures": [{"key": key, "name": name, "meaning": meaning} for key, (name, meaning) in MEASURES.items()],
-        **{key: compare(rows, key, settings.seed) for key in MEASURES},
-        "criteria": compare_criteria(rows, settings.seed),
-        "unreadable": {side: sum(row[side]["unreadable"] is not None for row in rows) for side in ("base", "aligned")},
-        "pairs": built.totals._asdict(),
+        **measured,
+        "goals": goals(measured),
+        "pairs": totals,
         "caveats": [
             "One training run with one seed. The intervals say how the result varies with the held-out prompts, not "
             "with the training seed.",
-            f"One image a prompt, guidance {settings.guidance_scale:g}, {settings.inference_steps} DDIM steps; other "
-            "settings give other numbers.",
+            f"One image a prompt, {settings.inference_steps} DDIM steps; other settings give other numbers.",
             "The held-out prompts combine known words in ways that no training pair did. They are of the same small "
             "world: nothing follows for photographs.",
             "The labels of the training pairs come from the same verifier and the same taste that measure the result. "
-            "That is the aim of this demo; on real data, measure with another judge than the one that labelled.",
+            "That is the aim of this demo; on real data, measure with another judge than the one that labelled. The "
+            "second reader says how far the verifier itself can be trusted.",
+            "Diversity is measured over the prompts of a family, with one image a prompt: it does not see a model that "
+            "draws one prompt always alike but different prompts differently.",
         ],
         "settings": {
             "model": str(model),
@@ -358,50 +458,113 @@ def _summarise(
             "reward of the pairs": settings.reward,
             "training prompts": settings.pair_prompts,
             "candidates a prompt": settings.images_per_prompt,
-            "pairs": built.totals.pairs,
-            "guidance": settings.guidance_scale,
+            "pairs": f"{totals['pairs']}, made with seed {pairs.seed}{', shipped' if pairs.shipped else ''}",
+            "guidance of the candidates": settings.guidance_scale,
             "DDIM steps": settings.inference_steps,
+            "UNet passes of DPO": f"{steps} steps x {batch} pairs x {PASSES_PER_PAIR}",
+            "UNet passes of SFT": (
+                f"{sft['train']['steps']} steps x {sft['train']['effective_batch']} images x {PASSES_PER_IMAGE}"
+            ),
+            "own guidance chosen by": "mean of faithfulness and taste, of equal ones the lower scale, on "
+            f"{settings.validation_prompts} validation prompts a model and scale",
         },
         "timings_seconds": json.loads((run_dir / TIMINGS).read_text()),
     }
 
 
-def _show(run_dir: Path, summary: Mapping[str, Any], model: Path, config: Path, console: Console) -> None:
-    console.print(summary_table(summary))
+def goals(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the demo is to show, at equal guidance, and whether it does: goal, seen, reached."""
+    over_base = measured["equal"]["differences"]["aligned - base"]
+    over_sft = measured["equal"]["differences"]["aligned - sft"]
+    diversity = measured["equal"]["diversity"]["aligned"]["diversity"]
+    agreed = [reader["verdicts"]["mean"] for reader in measured["second_reader"].values()]
+
+    def points(shift: Mapping[str, float]) -> str:
+        return f"{100 * shift['mean']:+.1f} points ({100 * shift['low']:+.1f} to {100 * shift['high']:+.1f})"
+
+    faithful, liked, more = (over_base[key] for key in ("faithfulness", "taste_satisfied", "more_to_taste"))
+    found = [
+        (
+            "Faithfulness at least 5 points above base, its interval above zero",
+            points(faithful),
+            faithful["mean"] >= 0.05 and faithful["low"] > 0,
+        ),
+        ("Taste satisfied at least 25 points more often than by base", points(liked), liked["mean"] >= 0.25),
+        (
+            "More to taste than base's picture at least 25 points more often than less",
+            points(more),
+            more["mean"] >= 0.25,
+        ),
+        *(
+            (f"{MEASURES[key][0]} above SFT, the interval above zero", points(over_sft[key]), over_sft[key]["low"] > 0)
+            for key in ("faithfulness", "taste")
+        ),
+        (
+            "Diversity at least 0.9 of base",
+            "not measured" if diversity is None else "{mean:.2f} ({low:.2f} to {high:.2f})".format(**diversity),
+            diversity is not None and diversity["mean"] >= 0.9,
+        ),
+        (
+            "Both readers agree on at least 97 % of verdicts, of base and of aligned",
+            " and ".join(f"{share:.1%}" for share in agreed),
+            min(agreed) >= 0.97,
+        ),
+    ]
+    return [{"goal": goal, "seen": seen, "reached": bool(reached)} for goal, seen, reached in found]
+
+
+def _show(run_dir: Path, summary: Mapping[str, Any], model: Path, recipes: Recipes, console: Console) -> None:
+    for table in summary_tables(summary):
+        console.print(table)
+        console.print()
+    for goal in summary["goals"]:
+        mark = "[green]reached[/green]    " if goal["reached"] else "[red]not reached[/red]"
+        console.print(f"{mark} {goal['goal']}: {goal['seen']}", highlight=False)
     minutes, seconds = divmod(round(sum(summary["timings_seconds"].values())), 60)
-    console.print(f"{summary['sentence']} It took {minutes} min {seconds} s.", highlight=False)
+    console.print(f"\n{summary['sentence']} It took {minutes} min {seconds} s.", highlight=False)
     console.print(f"\n[bold]Look at it[/bold]\n  {run_dir / 'report.html'}", highlight=False, soft_wrap=True)
-    for what, command in next_commands(run_dir, model, config, summary["settings"]["guidance"]):
+    for what, command in next_commands(run_dir, model, recipes, summary["own"]["guidance"]["aligned"]):
         console.print(f"\n[bold]{what}[/bold]", highlight=False)
         console.print(f"  {command}", highlight=False, markup=False, soft_wrap=True)
 
 
-def summary_table(summary: Mapping[str, Any]) -> Table:
-    """The headline: both models, the difference in points, and its interval."""
-    table = Table(title=f"{summary['prompts']:,} held-out prompts, equal seeds", title_justify="left")
+def summary_tables(summary: Mapping[str, Any]) -> list[Table]:
+    """All models at equal guidance, and each at its own: means, and differences in points with 95 % intervals."""
+    titles = {"equal": "equal guidance", "own": "each model at its own best guidance"}
+    return [
+        _table(summary, summary[key], f"{summary[key]['prompts']:,} held-out prompts, {titles[key]}") for key in titles
+    ]
+
+
+def _table(summary: Mapping[str, Any], compared: Mapping[str, Any], title: str) -> Table:
+    table = Table(title=title, title_justify="left")
     table.add_column("")
-    for column in ("base", "aligned", "difference", "95 % interval"):
-        table.add_column(column, justify="right")
-    for measure_ in summary["measures"]:
-        entry = summary[measure_["key"]]
-        shift = entry["difference"]
-        style = "green" if shift["low"] > 0 else "red" if shift["high"] < 0 else ""
-        table.add_row(
-            measure_["name"],
-            f"{entry['base']:.1%}",
-            f"{entry['aligned']:.1%}",
-            f"{100 * shift['mean']:+.1f} points",
-            f"{100 * shift['low']:+.1f} to {100 * shift['high']:+.1f}",
-            style=style,
-        )
+    for name in MODELS:
+        table.add_column(f"{name}, {compared['guidance'][name]:g}", justify="right")
+    shown = ("aligned - base", "aligned - sft")
+    for pair in shown:
+        table.add_column(f"{pair}, points", justify="right")
+    for entry in summary["measures"]:
+        key = entry["key"]
+        means = [f"{compared['models'][name][key]:.1%}" if key != "more_to_taste" else "" for name in MODELS]
+        shifts = [compared["differences"][pair][key] for pair in shown]
+        style = "green" if shifts[0]["low"] > 0 else "red" if shifts[0]["high"] < 0 else ""
+        table.add_row(entry["name"], *means, *(interval(shift) for shift in shifts), style=style)
     return table
 
 
-def next_commands(run_dir: Path, model: Path, config: Path, guidance: float) -> list[tuple[str, str]]:
+def interval(shift: Mapping[str, float]) -> str:
+    """A difference in points with its interval, for example "+5.1 (+2.7 to +7.5)"."""
+    return "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * shift[key] for key in ("mean", "low", "high")))
+
+
+def next_commands(run_dir: Path, model: Path, recipes: Recipes, guidance: float) -> list[tuple[str, str]]:
     """(what for, command) of what a newcomer may want to do next; each works as it stands."""
     beside = run_dir.parent
-    paths = (run_dir / TRAINING, run_dir / "pairs", beside / "drawn", beside / "mine", model, config)
+    config, _ = read_yaml(run_dir / TRAINING / "config.yaml")
+    paths = (run_dir / TRAINING, config["data"]["path"], beside / "drawn", beside / "mine", model, recipes.aligned)
     run, pairs, drawn, mine, base, recipe = (shlex.quote(str(path)) for path in paths)
+    family = config["backbone"]["name"]
     return [
         (
             "Draw a prompt of your own with the aligned model",
@@ -411,6 +574,7 @@ def next_commands(run_dir: Path, model: Path, config: Path, guidance: float) -> 
         ("Look at the pairs it learnt from", f"t2ialign data inspect {pairs}"),
         (
             "Train again, with a change (every key: t2ialign keys)",
-            f"t2ialign train {recipe} backbone.pretrained={base} data.path={pairs} run_dir={mine} objective.beta=500",
+            f"t2ialign train {recipe} backbone.name={family} backbone.pretrained={base} data.path={pairs} "
+            f"run_dir={mine} objective.beta=500",
         ),
     ]

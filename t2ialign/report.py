@@ -28,8 +28,8 @@ TRAINING = "training"
 """Folder of the training run inside a folder that holds more than one stage."""
 
 LN_2 = math.log(2)
-FIRST_PAIRS = 12
-"""Image pairs shown from the top of the list, whatever their verdicts."""
+FIRST_PAIRS = 50
+"""Image pairs shown from the top of the list, whatever their verdicts: a sheet of 100 images."""
 CHANGED_PAIRS = 6
 """Image pairs shown of those that got better, and of those that got worse."""
 
@@ -129,6 +129,7 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         steps=rows[-1]["step"] if rows else 0,
         galleries=_galleries(run_dir) if summary else [],
         bars=_bars(summary) if summary else [],
+        looks=_looks(run_dir, summary) if summary else [],
         charts=training_charts(rows),
         findings=findings(rows),
         is_preference=any("margin" in row for row in rows),
@@ -276,6 +277,29 @@ def _mean(rows: list[dict[str, Any]], key: str) -> float:
     values = [_value(row, key) for row in rows]
     finite = [value for value in values if math.isfinite(value)]
     return sum(finite) / len(finite) if finite else math.nan
+
+
+class Look(NamedTuple):
+    """An image on which the two readers disagree."""
+
+    who: str
+    image: str
+    """data URI"""
+    prompt: str
+    first: str
+    """What the verifier saw, in words."""
+    second: str
+    """What the second reader saw."""
+    verdicts: list[dict[str, Any]]
+    """claim, first, second"""
+
+
+def _looks(run_dir: Path, summary: dict[str, Any]) -> list[Look]:
+    return [
+        Look(who, data_uri(run_dir / look["image"]), look["prompt"], look["first"], look["second"], look["verdicts"])
+        for who, reader in summary.get("second_reader", {}).items()
+        for look in reader["disagreements"]
+    ]
 
 
 class Bar(NamedTuple):

@@ -1,8 +1,10 @@
-"""Intervals that go beside every measured number: paired differences and single proportions."""
+"""Intervals that go beside every measured number, and how many prompts a difference needs to show."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -102,3 +104,31 @@ def wilson(successes: int, n: int) -> Proportion:
     half = Z_95 / (1 + spread) * (share * (1 - share) / n + spread / (4 * n)) ** 0.5
     # the bounds at 0 and n are exact; rounding would miss them by 1e-17
     return Proportion(share, 0.0 if successes == 0 else centre - half, 1.0 if successes == n else centre + half, n)
+
+
+def prompts_for_mean(difference: float, sd: float, power: float) -> int:
+    """Prompts with which a paired difference of means shows: its two-sided 95 % interval lies above zero.
+
+    n = ((z_0.975 + z_power) sd / difference)^2, the normal approximation.
+
+    Args:
+        difference: the true one, above 0.
+        sd: of the prompts' differences.
+        power: how often it is to show, in (0.5, 1).
+    """
+    return math.ceil(((Z_95 + NormalDist().inv_cdf(power)) * sd / difference) ** 2)
+
+
+def prompts_for_share(better: float, worse: float, power: float) -> int:
+    """The same of a paired share, tested by its discordant prompts (Connor 1987, doi:10.2307/2531961).
+
+    n = ((z_0.975 sqrt(b + w) + z_power sqrt(b + w - (b - w)^2)) / (b - w))^2
+
+    Args:
+        better: b, share of prompts that only the aligned model gets right; above `worse`.
+        worse: w, share of prompts that only the base gets right.
+        power: how often the difference is to show, in (0.5, 1).
+    """
+    discordant, difference = better + worse, better - worse
+    spread = Z_95 * discordant**0.5 + NormalDist().inv_cdf(power) * (discordant - difference**2) ** 0.5
+    return math.ceil((spread / difference) ** 2)

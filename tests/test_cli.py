@@ -18,6 +18,7 @@ COMMANDS = {
     ("score",): {"--reward"},
     ("data", "build"): {"--reward"},
     ("data", "inspect"): set(),
+    ("report",): {"RUN", "--out"},
     ("doctor",): {"--full"},
     ("keys",): set(),
 }

@@ -13,11 +13,14 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from t2ialign.companion import Companion
-from t2ialign.demo import Settings, next_commands, run_demo, shipped
+from t2ialign.config import load
+from t2ialign.demo import Recipes, Settings, best_scale, equal_steps, find_pairs, next_commands, run_demo, shipped
 from t2ialign.errors import EnvironmentProblem, InputError
-from t2ialign.evaluation import compare, compare_criteria
-from t2ialign.statistics import wilson
+from t2ialign.pair_set import PairSet, pack_pairs, shipped_pairs
 
+TINY = {
+    "train.steps": 2, "train.effective_batch": 2, "train.micro_batch": 2, "lora.rank": 2, "lora.targets": "attention",
+}  # fmt: skip
 MINIATURE = Settings(
     prompts=6,
     pair_prompts=4,
@@ -25,11 +28,14 @@ MINIATURE = Settings(
     reward="sharpness",  # a random model draws noise, in which the verifier finds nothing to prefer
     inference_steps=2,
     batch=4,
-    overrides={
-        "train.steps": 2, "train.effective_batch": 2, "train.micro_batch": 2,
-        "lora.rank": 2, "lora.targets": "attention",
-    },
-)  # fmt: skip
+    scales=(1.0, 3.0),
+    validation_prompts=2,
+    own_prompts=4,
+    checked=2,
+    overrides=TINY,
+    sft_overrides=TINY,
+)
+RECIPES = Recipes(shipped("configs/shapes_dpo.yaml"), shipped("configs/shapes_sft.yaml"))
 
 
 def demo(folder: Path, model: Path, processes: int = 1, **options) -> tuple[dict, str]:
@@ -48,17 +54,48 @@ def finished(sd15_folder: Path, tmp_path_factory) -> tuple[Path, dict, str]:
 def test_the_demo_measures_both_models_on_the_same_prompts(finished):
     folder, summary, shown = finished
     assert json.loads((folder / "summary.json").read_text()) == summary
-    for key in ("faithfulness", "taste", "all_right"):
-        entry = summary[key]
-        assert entry["difference"]["low"] <= entry["difference"]["mean"] <= entry["difference"]["high"]
-        assert entry["aligned"] - entry["base"] == pytest.approx(entry["difference"]["mean"])
-        assert entry["n"] + entry["not_measured"] == 6
-    assert summary["prompts"] == 6
-    assert summary["unreadable"]["base"] == 6  # noise
-    assert "6 held-out prompts" in shown
-    assert set(summary["timings_seconds"]) == {
-        "making pairs", "training", "making images of held-out prompts", "verifying"
-    }  # fmt: skip
+    for compared, prompts in (("equal", 6), ("own", 4)):
+        assert summary[compared]["prompts"] == prompts
+        models = summary[compared]["models"]
+        for key in ("faithfulness", "taste", "taste_satisfied", "all_right"):
+            for pair, shifts in summary[compared]["differences"].items():
+                shift, (one, other) = shifts[key], pair.split(" - ")
+                assert shift["low"] <= shift["mean"] <= shift["high"]
+                assert models[one][key] - models[other][key] == pytest.approx(shift["mean"])
+                assert shift["n"] + shift["not_measured"] == prompts
+    assert summary["equal"]["models"]["base"]["unreadable"] == 6  # noise
+    assert "6 held-out prompts, equal guidance" in shown
+    assert "reached" in shown
+
+
+def test_each_model_is_drawn_at_its_own_guidance(finished):
+    folder, summary, _ = finished
+    for model, chosen in summary["own"]["guidance"].items():
+        assert set(summary["sweep"][model]) == {"1", "3"}
+        assert chosen == best_scale(summary["sweep"][model])
+        made = folder / "own" / model if chosen != 3 else folder / model  # 3 is the equal guidance: drawn already
+        record = json.loads((made / "generation.json").read_text())
+        assert record["guidance"]["scale"] == chosen
+
+
+def test_of_equal_scales_the_lowest_is_chosen():
+    scores = {scale: {"criterion": value} for scale, value in (("1", 0.2), ("2", 0.5), ("3", 0.5), ("7.5", 0.4))}
+    assert best_scale(scores) == 2
+
+
+def test_sft_makes_as_many_passes_as_dpo():
+    dpo, sft = (load(recipe, []) for recipe in RECIPES)
+    # a pair: two images forward through the reference, forward and back through the policy; a winner: forward and back
+    pairs, winners = dpo.train.steps * dpo.train.effective_batch, equal_steps(dpo, sft) * sft.train.effective_batch
+    assert pairs * (2 + 2 + 2) == winners * (1 + 1)
+
+
+def test_sft_learns_from_the_same_pairs(finished):
+    folder = finished[0]
+    dpo, sft = (json.loads((folder / run / "environment.json").read_text()) for run in ("training", "training_sft"))
+    assert dpo.keys() == sft.keys()
+    lines = (folder / "training_sft" / "metrics.jsonl").read_text().splitlines()
+    assert sum("loss" in json.loads(line) for line in lines) == 3 * TINY["train.steps"]
 
 
 def test_it_leaves_pairs_training_images_verdicts_and_a_report(finished):
@@ -68,7 +105,8 @@ def test_it_leaves_pairs_training_images_verdicts_and_a_report(finished):
     assert (folder / "training" / "lora" / "pytorch_lora_weights.safetensors").is_file()
     rows = [json.loads(line) for line in (folder / "verdicts.jsonl").read_text().splitlines()]
     assert len(rows) == 6
-    assert all((folder / row[side]["image"]).is_file() for row in rows for side in ("base", "aligned"))
+    assert all((folder / row[side]["image"]).is_file() for row in rows for side in ("base", "sft", "aligned"))
+    assert (folder / "sheet.png").is_file()
     assert sum(len(row["base"]["verdicts"]) for row in rows) == sum(
         entry["base"]["n"] for entry in summary["criteria"].values()
     )
@@ -77,11 +115,25 @@ def test_it_leaves_pairs_training_images_verdicts_and_a_report(finished):
 
 def test_base_and_aligned_start_from_the_same_seeds(finished):
     folder = finished[0]
-    base, aligned = (json.loads((folder / side / "generation.json").read_text()) for side in ("base", "aligned"))
-    assert [(row["prompt"], row["seed"]) for row in base["images"]] == [
-        (row["prompt"], row["seed"]) for row in aligned["images"]
-    ]
-    assert base["fingerprint"] != aligned["fingerprint"]
+    records = [json.loads((folder / side / "generation.json").read_text()) for side in ("base", "sft", "aligned")]
+    drawn = [[(row["prompt"], row["seed"]) for row in record["images"]] for record in records]
+    assert drawn[0] == drawn[1] == drawn[2]
+    assert len({record["fingerprint"] for record in records}) == 3
+
+
+def test_shipped_pairs_are_taken_where_model_and_settings_are_theirs(finished, sd15_folder, tmp_path):
+    folder = finished[0]
+    built = PairSet(folder / "pairs", {"images": 8, "prompts": 4, "pairs": 4}, seed=0)
+    packed = pack_pairs(built, tmp_path / "shipped", sd15_folder, {"margin": 0.0})
+    found = shipped_pairs(tmp_path / "shipped", sd15_folder, {"margin": 0.0})
+    assert found == PairSet(packed, built.totals, 0, shipped=True)
+    assert shipped_pairs(tmp_path / "shipped", sd15_folder, {"margin": 0.1}) is None
+    assert shipped_pairs(tmp_path / "shipped", tmp_path, {"margin": 0.0}) is None  # other weights: none
+    assert find_pairs(MINIATURE, sd15_folder) is None
+    views = [load(RECIPES.aligned, [f"data.path={path}"]).data.open() for path in (folder / "pairs", packed)]
+    for loose, inside in zip(*views, strict=True):
+        assert loose.prompts == inside.prompts
+        assert [image.read_bytes() for image in loose.images] == [image.read() for image in inside.images]
 
 
 def test_a_finished_demo_says_so_and_does_nothing(finished, sd15_folder):
@@ -109,7 +161,7 @@ def test_two_processes_and_a_stop_in_between_give_the_same_pairs_and_measures(
     assert not (tmp_path / "run" / "summary.json").exists()
     summary, _ = demo(tmp_path / "run", sd15_folder, processes=2)
     assert (tmp_path / "run/base/generation.json").read_text() == (finished[0] / "base/generation.json").read_text()
-    for key in ("prompts", "criteria", "pairs"):
+    for key in ("equal", "own", "sweep", "criteria", "second_reader", "pairs"):
         assert summary[key] == finished[1][key]
 
 
@@ -129,34 +181,13 @@ def test_what_next_works_as_it_stands(finished, sd15_folder):
 
     folder = finished[0]
     small = {"generate": ["--steps", "2"], "train": ["train.steps=1", "train.effective_batch=2", "train.micro_batch=2"]}
-    commands = next_commands(folder, sd15_folder, shipped("configs/shapes_dpo.yaml"), 3.0)
+    commands = next_commands(folder, sd15_folder, RECIPES, 3.0)
     for _, command in commands:
         program, verb, *arguments = shlex.split(command)
         result = CliRunner().invoke(app, [verb, *arguments, *small.get(verb, [])])
         assert program == "t2ialign"
         assert result.exit_code == 0, (command, result.output, result.exception)
     assert {shlex.split(command)[1] for _, command in commands} == {"generate", "data", "train"}
-
-
-def row(base: list[bool], aligned: list[bool], taste: tuple[float | None, float | None] = (0.0, 1.0)) -> dict:
-    sides = {}
-    for side, verdicts, liking in (("base", base, taste[0]), ("aligned", aligned, taste[1])):
-        judged = [{"criterion": "A", "claim": "", "right": right} for right in verdicts]
-        sides[side] = {"verdicts": judged, "taste": liking}
-    return sides
-
-
-def test_criteria_by_hand():
-    # 3 statements of 2 prompts: base 1 right, aligned 3 right; by prompt the gains are 1 of 1 and 1 of 2
-    entry = compare_criteria([row([False], [True]), row([True, False], [True, True])], seed=0)["A"]
-    assert entry["base"] == wilson(1, 3)._asdict()
-    assert entry["aligned"] == wilson(3, 3)._asdict()
-    assert entry["difference"] == pytest.approx({"mean": 2 / 3, "low": 1 / 2, "high": 1.0, "n": 2})
-
-
-def test_what_could_not_be_measured_is_counted_and_not_a_number():
-    entry = compare([row([], []), row([], [], (None, 1.0)), row([], [], (0.5, 0.5))], "taste", seed=0)
-    assert (entry["base"], entry["aligned"], entry["n"], entry["not_measured"]) == (0.25, 0.75, 2, 1)
 
 
 def _die(code: int) -> None:

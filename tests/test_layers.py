@@ -16,16 +16,17 @@ LAYERS = (
     "noisers data backbones rewards shapes charts",
     "policy rollout checkpoint trackers",
     "engine generate",
-    "offline hooks export feedback plan report doctor",
-    "evaluation",
-    "run",
+    "offline hooks held_out export feedback plan report doctor",
+    "evaluation pair_set",
+    "run sheet",
+    "image_jobs",
     "demo",
     "cli",
     "__main__",
 )
 """Modules or packages of t2ialign, lowest first; a longer name wins, so that rewards.base lies below rewards."""
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names.split()}
-BRIDGE = ("unigenbench.judges", "unigenbench.prompts", "unigenbench.taxonomy")
+BRIDGE = ("unigenbench.judges", "unigenbench.prompts", "unigenbench.taxonomy", "unigenbench.types")
 """What t2ialign may know of unigenbench."""
 
 

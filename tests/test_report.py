@@ -37,6 +37,40 @@ def training_run(folder: Path, rows: list[dict], config: str = "objective: {name
     return folder
 
 
+SHARE = {"mean": 0.5, "low": 0.4, "high": 0.6, "n": 100}
+SHIFT = {"mean": 0.056, "low": 0.031, "high": 0.081}
+
+
+def compared(guidance: float) -> dict:
+    """Two models, one measure."""
+    model = {"faithfulness": 0.612, "unreadable": 41, "residual": 4.25, "spread": {"diversity": 0.8}}
+    return {
+        "prompts": 1000,
+        "guidance": {"base": guidance, "aligned": guidance},
+        "models": {"base": model, "aligned": model | {"faithfulness": 0.668, "residual": None}},
+        "differences": {"aligned - base": {"faithfulness": SHIFT}},
+        "diversity": {"aligned": {"diversity": {"mean": 0.97, "low": 0.94, "high": 1.01}}},
+    }
+
+
+def summary() -> dict:
+    look = {
+        "image": "base/1_0.png", "prompt": "a red circle", "first": "small red circle on white", "second": "too <soft>",
+        "verdicts": [{"claim": "the circle is red", "first": True, "second": False}],
+    }  # fmt: skip
+    scores = {"faithfulness": 0.6, "taste": 0.5, "criterion": 0.55}
+    return {
+        "title": "Demo", "sentence": "Aligned on pairs.",
+        "measures": [{"key": "faithfulness", "name": "Faithfulness", "meaning": "share of statements"}],
+        "equal": compared(3.0), "own": compared(5.0),
+        "sweep": {"base": {"3": scores, "5": scores}, "aligned": {"3": scores, "5": scores}},
+        "goals": [{"goal": "Diversity at least 0.9", "seen": "0.97", "reached": True}],
+        "second_reader": {"base": {"verdicts": SHARE, "pictures": SHARE, "disagreements": [look]}},
+        "criteria": {"Attribute - Color": {"base": SHARE, "aligned": SHARE, "difference": SHIFT}},
+        "caveats": ["One training seed."], "settings": {"pairs": 200}, "timings_seconds": {"training": 125.4},
+    }  # fmt: skip
+
+
 def comparison(folder: Path, prompt: str = "a red circle", rows: int = 3) -> Path:
     """A finished comparison: the first image got worse, the others better."""
     training_run(folder / "training", metrics(100))
@@ -54,17 +88,7 @@ def comparison(folder: Path, prompt: str = "a red circle", rows: int = 3) -> Pat
             }  # fmt: skip
         verdicts.append({"prompt": prompt, **sides})
     (folder / "verdicts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in verdicts))
-    share = {"mean": 0.5, "low": 0.4, "high": 0.6, "n": 100}
-    measured = {"base": 0.612, "aligned": 0.668, "difference": {"mean": 0.056, "low": 0.031, "high": 0.081}}
-    summary = {
-        "title": "Demo", "sentence": "Aligned on pairs.", "prompts": 1000, "images_per_prompt": 1,
-        "unreadable": {"base": 41, "aligned": 17},
-        "measures": [{"key": "faithfulness", "name": "Faithfulness", "meaning": "share of statements"}],
-        "faithfulness": measured,
-        "criteria": {"Attribute - Color": {"base": share, "aligned": share, "difference": measured["difference"]}},
-        "caveats": ["One training seed."], "settings": {"pairs": 200}, "timings_seconds": {"training": 125.4},
-    }  # fmt: skip
-    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "summary.json").write_text(json.dumps(summary()))
     return folder
 
 
@@ -105,7 +129,7 @@ def test_headline_and_criteria_are_shown_in_points(tmp_path):
     page = Page(write_report(comparison(tmp_path / "demo")))
     for shown in ("61.2 %", "66.8 %", "+5.6", "+3.1", "+8.1", "Attribute - Color", "2 min 05 s", "One training seed."):
         assert shown in page.text
-    assert [attrs["class"] for tag, attrs in page.tags if tag == "td" and "gain" in attrs.get("class", "")]
+    assert [attrs["class"] for tag, attrs in page.tags if tag == "span" and "gain" in attrs.get("class", "")]
 
 
 def test_pairs_that_got_better_and_worse_are_shown_with_their_numbers(tmp_path):
@@ -115,9 +139,22 @@ def test_pairs_that_got_better_and_worse_are_shown_with_their_numbers(tmp_path):
     assert "taste not asked" in page.text
     assert "unreadable: no known <shape>" in page.text
     images = [attrs for tag, attrs in page.tags if tag == "img"]
-    assert len(images) == 2 * (3 + 2 + 1)
+    assert len(images) == 2 * (3 + 2 + 1) + 1  # and the disagreement
     right = [attrs for tag, attrs in page.tags if tag == "li" and attrs.get("class") == "right"]
-    assert len(right) == 3 + 2 + 1  # one side of every pair shown
+    assert len(right) == 3 + 2 + 1 + 1  # one side of every pair shown, and the goal
+
+
+def test_each_model_is_shown_at_equal_and_at_its_own_guidance_with_diversity_and_realism(tmp_path):
+    page = Page(write_report(comparison(tmp_path / "demo")))
+    for shown in ("guidance 3", "guidance 5", "× 0.97", "0.94 to 1.01", "4.25", "Diversity at least 0.9: 0.97"):
+        assert shown in page.text
+
+
+def test_disagreements_of_the_two_readers_are_shown(tmp_path):
+    page = Page(write_report(comparison(tmp_path / "demo")))
+    assert "50.0 % of 100 verdicts" in page.text
+    assert "second: too <soft>" in page.text
+    assert "the circle is red: verifier ✓, second ✗" in page.text
 
 
 def test_everything_is_escaped(tmp_path):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from t2ialign.statistics import Z_95, paired_bootstrap, wilson
+from t2ialign.statistics import Z_95, paired_bootstrap, prompts_for_mean, prompts_for_share, wilson
 
 
 def test_interval_of_differences_equals_the_normal_one_on_large_samples():
@@ -108,3 +108,21 @@ def test_wilson_at_the_ends_by_hand():
 def test_impossible_counts_are_refused(successes, n):
     with pytest.raises(ValueError, match="successes of"):
         wilson(successes, n)
+
+
+def test_prompts_for_a_mean_by_hand():
+    # (1.96 + 0.8416) * 0.3 / 0.05 = 16.81; squared 282.6
+    assert prompts_for_mean(0.05, 0.3, power=0.8) == 283
+
+
+def test_prompts_for_a_share_by_hand():
+    # (1.96 sqrt 0.15 + 0.8416 sqrt 0.1475) / 0.05 = 21.65; squared 468.5
+    assert prompts_for_share(0.10, 0.05, power=0.8) == 469
+
+
+def test_the_promised_power_is_met():
+    rng = np.random.default_rng(0)
+    n = prompts_for_mean(0.1, 0.5, power=0.9)
+    drawn = rng.normal(0.1, 0.5, (4000, n))
+    shown = drawn.mean(1) > 1.96 * drawn.std(1, ddof=1) / n**0.5
+    assert 0.88 < shown.mean() < 0.92  # 4000 draws: standard error 0.005
