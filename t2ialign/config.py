@@ -37,8 +37,11 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "sdxl": "t2ialign.backbones.stable_diffusion:StableDiffusionXL",
     },
     "data": {
+        "labelled": "t2ialign.data.labelled:LabelledData",
+        "lists": "t2ialign.data.lists:ListData",
         "pairs": "t2ialign.data.pairs:PairData",
         "singles": "t2ialign.data.pairs:SingleData",
+        "text_pairs": "t2ialign.data.text_pairs:TextPairData",
     },
     "noiser": {
         "forward": "t2ialign.noisers.forward:ForwardNoiser",
@@ -154,11 +157,11 @@ class _Kind:
         self.kind = kind
 
 
-def component(kind: str) -> Any:
-    """The annotation of a field that holds a component of this kind."""
+def component(kind: str, *, optional: bool = False) -> Any:
+    """The annotation of a field that holds a component of this kind, or nothing where it is optional."""
 
     def build(value: Any) -> Any:
-        if isinstance(value, Component):
+        if isinstance(value, Component) or (optional and value is None):
             return value
         if isinstance(value, str):
             value = {"name": value}
@@ -170,7 +173,8 @@ def component(kind: str) -> Any:
             raise ValueError(str(error)) from None
         return found.model_validate(value)
 
-    return Annotated[SerializeAsAny[Component], BeforeValidator(build), _Kind(kind)]
+    held = SerializeAsAny[Component] | None if optional else SerializeAsAny[Component]
+    return Annotated[held, BeforeValidator(build), _Kind(kind)]
 
 
 class Lora(Section):
@@ -242,7 +246,7 @@ class Checkpoint(Section):
 
 
 class Validate(Section):
-    """What is looked at while training: images of fixed prompts and seeds, the untouched base on the left."""
+    """What is looked at while training: images of fixed prompts and seeds, the base on the left, and held-out pairs."""
 
     every_steps: int = Field(100, ge=1)
     """Optimizer steps between validations; there is also one before the first step and one after the last."""
@@ -256,6 +260,12 @@ class Validate(Section):
     """DDIM steps of the images."""
     rewards: list[str] = []
     """Rewards measured on the images, for base and policy; not used in training."""
+    pairs: component("data", optional=True) = None  # type: ignore[valid-type]
+    """Held-out pairs, of images or of prompts: how often the policy orders them as their labels do."""
+    max_pairs: int = Field(200, ge=2)
+    """How many of them, drawn once by the run's seed."""
+    draws: int = Field(5, ge=1)
+    """Looks at each pair, at fixed timesteps and noise."""
 
 
 class Config(Section):

@@ -63,7 +63,7 @@ class Saturation:
         if engine.step == self._steps:
             share = sum(self._shares) / len(self._shares)
             start = f"margin multiplier {self._multiplier:g}"
-            self._say(f"{start}; {share:.0%} of pairs saturated in the first {self._steps} steps")
+            self._say(f"{start}; {share:.0%} of examples saturated in the first {self._steps} steps")
             if share > 0.5:
                 self._say("warning: more than half are saturated and teach nothing; lower objective.beta or optim.lr")
 

@@ -26,12 +26,14 @@ from t2ialign import checkpoint
 from t2ialign.backbones.base import Backbone
 from t2ialign.backbones.lora import adapter_parameters, add_adapter, load_lora, save_lora
 from t2ialign.config import Config, Lora, Optim, dump, read_yaml, resolve
-from t2ialign.data.cache import encode
+from t2ialign.data.base import Source
+from t2ialign.data.cache import Encoded, encode
 from t2ialign.data.loader import Batches
 from t2ialign.data.prompts import read_prompts
 from t2ialign.engine import Engine
 from t2ialign.errors import EnvironmentProblem, InputError
 from t2ialign.files import whole_file, whole_folder
+from t2ialign.held_out import HeldOut, HeldOutAccuracy
 from t2ialign.hooks import ProgressBar, Saturation, ValidationImages
 from t2ialign.offline import Hook, train_offline
 from t2ialign.policy import EMA, INIT, LEARNER, Policy
@@ -45,6 +47,9 @@ CHANGEABLE = ("train.micro_batch", "train.loader_workers", "train.gradient_check
 MAX_SMALL_MACHINE_CORES = 4
 
 
+Validation = ValidationImages | HeldOutAccuracy
+
+
 class Run(NamedTuple):
     """Everything a loop needs, assembled."""
 
@@ -52,7 +57,7 @@ class Run(NamedTuple):
     policy: Policy
     engine: Engine
     batches: Iterable[Batch]
-    validation: ValidationImages | None
+    validation: list[Validation]
 
 
 def settle_process() -> None:
@@ -288,32 +293,32 @@ def assemble(config: Config) -> Run:
     settle_process()
     device = device_of_process()
     state = processes()
-    objective, data = config.objective, config.data
-    if objective.views is not None and objective.views != data.views:
-        raise InputError(
-            f"objective '{objective.name}' compares {objective.views} views per example; data '{data.name}' yields "
-            f"{data.views}. Use other data, or another objective."
-        )
+    data = config.data
+    refuse_unfit_views(config)
     micro_batches = accumulation(config, state.num_processes)
     source = data.open()
+    refuse_unfit_scores(config, source)
+    held_out_source = None if config.validation.pairs is None else config.validation.pairs.open()
     weights = DTYPES[config.train.precision] if config.lora is not None else torch.float32
     backbone = config.backbone.build(device, weights)
-    encoded = encode(
-        source,
-        backbone,
-        resolution=data.resolution or backbone.resolution,
-        folder=config.run_dir / "cache",
-        device=device,
-        cache=data.cache,
-        rank=state.process_index,
-        world_size=state.num_processes,
-    )
-    state.wait_for_everyone()  # each process encoded its share
+    encoded = _encode(config, data, source, backbone)
+    held_out = None
+    if held_out_source is not None:
+        pairs = _encode(config, config.validation.pairs, held_out_source, backbone)
+        held_out = HeldOut(
+            held_out_source,
+            pairs,
+            at_most=config.validation.max_pairs,
+            draws=config.validation.draws,
+            seed=config.seed,
+            batch=config.train.micro_batch,
+        )
     prompts = None
     if config.validation.prompts is not None:
         prompts = read_prompts(config.validation.prompts)[: config.validation.max_prompts]
     null = backbone.null()
-    if prompts is None and not encoded.needs_encoders:
+    needs_encoders = encoded.needs_encoders or (held_out is not None and held_out.encoded.needs_encoders)
+    if prompts is None and not needs_encoders:
         backbone.release_encoders()
     policy = build_policy(config, backbone)
     engine = Engine(
@@ -339,23 +344,84 @@ def assemble(config: Config) -> Run:
         workers=config.train.loader_workers,
         prompt_dropout=data.prompt_dropout,
         null=null,
+        members=data.members(source),
     )
-    return Run(config, policy, engine, batches, _validation(config, policy, prompts))
+    return Run(config, policy, engine, batches, _validation(config, policy, prompts, held_out))
 
 
-def _validation(config: Config, policy: Policy, prompts: list[str] | None) -> ValidationImages | None:
-    if prompts is None:
-        return None
-    return ValidationImages(
-        policy,
-        prompts,
-        config.run_dir / "validation",
-        every=config.validation.every_steps,
-        steps=config.train.steps,
-        guidance_scale=config.validation.guidance_scale,
-        inference_steps=config.validation.inference_steps,
-        scorers={name: load_reward(name) for name in config.validation.rewards},
+def refuse_unfit_views(config: Config) -> None:
+    """Lets pass what can be compared.
+
+    Raises:
+        InputError: data and objective, or objective and micro-batch, do not fit.
+    """
+    objective, data = config.objective, config.data
+    if objective.views is not None and objective.views != data.views:
+        raise InputError(
+            f"objective '{objective.name}' compares {objective.views} views per example; data '{data.name}' yields "
+            f"{data.views}. Use other data, or another objective."
+        )
+    if objective.needs_mismatched and config.train.micro_batch < 2:
+        raise InputError(
+            f"objective '{objective.name}' compares with other examples' prompts, so train.micro_batch must be at "
+            f"least 2 (it is {config.train.micro_batch})"
+        )
+
+
+def refuse_unfit_scores(config: Config, source: Source) -> None:
+    """Lets pass data that has what the objective reads.
+
+    Raises:
+        InputError: scores or labels are missing.
+    """
+    objective, data = config.objective, config.data
+    for row in range(len(source)) if objective.reads is not None else ():
+        example = source[row]
+        if example.scores is None:
+            raise InputError(f"objective '{objective.name}' reads {objective.reads}; data '{data.name}' has none")
+        if objective.reads == "labels" and not {*example.scores} <= {0, 1}:
+            raise InputError(
+                f"{example.origin}: objective '{objective.name}' reads labels 1 and 0; data '{data.name}' has "
+                f"{example.scores[0]:g}. Use data 'labelled'."
+            )
+
+
+def _encode(config: Config, data: Any, source: Source, backbone: Backbone) -> Encoded:
+    """This data set as training takes it, every process having encoded its share."""
+    state = processes()
+    encoded = encode(
+        source,
+        backbone,
+        resolution=data.resolution or backbone.resolution,
+        folder=config.run_dir / "cache",
+        device=device_of_process(),
+        cache=data.cache,
+        rank=state.process_index,
+        world_size=state.num_processes,
     )
+    state.wait_for_everyone()
+    return encoded
+
+
+def _validation(
+    config: Config, policy: Policy, prompts: list[str] | None, held_out: HeldOut | None
+) -> list[Validation]:
+    when = {"every": config.validation.every_steps, "steps": config.train.steps}
+    wanted: list[Validation] = []
+    if prompts is not None:
+        images = ValidationImages(
+            policy,
+            prompts,
+            config.run_dir / "validation",
+            guidance_scale=config.validation.guidance_scale,
+            inference_steps=config.validation.inference_steps,
+            scorers={name: load_reward(name) for name in config.validation.rewards},
+            **when,
+        )
+        wanted.append(images)
+    if held_out is not None:
+        wanted.append(HeldOutAccuracy(policy, held_out, **when))
+    return wanted
 
 
 @contextmanager
@@ -405,10 +471,10 @@ def train(config: Config, *, console: Console | None = None, hooks: Sequence[Hoo
         if run.engine.step and is_main:
             console.print(f"going on from step {run.engine.step} of {config.train.steps}")
         every_step: list[Hook] = [*hooks]
-        if run.validation is not None:
-            every_step.append(run.validation)
+        for validation in run.validation:
+            every_step.append(validation)
             if is_main and run.engine.step == 0:
-                run.validation.measure(run.engine)
+                validation.measure(run.engine)
         multiplier = config.objective.margin_multiplier()
         if multiplier is not None and is_main:
             every_step.append(Saturation(multiplier, console.print))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol
@@ -27,11 +28,14 @@ class Example:
     prompts: tuple[str, ...]
     """One prompt shared by the views, or one a view."""
     images: tuple[Path | bytes | StoredImage, ...]
-    """An image file, its encoded bytes, or where they are, a view; for pairs (chosen, rejected)."""
+    """An image file, its encoded bytes, or where they are, a view; for pairs (chosen, rejected). One image may be all
+    views', which then differ in their prompts."""
     scores: tuple[float, ...] | None = None
-    """One number a view."""
+    """One number a view: rewards, or 1 for a liked and 0 for a disliked single image."""
     origin: str = ""
     """Where this row was read, as messages name it: file:line."""
+    present: int | None = None
+    """Of a list shorter than others, how many views there are; those behind only fill it up."""
 
 
 class Source(Protocol):
@@ -80,3 +84,7 @@ class DataConfig(Component):
     @abstractmethod
     def open(self) -> Source:
         """Reads and checks the table; images are opened later."""
+
+    def members(self, source: Source) -> Sequence[int]:
+        """The rows of an epoch, by index; a row may stand more than once."""
+        return range(len(source))

@@ -66,6 +66,8 @@ class Rows(NamedTuple):
     """[N, 1, ...] or [N, V, ...]"""
     scores: Tensor | None
     """[N, V]"""
+    mask: Tensor | None = None
+    """False where a list has no view. [N, V] bool"""
 
 
 class RawRows(NamedTuple):
@@ -74,6 +76,7 @@ class RawRows(NamedTuple):
     latents: Latents | PixelRows
     cond: Conditioning | list[tuple[str, ...]]
     scores: Tensor | None
+    mask: Tensor | None = None
 
 
 class PixelReader:
@@ -228,7 +231,11 @@ class Reader:
 
     def __call__(self, rows: list[int]) -> RawRows:
         scores = [self.source[row].scores for row in rows]
-        return RawRows(self.latents(rows), self.text(rows), None if scores[0] is None else torch.tensor(scores))
+        present = [self.source[row].present for row in rows]
+        mask = None
+        if present[0] is not None:
+            mask = torch.arange(self.source.views) < torch.tensor(present)[:, None]
+        return RawRows(self.latents(rows), self.text(rows), None if scores[0] is None else torch.tensor(scores), mask)
 
 
 class Encoded:
@@ -251,14 +258,14 @@ class Encoded:
 
     def finish(self, raw: RawRows) -> Rows:
         """Encodes what was not stored."""
-        latents, cond, scores = raw
+        latents, cond, scores, mask = raw
         if isinstance(latents, PixelRows):
             assert self._encoder is not None
             latents = self._encoder.latents(latents)
         if isinstance(cond, list):
             assert self._encoder is not None
             cond = self._encoder.texts(cond)
-        return Rows(latents, cond, scores)
+        return Rows(latents, cond, scores, mask)
 
     def __getitem__(self, rows: list[int]) -> Rows:
         """Some examples, by their index in the data set."""
@@ -333,7 +340,7 @@ def _latents(
     }
     shards = Shards(_place(folder, identity), len(source))
     side = resolution // backbone.vae_factor
-    row_bytes = 2 * source.views * backbone.latent_channels * side * side * DTYPES[cache.dtype].itemsize
+    row_bytes = 2 * len(source[0].images) * backbone.latent_channels * side * side * DTYPES[cache.dtype].itemsize
     if not _fits(shards, row_bytes, cache.latents, "latents"):
         return pixels
     if share.rank == 0:

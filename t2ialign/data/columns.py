@@ -30,6 +30,10 @@ PREFERRED = Role("preferred", "the number of the better image", ("preferred",))
 IMAGE = Role("image", "the image", ("image", "file_name", "jpg", "image_path"))
 SCORE_CHOSEN = Role("score_chosen", "the chosen image's score", ("score_chosen", "chosen_score", "score_w"))
 SCORE_REJECTED = Role("score_rejected", "the rejected image's score", ("score_rejected", "rejected_score", "score_l"))
+SCORE = Role("score", "the image's score", ("score",))
+REWARD = Role("reward", "which reward gave the score", ("reward",))
+LIKED = Role("liked", "whether the image is liked", ("liked", "desirable", "label"))
+MISMATCHED = Role("mismatched", "the mismatched prompt", ("mismatched", "mismatched_prompt", "prompt_l", "caption_l"))
 ROLES = (
     PROMPT,
     CHOSEN,
@@ -42,6 +46,10 @@ ROLES = (
     IMAGE,
     SCORE_CHOSEN,
     SCORE_REJECTED,
+    SCORE,
+    REWARD,
+    LIKED,
+    MISMATCHED,
 )
 
 
@@ -70,6 +78,15 @@ class Columns(Section):
     """A reward's score of the preferred image; found as score_chosen, chosen_score or score_w."""
     score_rejected: str | None = None
     """A reward's score of the other image; found as score_rejected, rejected_score or score_l."""
+    score: str | None = None
+    """The score of the image of a row, for lists; found as score."""
+    reward: str | None = None
+    """Which reward gave that score, where a table holds several; found as reward."""
+    liked: str | None = None
+    """1 where the image is liked, 0 where not, for labelled images; found as liked, desirable or label."""
+    mismatched: str | None = None
+    """A prompt that does not fit the image, for text pairs; found as mismatched, mismatched_prompt, prompt_l or
+    caption_l."""
 
     def named(self, role: Role) -> str | None:
         """The column the config names for a role."""

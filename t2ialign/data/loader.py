@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from typing import NamedTuple
 
@@ -46,6 +46,7 @@ class Batches:
         workers: processes that read ahead; 0 reads in this one.
         prompt_dropout: share of examples that get `null` for their prompt, in [0, 1).
         null: the unconditional conditioning. [1, L, D]
+        members: rows of an epoch, by index; every row once if not said.
         pin_memory: page-locked memory, for copies to a GPU; where there is one if not said.
 
     Raises:
@@ -64,6 +65,7 @@ class Batches:
         workers: int = 0,
         prompt_dropout: float = 0.0,
         null: Conditioning | None = None,
+        members: Sequence[int] | None = None,
         pin_memory: bool | None = None,
     ):
         if prompt_dropout and null is None:
@@ -76,7 +78,7 @@ class Batches:
         self.prompt_dropout = prompt_dropout
         self.null = None if null is None else null.to("cpu", torch.float32)
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
-        self._order = Order([range(len(encoded))], seed=seed, micro_batch=micro_batch)
+        self._order = Order([range(len(encoded)) if members is None else members], seed=seed, micro_batch=micro_batch)
 
     def __iter__(self) -> Iterator[Batch]:
         """
@@ -105,12 +107,36 @@ class Batches:
 
     def _batch(self, keys: torch.Tensor, rows: Rows) -> Batch:
         draws = Draws(self.seed, keys)
-        mean, std, geometry = rows.latents
-        latents = mean + std * draws.normal(tuple(mean.shape[1:]), "posterior")
-        cond = rows.cond
-        if self.prompt_dropout:
-            cond = _without_prompts(cond, draws.uniform("dropout") < self.prompt_dropout, self.null)
-        return Batch(keys, latents, cond, geometry, rows.scores)
+        mean, std = rows.latents.mean, rows.latents.std
+        batch = assembled(keys, rows, mean + std * draws.normal(tuple(mean.shape[1:]), "posterior"), self.encoded.views)
+        if not self.prompt_dropout:
+            return batch
+        dropped = draws.uniform("dropout") < self.prompt_dropout
+        return replace(batch, cond=_without_prompts(batch.cond, dropped, self.null))
+
+
+def assembled(keys: torch.Tensor, rows: Rows, latents: torch.Tensor, views: int) -> Batch:
+    """The batch of encoded rows.
+
+    One image stands for all views where only prompts differ; views that none of the lists has are cut off.
+
+    Args:
+        latents: x_0 drawn from the rows' posteriors. [N, V or 1, C, h, w]
+    """
+    geometry, scores, mask = rows.latents.geometry, rows.scores, rows.mask
+    latents = latents.expand(-1, views, -1, -1, -1)
+    geometry = None if geometry is None else geometry.expand(-1, views, -1)
+    if mask is None:
+        return Batch(keys, latents, rows.cond, geometry, scores)
+    longest = int(mask.sum(1).max())
+    return Batch(
+        keys,
+        latents[:, :longest],
+        rows.cond,
+        None if geometry is None else geometry[:, :longest],
+        None if scores is None else scores[:, :longest],
+        mask[:, :longest],
+    )
 
 
 def _as_it_is(rows: RawRows | _Refused) -> RawRows | _Refused:

@@ -44,6 +44,14 @@ class Scan(NamedTuple):
     """Of the rows with a label, how many prefer the first image, and how many there are."""
 
 
+class Arranged(NamedTuple):
+    """Examples made of usable rows."""
+
+    examples: list[Example]
+    ties: list[Problem]
+    """Rows left out because nothing is preferred in them."""
+
+
 class Layout(NamedTuple):
     """How the rows of a table are read."""
 
@@ -51,6 +59,10 @@ class Layout(NamedTuple):
     read: Callable[[Row], Example | Problem]
     better: Callable[[Row], int | Problem] | None = None
     """Which of two images is better, where a label says it."""
+    arrange: Callable[[list[Example]], Arranged] | None = None
+    """How usable rows become examples, where an example is not one row."""
+    takes: Callable[[Row], bool] | None = None
+    """Which rows are meant at all; every one if not said."""
 
 
 class TableSource:
@@ -148,7 +160,7 @@ class TableData(DataConfig):
         """Sorts all rows into usable ones, ties and problems; with `decode` damaged images are found too."""
         table = self._table()
         layout = self.layout(table)
-        read = [layout.read(row) for row in table.rows]
+        read = [layout.read(row) for row in table.rows if layout.takes is None or layout.takes(row)]
         usable = [outcome for outcome in read if isinstance(outcome, Example)]
         problems = [outcome for outcome in read if isinstance(outcome, Problem) and outcome.reason != TIE]
         ties = [outcome for outcome in read if isinstance(outcome, Problem) and outcome.reason == TIE]
@@ -156,6 +168,9 @@ class TableData(DataConfig):
             damage = unreadable(usable)
             problems += [found for found in damage if found is not None]
             usable = [example for example, found in zip(usable, damage, strict=True) if found is None]
+        if layout.arrange is not None:
+            usable, left_out = layout.arrange(usable)
+            ties += left_out
         return Scan(layout.words, len(table.rows), usable, ties, problems, _first_better(table, layout))
 
     def _table(self) -> Table:
@@ -219,7 +234,7 @@ class SingleData(TableData):
         prompt = find_column(table, role.PROMPT, self.columns)
 
         def read(row: Row) -> Example | Problem:
-            return _example(row, table, prompt, (image,), None)
+            return read_example(row, table, prompt, (image,), None)
 
         return Layout(f"{table.path.name}: image '{image}', prompt '{prompt}'", read)
 
@@ -228,7 +243,7 @@ class SingleData(TableData):
             chosen = find_column(table, role.CHOSEN, self.columns)
             prompt = find_column(table, role.PROMPT, self.columns)
             words = f"{table.path.name}: image '{chosen}', the chosen one of each pair, prompt '{prompt}'"
-            return Layout(words, lambda row: _example(row, table, prompt, (chosen,), None))
+            return Layout(words, lambda row: read_example(row, table, prompt, (chosen,), None))
         if match_column(table, role.IMAGE_0, self.columns) is None:
             find_column(table, role.IMAGE, self.columns)  # raises: there is no column of images
         pairs = pair_layout(table, self.columns)
@@ -265,7 +280,7 @@ def pair_layout(table: Table, columns: Columns) -> Layout:
     scores = _score_columns(table, columns)
     words = f"{table.path.name}: chosen '{views[0]}', rejected '{views[1]}', prompt '{prompt}'"
     words += f", scores '{scores[0]}' and '{scores[1]}'" if scores else ""
-    return Layout(words, lambda row: _example(row, table, prompt, views, scores))
+    return Layout(words, lambda row: read_example(row, table, prompt, views, scores))
 
 
 def _score_columns(table: Table, columns: Columns) -> tuple[str, str] | None:
@@ -294,7 +309,7 @@ def _labelled_layout(table: Table, columns: Columns, prompt: str) -> Layout:
         if isinstance(first, Problem):
             return first
         ordered = views if first == 0 else views[::-1]
-        return _example(row, table, prompt, ordered, None)
+        return read_example(row, table, prompt, ordered, None)
 
     return Layout(f"{table.path.name}: images '{views[0]}' and '{views[1]}', prompt '{prompt}', {words}", read, better)
 
@@ -342,7 +357,7 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _example(
+def read_example(
     row: Row, table: Table, prompt: str, views: tuple[str, ...], scores: tuple[str, ...] | None
 ) -> Example | Problem:
     """The example of a row, or what it lacks."""

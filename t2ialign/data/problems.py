@@ -18,6 +18,7 @@ NO_IMAGE = "image missing"
 UNREADABLE = "image unreadable"
 NO_LABEL = "label not understood"
 NO_SCORE = "score not a number"
+SAME_PROMPT = "both prompts are equal"
 TIE = "tie"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -19,8 +19,8 @@ class Objective(Component):
     """How many views of an example it compares; None for any number."""
     needs_reference: ClassVar[bool] = False
     """Whether the reference's prediction is made for it."""
-    needs_scores: ClassVar[bool] = False
-    """Whether it reads the examples' scores or labels."""
+    reads: ClassVar[Literal["scores", "labels"] | None] = None
+    """What it reads from the examples' scores: rewards, or 1 for liked and 0 for disliked images."""
 
     @abstractmethod
     def __call__(self, prediction: Prediction, batch: Batch) -> LossOutput:

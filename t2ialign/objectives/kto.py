@@ -63,7 +63,7 @@ class DiffusionKTO(Objective):
 
     views: ClassVar[int | None] = 1
     needs_reference: ClassVar[bool] = True
-    needs_scores: ClassVar[bool] = True
+    reads: ClassVar[Literal["scores", "labels"] | None] = "labels"
 
     @property
     def needs_mismatched(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -144,7 +144,7 @@ class LiPO(Listwise):
     """Divide a list's pair weights by their sum: two views are then exactly dpo, and rates carry over. false is the
     papers' sum, whose weights are often near 0.1."""
 
-    needs_scores: ClassVar[bool] = True
+    reads: ClassVar[Literal["scores", "labels"] | None] = "scores"
 
     def __call__(self, prediction: Prediction, batch: Batch) -> LossOutput:
         """

@@ -1,0 +1,194 @@
+"""Objectives in the loop: cut up as one likes, over-fitted, refused where parts do not fit, and brought by a user."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from toys import assert_same_gradients, batch, engine, gradients, lora_policy, pair_folder, write_config
+
+from t2ialign.config import load
+from t2ialign.errors import InputError
+from t2ialign.noisers.forward import ForwardNoiser
+from t2ialign.objectives.base import Objective
+from t2ialign.objectives.dpo import DiffusionDPO
+from t2ialign.objectives.ipo import IPO
+from t2ialign.objectives.kto import DiffusionKTO
+from t2ialign.objectives.listwise import DiffusionLPO, LiPO
+from t2ialign.objectives.mapo import MaPO, MaPOv2
+from t2ialign.offline import evaluate
+from t2ialign.policy import Policy
+from t2ialign.run import assemble, train
+from t2ialign.trackers import read_metrics
+from t2ialign.types import Batch
+
+QUIET = Console(quiet=True)
+PER_ROW = {
+    "variants": DiffusionDPO(beta=100, label_smoothing=0.1, sft_weight=2.0, winner_preserving=0.6, rejected_bound=4.0),
+    "ipo": IPO(beta=100),
+    "mapo": MaPO(beta=0.1),
+    "mapo_v2": MaPOv2(beta=8),
+    "lpo": DiffusionLPO(beta=100),
+    "lipo": LiPO(beta=100),
+}
+"""Objectives whose rows know nothing of each other."""
+
+
+def rows_of(policy: Policy, keys: list[int], objective: Objective) -> Batch:
+    """Pairs, or lists of three of which every second has only two."""
+    if objective.views == 2:
+        return batch(policy, keys)
+    made = batch(policy, keys, views=3)
+    mask = torch.tensor([[True, True, key % 2 == 0] for key in keys])
+    return replace(made, scores=torch.tensor([[3.0, 1.0, 0.5]] * len(keys)), mask=mask)
+
+
+def step(folder: Path, run_dir: Path, objective: Objective, cuts: list[list[int]]) -> list[torch.Tensor]:
+    policy = lora_policy(folder, moved=0.1, dtype=torch.float64)
+    made = engine(policy, run_dir, accumulation=len(cuts))
+    for keys in cuts:
+        rows = rows_of(policy, keys, objective)
+        made.update(lambda rows=rows: evaluate(policy, rows, ForwardNoiser(), objective, 0))
+    return gradients(made)
+
+
+@pytest.mark.parametrize("name", PER_ROW)
+def test_accumulation_does_not_change_the_gradient(name: str, sd15_folder: Path, tmp_path: Path):
+    whole = step(sd15_folder, tmp_path, PER_ROW[name], [[0, 1, 2, 3]])
+    cut = step(sd15_folder, tmp_path, PER_ROW[name], [[0, 1], [2, 3]])
+    assert_same_gradients(cut, whole, relative=1e-9)
+
+
+def test_ktos_baseline_is_a_micro_batchs_own(sd15_folder: Path, tmp_path: Path):
+    """The one objective whose micro-batch has a part in what is learnt, as docs/recipes.md says."""
+    policy = lora_policy(sd15_folder, moved=0.1, dtype=torch.float64)
+    objective = DiffusionKTO(beta=100)
+
+    def losses(keys: list[int]) -> torch.Tensor:
+        labels = torch.tensor([[float(key % 2)] for key in keys])
+        rows = replace(batch(policy, keys, views=1), scores=labels)
+        return evaluate(policy, rows, ForwardNoiser(), objective, 0).losses
+
+    whole, cut = losses([0, 1, 2, 3]), torch.cat([losses([0, 1]), losses([2, 3])])
+    assert not torch.allclose(whole, cut, rtol=1e-3)
+    assert (whole - cut).abs().max() < 0.5
+
+
+def test_other_prompts_are_looked_at_without_gradient_and_change_only_the_baseline(sd15_folder: Path):
+    policy = lora_policy(sd15_folder, moved=0.1, dtype=torch.float64)
+    rows = replace(batch(policy, [0, 1], views=1), scores=torch.tensor([[1.0], [0.0]]))
+    seen: list[tuple[str, bool]] = []
+    predict = policy.predict
+
+    def watching(x_t, timesteps, cond, geometry, weights="policy"):
+        found = predict(x_t, timesteps, cond, geometry, weights)
+        shifted = torch.equal(cond.tokens, rows.cond.tokens.roll(1, 0))
+        assert shifted or torch.equal(cond.tokens, rows.cond.tokens)
+        seen.append((f"{weights}{' of others' if shifted else ''}", found.requires_grad))
+        return found
+
+    policy.predict = watching  # type: ignore[method-assign]
+    evaluate(policy, rows, ForwardNoiser(), DiffusionKTO(beta=100), 0)
+    assert seen == [
+        ("reference of others", False),
+        ("policy of others", False),
+        ("reference", False),
+        ("policy", True),  # last, so that nothing stands between it and its backward
+    ]
+
+
+def test_equal_prompts_of_a_text_pair_have_loss_ln_2_and_no_gradient(sd15_folder: Path):
+    policy = lora_policy(sd15_folder, moved=0.1, dtype=torch.float64)
+    rows = batch(policy, [0, 1])
+    same = replace(rows, latents=rows.latents[:, :1].expand(-1, 2, -1, -1, -1))
+    output = evaluate(policy, same, ForwardNoiser(), DiffusionDPO(beta=100, rejected_bound=4), 0)
+    assert output.losses.tolist() == pytest.approx([0.6931471805599453] * 2)
+    output.losses.sum().backward()
+    for name, parameter in policy.trained_parameters().items():
+        assert parameter.grad is None or parameter.grad.abs().max() < 1e-9, name
+
+
+@pytest.mark.parametrize("objective", [DiffusionDPO(beta=300), DiffusionDPO(beta=300, winner_preserving=0.9)])
+def test_one_pair_over_fitted_is_ordered_more_and_more(objective: DiffusionDPO, sd15_folder: Path, tmp_path: Path):
+    policy = lora_policy(sd15_folder)
+    made = engine(policy, tmp_path)
+    pair = batch(policy, [0])
+    for _ in range(25):
+        metrics = made.update(lambda: evaluate(policy, pair, ForwardNoiser(), objective, 0))
+        assert metrics is not None
+    assert metrics["margin"] > 0.5
+    assert metrics["chosen_change"] < 1e-3
+
+
+def test_objective_and_data_must_fit(sd15_folder: Path, tmp_path: Path):
+    path = write_config(
+        tmp_path / "c.yaml", model=sd15_folder, pairs=pair_folder(tmp_path / "pairs"), run_dir=tmp_path / "run"
+    )
+    text = path.read_text()
+
+    def refused(objective: str, data: str, match: str, *overrides: str) -> None:
+        path.write_text(text.replace("{name: dpo, beta: 100}", objective).replace("name: pairs", f"name: {data}"))
+        with pytest.raises(InputError, match=match):
+            assemble(load(path, overrides))
+
+    refused("{name: kto, beta: 1}", "pairs", "compares 1 views per example; data 'pairs' yields 2")
+    refused("{name: kto, beta: 1}", "singles", "reads labels; data 'singles' has none")
+    refused("{name: lipo, beta: 1}", "pairs", "reads scores; data 'pairs' has none")
+    refused("{name: kto, beta: 1}", "labelled", "micro_batch must be at least 2", "train.micro_batch=1")
+
+
+OWN = '''
+from typing import ClassVar
+
+from pydantic import Field
+
+from t2ialign.objectives.base import Objective, row_weights
+from t2ialign.types import LossOutput
+
+
+class Hinge(Objective):
+    """Hinge on the margin."""
+
+    width: float = Field(gt=0)
+    """Margin that is enough."""
+
+    views: ClassVar[int | None] = 2
+    needs_reference: ClassVar[bool] = True
+
+    def __call__(self, prediction, batch):
+        change = prediction.policy_error - prediction.reference_error
+        margin = change[:, 1] - change[:, 0]
+        loss = (self.width - margin).relu()
+        return LossOutput(loss, row_weights(batch, loss), {"margin": margin.detach()})
+'''
+
+
+def test_an_objective_from_outside_needs_nothing_but_a_yaml(
+    sd15_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("my_losses.py").write_text(OWN)
+    path = write_config(Path("c.yaml"), model=sd15_folder, pairs=pair_folder(Path("pairs")), run_dir=Path("run"))
+    text = path.read_text()
+
+    def written(section: str) -> Path:
+        path.write_text(text.replace("{name: dpo, beta: 100}", section))
+        return path
+
+    train(load(written("{name: my_losses.py:Hinge, width: 0.5}")), console=QUIET)
+    rows = [row for row in read_metrics(Path("run/metrics.jsonl")) if "loss" in row]
+    assert rows[0]["loss"] == pytest.approx(0.5)  # an untouched policy has margin 0
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    for section, message in {
+        "{name: my_losses.py:Hinge, widht: 0.5}": r"c\.yaml:6: objective\.widht: unknown key; did you mean 'width'\?",
+        "{name: my_losses.py:Hinge}": r"c\.yaml:6: objective\.width: this key is missing",
+        "{name: my_losses.py:Hinge, width: -1}": r"c\.yaml:6: objective\.width: Input should be greater than 0",
+        "{name: my_losses.py:Hinges, width: 1}": r"c\.yaml:6: objective: my_losses\.py has no 'Hinges'",
+        "{name: my_loses.py:Hinge, width: 1}": r"my_loses\.py: no such file",
+        "{name: my_losses.py:LossOutput, width: 1}": "is not a t2ialign objective",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            load(written(section))
