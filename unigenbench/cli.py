@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from unigenbench.cli_judge import estimate, judge
+from unigenbench.cli_scores import COMMANDS
 from unigenbench.errors import BenchError
 
 app = typer.Typer(
@@ -48,6 +49,31 @@ def taxonomy(as_json: AsJson = False) -> None:
 
 
 @app.command()
+def validate(
+    data: Annotated[Path | None, typer.Option(help="Prompt file, folder of them, or name of a shipped one.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of images of those prompts.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Run folder.")] = None,
+    images_per_prompt: Annotated[int, typer.Option(min=1)] = 4,
+    pattern: Annotated[str, typer.Option(help="Names of the images, from {index} and {image}.")] = "{index}_{image}",
+    strict: Annotated[bool, typer.Option("--strict", help="Mend nothing, and end with 1 on a warning.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check prompt files, folders of images and run folders; ends with 2 where something cannot be used."""
+    from unigenbench.validate import validate as check
+
+    found = check(data, images, run, images_per_prompt=images_per_prompt, pattern=pattern, strict=strict)
+    if as_json:
+        content = {"looked_at": found.looked_at, "problems": [vars(problem) for problem in found.problems]}
+        typer.echo(json.dumps(content, ensure_ascii=False, indent=1))
+    else:
+        for problem in found.problems:
+            err.print(f"{problem.severity}: {problem}", markup=False, highlight=False, soft_wrap=True)
+        for line in found.looked_at:
+            out.print(line, markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(found.exit_code(strict=strict))
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="One run folder, or two to four to compare with the first.")],
     out_file: Annotated[Path, typer.Option("--out", help="HTML file to write.")] = Path("report.html"),
@@ -65,6 +91,8 @@ def report(
 
 app.command()(judge)
 app.command()(estimate)
+for command in COMMANDS:
+    app.command()(command)
 
 
 def main() -> None:

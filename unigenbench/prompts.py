@@ -107,13 +107,32 @@ def read_prompts(path: Path | str, *, strict: bool = False) -> PromptSet:
     return reading.prompts
 
 
-def validate_prompts(path: Path | str, *, strict: bool = False) -> list[Problem]:
-    """All that is wrong with a prompt file, in the order of its lines, file-wide faults last.
+class Examined(NamedTuple):
+    """A prompt file, checked."""
+
+    prompts: PromptSet | None
+    """None where there is an error"""
+    problems: list[Problem]
+    """in the order of lines, file-wide ones last"""
+
+
+def examine_prompts(path: Path | str, *, strict: bool = False) -> Examined:
+    """A file as `read_prompts` reads it, with all that is wrong with it.
 
     Raises:
         InputError: there is no such file.
     """
-    return _Reading(_locate(path), strict).problems
+    reading = _Reading(_locate(path), strict)
+    return Examined(reading.prompts, reading.problems)
+
+
+def validate_prompts(path: Path | str, *, strict: bool = False) -> list[Problem]:
+    """All that is wrong with a prompt file.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    return examine_prompts(path, strict=strict).problems
 
 
 def _locate(path: Path | str) -> Path:
@@ -167,9 +186,9 @@ class _Reading:
                     columns = self._columns(header)
                     if columns is None:
                         return
-                elif len(row) != len(header):
+                elif row and len(row) != len(header):
                     self._add("error", line, f"{len(row)} fields, not {len(header)}; check its quotes and commas")
-                elif (prompt := self._prompt(line, dict(zip(header, row, strict=True)), columns)) is not None:
+                elif row and (prompt := self._prompt(line, dict(zip(header, row, strict=True)), columns)) is not None:
                     yield line, prompt
                 line = rows.line_num + 1
         except csv.Error as error:

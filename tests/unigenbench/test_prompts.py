@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from prompt_files import CHINESE, ENGLISH, FIVE, LABELS, table, without_a_comma
 
 from unigenbench.errors import DataError, InputError
 from unigenbench.prompts import (
@@ -23,34 +23,6 @@ from unigenbench.prompts import (
 )
 from unigenbench.taxonomy import BY_ID
 from unigenbench.types import Problem, PromptSet, Repair
-
-ENGLISH = {
-    "Primary Categories": "Art",
-    "Secondary Categories": "Graphic Art",
-    "Subjects": "Animal",
-    "Sentence Structure": "Descriptive",
-    "Testpoints": ["Style", "Attribute - Color"],
-    "Testpoint Description": ["woodcut", "a red fox"],
-}
-CHINESE = {
-    "一级垂类": "艺术",
-    "二级垂类": "艺术-平面艺术",
-    "主体": "动物",
-    "考点": ["风格", "属性-颜色"],
-    "句式": "描述式句式",
-    "考点对应描述": ["木刻", "红色的狐狸"],
-}
-
-
-def table(path: Path, rows: list[dict | str], suffix: str = "_en", texts: list[str] | None = None) -> Path:
-    """A prompt file with an object, or its JSON text, a row; index 0, 1, …"""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["index", f"prompt{suffix}", f"sub_dims{suffix}"])
-        for index, row in enumerate(rows):
-            text = texts[index] if texts else f"prompt number {index}"
-            writer.writerow([index, text, row if isinstance(row, str) else json.dumps(row, ensure_ascii=False)])
-    return path
 
 
 def found(path: Path, **options) -> list[tuple[str, str]]:
@@ -79,17 +51,6 @@ def test_every_ending_of_the_columns_is_read(tmp_path: Path, suffix: str):
     assert [point.criterion for point in prompt.points] == ["style", "attribute.color"]
     assert prompt.points[1].label == ("属性-颜色" if chinese else "Attribute - Color")
     assert prompt.points[1].description == ("红色的狐狸" if chinese else "a red fox")
-
-
-def without_a_comma(content: dict) -> str:
-    """The fault of row 509 of an official file: no comma between the second and third test point."""
-    text = json.dumps(content)
-    assert text.count('", "Grammar') == 1
-    return text.replace('", "Grammar', '" "Grammar')
-
-
-LABELS = ["Style", "Attribute - Color", "Grammar - Negation", "Action - State", "World Knowledge"]
-FIVE = {**ENGLISH, "Testpoints": LABELS, "Testpoint Description": ["woodcut", "a red fox", "no hat", "", 'Mt. "Fuji"']}
 
 
 def test_a_missing_comma_is_put_in_with_a_warning_and_one_repair(tmp_path: Path, caplog):
