@@ -246,11 +246,11 @@ def build_processor() -> Qwen2_5_VLProcessor:
     """Tokenizer and image processor; every word of the world is one token."""
     rng = np.random.default_rng(SEED)
     corpus = []
-    for _ in range(6000):
+    for _ in range(2500):
         example = sample_render(rng)
         point = " \n".join(f" {point.description}" for point in prompt_of(example.caption).points)
         corpus += [example.caption, f" {example.caption}", point, answer(example.caption, example.seen)]
-    corpus += [RUBRIC.render(prompt_of("a red circle"))] * 3
+    corpus += ["user\n", "assistant\n", "things in the picture", RUBRIC.render(prompt_of("a red circle"))] * 20
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -268,7 +268,7 @@ def build_processor() -> Qwen2_5_VLProcessor:
             "vision_start_token": "<|vision_start|>", "vision_end_token": "<|vision_end|>",
         },
     )  # fmt: skip
-    side = dict(patch_size=PATCH, merge_size=MERGE, temporal_patch_size=2)
+    side = {"patch_size": PATCH, "merge_size": MERGE, "temporal_patch_size": 2}
     size = {"shortest_edge": CANVAS * CANVAS, "longest_edge": CANVAS * CANVAS}
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(size=size, **side),
@@ -281,16 +281,18 @@ def build_processor() -> Qwen2_5_VLProcessor:
 def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalGeneration:
     """The untrained model: a vision tower of 4 layers and a language model of 4 layers, both 128 wide."""
     ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("im_end", "im_start", "endoftext")}
-    text = dict(
-        vocab_size=-(-len(tokenizer) // 16) * 16, hidden_size=128, intermediate_size=384, num_hidden_layers=4,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096, tie_word_embeddings=True,
-        bos_token_id=ids["im_start"], eos_token_id=ids["im_end"], pad_token_id=ids["endoftext"],
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
-    )  # fmt: skip
-    vision = dict(
-        depth=4, hidden_size=128, intermediate_size=256, num_heads=4, out_hidden_size=128, patch_size=PATCH,
-        spatial_merge_size=MERGE, temporal_patch_size=2, window_size=CANVAS, fullatt_block_indexes=[0, 1, 2, 3],
-    )  # fmt: skip
+    text = {
+        "vocab_size": -(-len(tokenizer) // 16) * 16, "hidden_size": 128, "intermediate_size": 384,
+        "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096,
+        "bos_token_id": ids["im_start"], "eos_token_id": ids["im_end"], "pad_token_id": ids["endoftext"],
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
+        "tie_word_embeddings": True,
+    }  # fmt: skip
+    vision = {
+        "depth": 4, "hidden_size": 128, "intermediate_size": 256, "num_heads": 4, "out_hidden_size": 128,
+        "patch_size": PATCH, "spatial_merge_size": MERGE, "temporal_patch_size": 2, "window_size": CANVAS,
+        "fullatt_block_indexes": [0, 1, 2, 3],
+    }  # fmt: skip
     config = Qwen2_5_VLConfig(
         text_config=text,
         vision_config=vision,
@@ -494,8 +496,9 @@ class Run:
             log(f"{path.stem}: goes on at step {self.step} after {self.seconds / 60:.1f} min")
 
     def advance(self, loss: Tensor, scale: float) -> None:
-        if not math.isfinite(float(loss)):
-            raise FloatingPointError(f"{self.path.stem}: loss is {float(loss)} at step {self.step}")
+        value = loss.item()
+        if not math.isfinite(value):
+            raise FloatingPointError(f"{self.path.stem}: loss is {value} at step {self.step}")
         loss.backward()
         nn.utils.clip_grad_norm_(self.modules.parameters(), 1.0)
         groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
@@ -542,11 +545,11 @@ def train(stage: str, folder: Path, steps: int, batch: int) -> None:
             if stage == "judge":
                 ids, weights = writer.batch(examples)
                 said, more = answer_loss(model, tokens, ids, weights, writer.digits)
-                loss, right = 0.1 * loss + 3 * said, right | more | {"said": float(said)}
+                loss, right = 0.1 * loss + 3 * said, right | more | {"said": said.item()}
         scale = min(1.0, (run.step + 1) / 50, max(0.02, (1 - run.step / steps) / 0.4))
         run.advance(loss, scale)
         run.seconds += time.monotonic() - began
-        for name, value in (right | {"loss": float(loss)}).items():
+        for name, value in (right | {"loss": loss.item()}).items():
             shown.setdefault(name, []).append(value)
         if run.step % 25 == 0:
             means = " ".join(f"{name} {np.nanmean(values):.3f}" for name, values in shown.items())
