@@ -45,6 +45,9 @@ from unigenbench.types import (
     Usage,
 )
 
+SEEDS_PER_SAMPLE = 1000
+"""between the first tries of two samples of an image; parse retries count up from each"""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -368,7 +371,7 @@ class _Evaluation:
         outcome: Parsed | ParseFailure = ParseFailure("empty")
         for attempt in range(task.first_attempt, task.first_attempt + self._plan.settings.parse_tries):
             tally.parse_attempts = attempt + 1
-            seed = self._plan.settings.seed + attempt
+            seed = self._plan.settings.seed + SEEDS_PER_SAMPLE * int(task.key.rpartition("/")[2]) + attempt
             reply = await self._reply(replace(request, attempt=attempt, seed=seed), tally)
             outcome = read_reply(reply, len(task.prompt.points))
             if isinstance(outcome, Parsed):
@@ -501,11 +504,13 @@ class _Evaluation:
         self._record_probe(found)
 
     def _record_probe(self, found: Probe) -> None:
-        self._store.update(
-            served_model=found.served_model,
-            dropped_fields=list(found.dropped),
-            warnings=[*self._store.manifest.get("warnings", []), *found.notes],
-        )
+        """What the probe found goes to run.json; a model that has changed its name since the last start is a warning."""
+        manifest, notes = self._store.manifest, list(found.notes)
+        before = manifest.get("served_model")
+        if before and found.served_model and before != found.served_model:
+            notes.append(f"The server called its model {before!r} before, and {found.served_model!r} now.")
+        warnings = list(dict.fromkeys([*manifest.get("warnings", []), *notes]))
+        self._store.update(served_model=found.served_model, dropped_fields=list(found.dropped), warnings=warnings)
 
     def _record_absent(self) -> None:
         """A line for each image that is not there or cannot be read, unless a judgement of it is kept from before."""

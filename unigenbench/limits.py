@@ -146,9 +146,9 @@ class Budget:
         again = "What is done is saved; the same command with a higher limit goes on"
         ahead = self._in_flight + requests
         if self._max_requests is not None and self.requests + ahead > self._max_requests:
-            raise BudgetSpent(f"--max-requests {self._max_requests}: {self.requests} are made. {again}")
+            raise BudgetSpent(f"--max-requests {self._max_requests}: reached. {again}")
         if self._max_cost is not None and (self.cost or 0.0) + ahead * self._mean_cost() > self._max_cost:
-            raise BudgetSpent(f"--max-cost {self._max_cost:g}: {self.cost or 0:.4f} is spent. {again}")
+            raise BudgetSpent(f"--max-cost {self._max_cost:g}: another call might go over it. {again}")
         self._in_flight = ahead
 
     def settle(self, reserved: int, usage: Usage | None, requests: int) -> None:

@@ -22,6 +22,8 @@ PROMPTS = "prompts.json"
 JUDGEMENTS = "judgements.jsonl"
 REPLIES = "replies.sqlite"
 LOCK = "lock"
+LEARNT = ("run_id", "created", "served_model", "dropped_fields", "warnings")
+"""Fields of run.json that a later start keeps."""
 SYNC_LINES = 64
 SYNC_SECONDS = 1.0
 
@@ -207,7 +209,7 @@ class RunStore:
             settled = manifest
         else:
             _check_same_run(self.path, old, manifest, _read_prompts(self.path), prompts)
-            settled = manifest | {name: old[name] for name in ("run_id", "created") if name in old}
+            settled = manifest | {name: old[name] for name in LEARNT if name in old}
         content = json.dumps(to_json(prompts), ensure_ascii=False, indent=1)
         write_whole(self.path / PROMPTS, content + "\n")
         write_whole(self.path / MANIFEST, json.dumps(settled, ensure_ascii=False, indent=1) + "\n")

@@ -256,7 +256,14 @@ def test_a_path_of_a_proxy_is_left_as_it_is():
     assert complete_url("https://generativelanguage.googleapis.com/v1beta/openai") == (
         "https://generativelanguage.googleapis.com/v1beta/openai"
     )
-    assert complete_url("http://host:8000?key=k") == "http://host:8000/v1?key=k"
+
+
+def test_a_query_is_sent_along_and_never_shown():
+    found, calls = probe(lambda _: Answer("1"), "?key=AIza0123456789&api-version=2")
+    assert calls[0].path == "/v1/chat/completions?key=AIza0123456789&api-version=2"
+    with pytest.raises(FatalFailure) as caught:
+        probe(lambda call: error(403, f"{call.path} is not for you"), "?key=AIza0123456789")
+    assert "AIza" not in str(caught.value)
 
 
 def test_a_wrong_model_is_asked_for_once_and_answered_in_the_servers_words():

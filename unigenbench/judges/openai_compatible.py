@@ -14,7 +14,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from PIL import Image
 
@@ -283,6 +283,7 @@ class OpenAICompatible:
                 base_url=self.url,
                 max_retries=0,
                 timeout=openai.Timeout(self._options.timeout_seconds, connect=self._options.connect_seconds),
+                default_query=dict(parse_qsl(urlsplit(self._asked_url).query)),
                 default_headers={"User-Agent": f"unigenbench/{version('t2ialign')}"},
                 http_client=http,
             )
@@ -358,7 +359,7 @@ class _ErrorFields(NamedTuple):
 
 
 def complete_url(url: str) -> str:
-    """The address below which /chat/completions lies: /v1 is added to a bare host, and a full address is cut.
+    """The address below which /chat/completions lies, without query: /v1 is added to a bare host, a full one is cut.
 
     >>> complete_url("http://127.0.0.1:8000")
     'http://127.0.0.1:8000/v1'
@@ -367,7 +368,7 @@ def complete_url(url: str) -> str:
     """
     parts = urlsplit(url)
     path = parts.path.rstrip("/").removesuffix("/chat/completions").rstrip("/")
-    return parts._replace(path=path or "/v1", fragment="").geturl()
+    return parts._replace(path=path or "/v1", query="", fragment="").geturl()
 
 
 def _other_url(asked: str, used: str) -> str | None:
