@@ -21,9 +21,11 @@ from typing import Any, NamedTuple
 
 from unigenbench.errors import DataError, InputError
 from unigenbench.judges.base import judge_id
-from unigenbench.marks import OFFICIAL_IMAGES, Cell, Mark
+from unigenbench.leaderboard import against_board
+from unigenbench.marks import Cell, Mark
 from unigenbench.parsing import ParseFailure, parse
 from unigenbench.prompts import prompt_sha256
+from unigenbench.run import BOARD_IMAGES_PER_PROMPT
 from unigenbench.store import MANIFEST, SCHEMA_VERSION, RunStore, open_log, write_whole
 from unigenbench.taxonomy import criterion_of
 from unigenbench.types import Judgement, Prompt, PromptSet, RunLog
@@ -317,6 +319,8 @@ def import_official(
     by_index = {prompt.index: prompt for prompt in prompts.prompts}
     named = [(row, _named(path, row, prompts, by_index)) for row in rows]
     judgements = [_import_row(path, row, prompt, prompts.name, judge_id(spec), images) for row, prompt in named]
+    per_prompt = max((row.image + 1 for row in rows), default=BOARD_IMAGES_PER_PROMPT)
+    against = against_board(prompts, judge=judge, images_per_prompt=per_prompt)
     content = path.read_bytes()
     kept = Path(FOLDER) / "imported.csv"
     manifest = {
@@ -324,18 +328,21 @@ def import_official(
         "run_id": run.name,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command,
-        "dataset": {"category": prompts.name, "sha256": prompts.sha256, "version": prompts.version},
+        "dataset": {"name": prompts.name, "sha256": prompts.sha256, "version": prompts.version},
         "selection": prompts.selection,
         "images": {
             "root": str(images or _root(rows)),
             "pattern": "{index}_{image}",
-            "per_prompt": max((row.image + 1 for row in rows), default=OFFICIAL_IMAGES),
+            "per_prompt": per_prompt,
             "found": len(rows),
         },
-        "judge": {"spec": spec, "id": judge_id(spec)},
+        "judge": {"name": judge, "spec": spec, "id": judge_id(spec)},
         "rubric": {"id": "official", "sha256": ""},
         "imported": {"file": str(kept), "name": path.name, "sha256": sha256(content).hexdigest(), "rows": len(rows)},
-        "usage": {},
+        "comparable": not against,
+        "banner": f"Not comparable with the published board: {'; '.join(against)}." if against else None,
+        "usage": None,
+        "cost": None,
         "status": "finished",
     }
     with RunStore(run, manifest, prompts) as store:

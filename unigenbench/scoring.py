@@ -7,10 +7,12 @@ table do, although the paper's text says mean of criteria); the overall score is
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -18,6 +20,7 @@ import numpy as np
 from unigenbench import official, stats
 from unigenbench.errors import DataError, InputError
 from unigenbench.marks import Cell, Mark, cell_of, images_per_prompt, native_marks, samples_per_image
+from unigenbench.store import open_log, write_whole
 from unigenbench.taxonomy import CRITERIA, DIMENSIONS, THEMES
 from unigenbench.types import Prompt, RunLog
 
@@ -25,6 +28,7 @@ Missing = Literal["exclude", "zero", "error"]
 Compat = Literal["native", "official"]
 
 SCHEMA_VERSION = 1
+SUMMARY = "summary.json"
 FEW_PROMPTS = 20
 """With fewer prompts a bootstrap interval is too narrow to be trusted."""
 LENGTH_BINS = 4
@@ -383,3 +387,14 @@ def _warnings(log: RunLog, counts: Tables) -> list[str]:
             f"no test points of {', '.join(empty)}: the overall score is the mean of {10 - len(empty)} dimensions"
         )
     return found
+
+
+def score_run(path: Path, **options: Any) -> dict[str, Any]:
+    """Works out the scores of a run folder anew and writes them to its summary.json.
+
+    Args:
+        options: as those of `summarise`.
+    """
+    summary = summarise(open_log(path), **options)
+    write_whole(path / SUMMARY, json.dumps(summary, ensure_ascii=False, indent=1) + "\n")
+    return summary

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +44,21 @@ def judgement(prompt: Prompt, image: int, verdicts: Sequence[int] | None, status
     )
 
 
-def log(prompts: PromptSet, judgements: Sequence[Judgement], *, images: int = 4, **manifest: Any) -> RunLog:
+def log(
+    prompts: PromptSet,
+    judgements: Sequence[Judgement],
+    *,
+    images: int = 4,
+    folder: Mapping[str, Any] | None = None,
+    **manifest: Any,
+) -> RunLog:
     known = {
         "schema_version": 1,
         "run_id": "made",
         "dataset": {"category": prompts.name, "sha256": prompts.sha256, "version": prompts.version},
         "judge": JUDGE,
         "rubric": {"id": "own-1", "sha256": "a" * 64},
-        "images": {"root": "images/model", "pattern": "{index}_{image}", "per_prompt": images},
+        "images": {"root": "images/model", "pattern": "{index}_{image}", "per_prompt": images, **(folder or {})},
         "comparable": False,
         "banner": "not comparable",
     }
