@@ -219,7 +219,8 @@ def loader_rows(folder: Path, count: int = 64, steps: int = 32, micro_batch: int
     )
     policy = Policy(backbone, trains=True, keeps_reference=True)
     engine = Engine(
-        policy=policy, optimizer=torch.optim.SGD(policy.denoiser.parameters(), lr=0.0), optim=Optim.model_validate({"lr": 1e-9}),
+        policy=policy, optimizer=torch.optim.SGD(policy.denoiser.parameters(), lr=0.0),
+        optim=Optim.model_validate({"lr": 1e-9}),
         steps=steps + WARMUP, accumulation=1, run_dir=folder / "loader", seed=0, identity={},
     )  # fmt: skip
     stamps: list[float] = []

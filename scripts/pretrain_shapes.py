@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from t2ialign.shapes.caption import corrupt, family_of, parse, prompts
-from t2ialign.shapes.data import CAPTION_NOISE, sample_caption
+from t2ialign.shapes.data import CAPTION_NOISE, FAMILY_WEIGHTS, FOCUS_WEIGHTS, sample_caption
 from t2ialign.shapes.families import FAMILIES, WORDS
 from t2ialign.shapes.render import render_array
 from t2ialign.shapes.scene import Scene, sample_scene
@@ -51,6 +51,9 @@ MAX_LENGTH = 24
 CAPTION_DROP = 0.1
 STAGES = ("vae", "text", "unet")
 FAMILIES_OF_MODELS = ("sd", "sdxl")
+LAYOUT_TIMESTEPS, LAYOUT_SHARE = 550, 0.6
+"""With --focus, this share of the timesteps is drawn from this one on: layout is decided there, where an error in the
+noise weighs next to nothing in the loss."""
 SIDE = 64
 M = TypeVar("M", bound=nn.Module)
 LossOf = Callable[[int, np.random.Generator], tuple[Tensor, dict[str, Tensor]]]
@@ -494,15 +497,16 @@ def train_unet(options: argparse.Namespace) -> None:
     scale = json.loads(write_scale(options.run, latents).read_text())
     scenes = [cached_scene(world()[0], i)[0] for i in range(len(latents))]
     alphas = build_scheduler().alphas_cumprod.to(device())
+    weights = FOCUS_WEIGHTS if options.focus else FAMILY_WEIGHTS
     log(f"unet: {len(latents)} latents per process, scaling factor {scale:.4f}")
 
     def loss_of(step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         chosen = rng.integers(len(latents), size=options.batch)
-        captions = [sample_caption(scenes[i], rng) or "" for i in chosen]
+        captions = [sample_caption(scenes[i], rng, weights=weights) or "" for i in chosen]
         captions = [corrupt(c, rng, "train") if c and rng.random() < CAPTION_NOISE else c for c in captions]
         captions = ["" if rng.random() < CAPTION_DROP else caption for caption in captions]
         x_0 = latents[torch.from_numpy(chosen)].to(device()) * scale
-        noise, t = torch.randn_like(x_0), torch.randint(0, 1000, (len(x_0),), device=device())
+        noise, t = torch.randn_like(x_0), torch.from_numpy(timesteps(rng, len(x_0), options.focus)).to(device())
         alpha = alphas[t].view(-1, 1, 1, 1)
         with torch.autocast(device().type, torch.bfloat16, enabled=options.bf16):
             states, pooled = encode(modules, tokens(tokenizer, captions))
@@ -519,6 +523,12 @@ def train_unet(options: argparse.Namespace) -> None:
         return loss, {"loss": loss.detach(), "error": error.detach().mean()}
 
     train(run, options.steps or 8000, options.minutes, loss_of)
+
+
+def timesteps(rng: np.random.Generator, count: int, focus: bool) -> np.ndarray:
+    """Equally likely, or with a share of them where layout is decided. [count]"""
+    low = np.where(focus & (rng.random(count) < LAYOUT_SHARE), LAYOUT_TIMESTEPS, 0)
+    return rng.integers(low, 1000)
 
 
 def write_scale(folder: Path, latents: Tensor) -> Path:
@@ -651,6 +661,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1, help="gloo processes")
     parser.add_argument("--threads", type=int, default=1, help="threads of each process")
     parser.add_argument("--scenes", type=int, default=24000, help="cached scenes of each process")
+    parser.add_argument("--focus", action="store_true", help="unet: relations and layout more often than the rest")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True, help="UNet in bfloat16")
     parser.add_argument("--assets", type=Path, help="what export writes; assets/shapes-FAMILY if not said")
     parser.add_argument("--split", default="test", help="evaluate: train, validation or test prompts")

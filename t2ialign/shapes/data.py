@@ -1,7 +1,7 @@
 """Pictures with captions, as the base model was pre-trained on: training combinations only, some captions careless."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +27,18 @@ FAMILY_WEIGHTS = {
     "sized": 0.5,
 }
 """How often a family is tried first, relative to the others' 1; relations are the hardest words to learn."""
+FOCUS_WEIGHTS = {
+    **FAMILY_WEIGHTS,
+    "vertical": 9.0,
+    "horizontal": 9.0,
+    "comparison": 6.0,
+    "same color": 2.0,
+    "single": 0.3,
+    "sized": 0.3,
+    "background": 0.3,
+    "negation": 0.5,
+}
+"""The same for the second part of the pre-training, when everything but relations has been learnt."""
 
 
 class Example(NamedTuple):
@@ -38,10 +50,12 @@ class Example(NamedTuple):
     scene: Scene
 
 
-def sample_caption(scene: Scene, rng: np.random.Generator, split: Split = "train") -> str | None:
-    """A true caption of the scene, of a family drawn by FAMILY_WEIGHTS; None where none is of the split."""
+def sample_caption(
+    scene: Scene, rng: np.random.Generator, split: Split = "train", weights: Mapping[str, float] = FAMILY_WEIGHTS
+) -> str | None:
+    """A true caption of the scene, of a family drawn by the weights; None where none is of the split."""
     names = list(FAMILIES)
-    arrivals = rng.exponential(size=len(names)) / [FAMILY_WEIGHTS.get(name, 1.0) for name in names]
+    arrivals = rng.exponential(size=len(names)) / [weights.get(name, 1.0) for name in names]
     for i in np.argsort(arrivals):
         caption = describe(scene, names[i], rng, split)
         if caption is not None:
