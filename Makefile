@@ -28,6 +28,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/pylint t2ialign unigenbench scripts
 
 test-fast: install
 	$(BIN)/python -m pytest -m 'not slow and not browser'

@@ -27,6 +27,8 @@ VERDICTS = "verdicts.jsonl"
 TRAINING = "training"
 """Folder of the training run inside a folder that holds more than one stage."""
 
+DPO = "dpo"
+"""The objective whose loss starts at ln 2 and is read as docs/dpo-metrics.md says."""
 LN_2 = math.log(2)
 FIRST_PAIRS = 50
 """Image pairs shown from the top of the list, whatever their verdicts: a sheet of 100 images."""
@@ -121,18 +123,20 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
             f"{run_dir}: no {METRICS} with a finished step and no {SUMMARY}; give the folder of a training run or of "
             "a demo"
         )
+    config = _read_config(training / "config.yaml")
+    objective = config.get("objective.name", DPO)
     page = _template().render(
         title=_title(run_dir, summary),
-        config=_read_config(training / "config.yaml"),
+        config=config,
         environment=dict(_flat(_read_json(training / "environment.json") or {}, "")),
         summary=summary,
         steps=rows[-1]["step"] if rows else 0,
         galleries=_galleries(run_dir) if summary else [],
         bars=_bars(summary) if summary else [],
         looks=_looks(run_dir, summary) if summary else [],
-        charts=training_charts(rows),
-        findings=findings(rows),
-        is_preference=any("margin" in row for row in rows),
+        charts=training_charts(rows, objective),
+        findings=findings(rows, objective),
+        is_preference=objective == DPO and any("margin" in row for row in rows),
     )
     out = out or run_dir / "report.html"
     with whole_file(out) as partial:
@@ -185,7 +189,7 @@ def _flat(value: Any, key: str) -> Iterable[tuple[str, Any]]:
         yield from _flat(inner, f"{key}.{name}" if key else str(name))
 
 
-def training_charts(rows: list[dict[str, Any]]) -> list[Chart]:
+def training_charts(rows: list[dict[str, Any]], objective: str = DPO) -> list[Chart]:
     """A chart of every metric in the rows of metrics.jsonl; the well-known ones first, grouped and explained."""
     if len(rows) < 2:
         return []
@@ -193,13 +197,13 @@ def training_charts(rows: list[dict[str, Any]]) -> list[Chart]:
     charted = {key for _, _, lines, _ in _CHARTS for key in lines} | _NOT_CHARTED
     others = {key for row in rows for key, value in row.items() if isinstance(value, int | float)} - charted
     known += _other_charts(sorted(others))
-    is_preference = any("margin" in row for row in rows)
+    is_dpo = objective == DPO and any("margin" in row for row in rows)
     charts = []
     for title, note, lines, guides in known:
         present = {key: label for key, label in lines.items() if any(key in row for row in rows)}
         if not present:
             continue
-        if title == "Loss" and not is_preference:
+        if title == "Loss" and not is_dpo:
             note, guides = "mean over the examples of a step", {}
         series = {label: [_value(row, key) for row in rows] for key, label in present.items()}
         charts.append(line_chart(title, note, [row["step"] for row in rows], series, guides))
@@ -220,14 +224,15 @@ def _value(row: dict[str, Any], key: str) -> float:
     return math.nan if value is None else float(value)
 
 
-def findings(rows: list[dict[str, Any]]) -> list[Finding]:
-    """What the last fifth of a preference run says, with the warning signs of docs/dpo-metrics.md."""
+def findings(rows: list[dict[str, Any]], objective: str = DPO) -> list[Finding]:
+    """What held-out pairs and the last fifth of a preference run say, with the warning signs of docs/dpo-metrics.md."""
+    held_out = _held_out_finding(rows)
     rows = [row for row in rows if "margin" in row]
     late = rows[-max(1, len(rows) // 5) :]
     if not late:
-        return []
+        return held_out
     loss, accuracy, saturated = (_mean(late, key) for key in ("loss", "implicit_accuracy", "saturated"))
-    found = [_loss_finding(loss, accuracy)]
+    found = [*held_out, *([_loss_finding(loss, accuracy)] if objective == DPO else [])]
     chosen, rejected = _mean(late, "chosen_change"), _mean(late, "rejected_change")
     if chosen > 0 and rejected > 0:
         found.append(
@@ -255,6 +260,18 @@ def findings(rows: list[dict[str, Any]]) -> list[Finding]:
             )
         )
     return found
+
+
+def _held_out_finding(rows: list[dict[str, Any]]) -> list[Finding]:
+    """The latest held-out pair accuracy, good where its interval lies above one half."""
+    measured = [row for row in rows if "validation/pair_accuracy/mean" in row]
+    if not measured:
+        return []
+    mean, low, high = (measured[-1][f"validation/pair_accuracy/{key}"] for key in ("mean", "low", "high"))
+    text = f"Held-out pair accuracy at step {measured[-1]['step']}: {mean:.1%} (95 % interval {low:.1%} to {high:.1%})."
+    if low > 0.5:
+        return [Finding("good", f"{text} Pairs it has not seen are ordered as their labels are.")]
+    return [Finding("warning", f"{text} The interval holds one half, which is chance, or lies below it.")]
 
 
 def _loss_finding(loss: float, accuracy: float) -> Finding:

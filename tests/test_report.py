@@ -194,6 +194,23 @@ def test_a_validation_reward_of_base_and_policy_shares_a_chart():
     assert kinds(rows) == ["note", "good"]
 
 
+@pytest.mark.parametrize(("low", "kind"), [(0.51, "good"), (0.49, "warning")])
+def test_held_out_pair_accuracy_comes_first_with_its_interval(low: float, kind: str):
+    accuracy = {f"validation/pair_accuracy/{key}": value for key, value in (("mean", 0.6), ("low", low), ("high", 0.7))}
+    rows = [*metrics(5), {"step": 5, **accuracy}]
+    assert kinds(rows) == [kind, "note", "good"]
+    assert f"60.0% (95 % interval {low:.1%} to 70.0%)" in findings(rows)[0].text
+    assert [line.label for line in training_charts(rows)[-1].lines] == ["high", "low", "mean"]
+
+
+def test_what_is_said_of_dpos_loss_is_not_said_of_other_losses():
+    rows = metrics(50, loss=0.1)
+    assert [finding.kind for finding in findings(rows)] == ["warning", "good"]
+    assert [finding.kind for finding in findings(rows, "mapo")] == ["good"]
+    assert "ln 2" in training_charts(rows)[0].note
+    assert "ln 2" not in training_charts(rows, "mapo")[0].note
+
+
 def test_a_run_of_one_step_and_rows_of_validation_are_no_problem(tmp_path):
     rows = [{"step": 0, "validation/brightness/base": 0.3}, *metrics(1)]
     assert "Learning rate" in Page(write_report(training_run(tmp_path / "short", rows))).text
