@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 import zlib
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,14 +17,14 @@ import hand_made
 import pytest
 from PIL import Image
 
-from unigenbench.errors import InputError
+from unigenbench.errors import DataError, InputError
 from unigenbench.report.build import beside, check_count, write_page, write_report
 from unigenbench.report.radar import CENTER_X, CENTER_Y, RADIUS, radar
 from unigenbench.report.scores import Row, Score, bar_rows, heat_tables
 from unigenbench.scoring import summarise
 from unigenbench.store import RunStore
 from unigenbench.taxonomy import CRITERIA, DIMENSIONS
-from unigenbench.types import RunLog
+from unigenbench.types import Judgement, RunLog
 
 HOSTILE = 'A sign </script><script>document.title = "taken"</script> <img src=x onerror=alert(1)> & "quotes"'
 PROMPTS = hand_made.prompt_set(
@@ -44,10 +46,15 @@ def write_run(folder: Path, rule: hand_made.Verdict = hand_made.case_b, **manife
         color = (40 + 90 * judgement.prompt_index, 120, 30 + 100 * judgement.image_index)
         path = images / f"{judgement.prompt_index}_{judgement.image_index}.png"
         Image.new("RGB", (64, 64), color).save(path)
+    log = replace(log, judgements=tuple(replace(j, image_sha256=digest(images, j)) for j in log.judgements))
     with RunStore(folder, log.manifest, PROMPTS) as store:
         for judgement in log.judgements:
             store.append(judgement)
     return folder
+
+
+def digest(images: Path, judgement: Judgement) -> str:
+    return hashlib.sha256((images / f"{judgement.prompt_index}_{judgement.image_index}.png").read_bytes()).hexdigest()
 
 
 class Elements(HTMLParser):
@@ -243,6 +250,29 @@ def test_images_that_are_gone_are_said_and_do_not_stop_the_report(tmp_path: Path
     assert len(report.warnings) == 1
     assert report.warnings[0].startswith("1 image")
     assert "1_0" in report.warnings[0]
+
+
+def test_an_image_that_was_made_anew_after_it_was_judged_is_said(tmp_path: Path):
+    run = write_run(tmp_path / "a")
+    report = write_report([run], tmp_path / "report.html")
+    assert report.warnings == []
+    image = tmp_path / "images of runs" / "a" / "1_0.png"
+    later = (run / "judgements.jsonl").stat().st_mtime + 10
+    os.utime(image, (later, later))  # only copied
+    assert write_report([run], tmp_path / "report.html").warnings == []
+    Image.new("RGB", (64, 64), "white").save(image)
+    os.utime(image, (later, later))
+    report = write_report([run], tmp_path / "report.html")
+    assert len(report.warnings) == 1
+    assert "not those that were judged" in report.warnings[0]
+    assert "not those that were judged" in report.path.read_text("utf-8")
+
+
+def test_a_damaged_image_ends_thumbnails_with_its_name(tmp_path: Path):
+    run = write_run(tmp_path / "a")
+    (tmp_path / "images of runs" / "a" / "1_0.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"1_0\.png: no readable image"):
+        write_report([run], tmp_path / "report.html", thumbs=16)
 
 
 def test_runs_of_one_folder_name_are_told_apart(tmp_path: Path):

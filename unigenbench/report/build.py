@@ -94,7 +94,9 @@ def write_page(
         for letter, name, log, summary in zip(LETTERS, run_names(logs), logs, summaries, strict=False)
     ]
     album = Album(out, thumbs=thumbs, embed=embed)
-    head, tail = page(runs, comparisons, gallery(runs, album), embed=embed).split(_IMAGES)
+    records = gallery(runs, album)
+    told = warnings(runs, comparisons) + album.warnings()
+    head, tail = page(runs, comparisons, records, told, embed=embed).split(_IMAGES)
     partial = out.with_name(f".{out.name}.partial")
     out.parent.mkdir(parents=True, exist_ok=True)
     with partial.open("w", encoding="utf-8", newline="\n") as file:
@@ -103,21 +105,20 @@ def write_page(
             file.write(f'<script type="{media_type}" id="{identity}">{content}</script>\n')
         file.write(tail)
     os.replace(partial, out)
-    return Written(out, out.stat().st_size, _warnings(album, out))
-
-
-def _warnings(album: Album, out: Path) -> list[str]:
-    found = []
-    if album.missing:
-        found.append(f"{len(album.missing)} images are not where they were judged, the first is {album.missing[0]}")
     size = out.stat().st_size
-    if size > LARGE_PAGE:
-        found.append(f"{out} has {size / 1e6:.0f} MB and opens slowly; --thumbs 256 makes it smaller")
-    return found
+    large = [f"{out} has {size / 1e6:.0f} MB and opens slowly; --thumbs 256 makes it smaller"]
+    return Written(out, size, album.warnings() + (large if size > LARGE_PAGE else []))
 
 
-def page(runs: Sequence[Run], comparisons: Sequence[Comparison], records: Mapping[str, Any], *, embed: bool) -> str:
-    """The HTML, with a mark in place of the embedded images."""
+def page(
+    runs: Sequence[Run],
+    comparisons: Sequence[Comparison],
+    records: Mapping[str, Any],
+    told: Sequence[str],
+    *,
+    embed: bool,
+) -> str:
+    """The HTML, with the warnings `told` and a mark in place of the embedded images."""
     tables = [comparison.table for comparison in comparisons]
     rows = bar_rows([run.summary for run in runs], tables)
     style, script = (HERE / "app.css").read_text("utf-8"), (HERE / "app.js").read_text("utf-8")
@@ -133,7 +134,7 @@ def page(runs: Sequence[Run], comparisons: Sequence[Comparison], records: Mappin
             runs=runs,
             facts=facts(runs),
             banners=banners(runs),
-            warnings=warnings(runs, comparisons),
+            warnings=told,
             overall_differences=[None, *(Difference.read(table and table["overall"]["macro"]) for table in tables)],
             rows=rows,
             radar=radar(rows),

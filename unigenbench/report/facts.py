@@ -61,7 +61,7 @@ def facts(runs: Sequence[Run]) -> list[Fact]:
         "Not judged": _failures,
         "Tokens": _tokens,
         "Cost": _cost,
-        "Begun": lambda run: str(run.log.manifest.get("created") or "")[:16].replace("T", " "),
+        "Started": lambda run: str(run.log.manifest.get("created") or "")[:16].replace("T", " "),
     }
     table = [Fact(label, [line(run) for run in runs]) for label, line in lines.items()]
     return [fact for fact in table if any(fact.values)]

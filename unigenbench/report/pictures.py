@@ -13,6 +13,8 @@ from urllib.parse import quote
 
 from PIL import Image
 
+from unigenbench.errors import DataError
+from unigenbench.store import JUDGEMENTS
 from unigenbench.types import Judgement, RunLog
 
 MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
@@ -44,24 +46,34 @@ class Album:
         self.embed = embed
         self.missing: list[Path] = []
         self.changed: list[Path] = []
-        self.unreadable: list[Path] = []
         self._embedded: dict[str, Path] = {}
 
     def picture(self, log: RunLog, judgement: Judgement) -> Picture:
-        """The image that was judged."""
+        """The image that was judged.
+
+        Raises:
+            DataError: it was asked to be shrunk and cannot be read.
+        """
+        if judgement.status in ("image_missing", "image_bad"):
+            return Picture("")
         path = image_path(log, judgement.prompt_index, judgement.image_index)
         if path is None:
-            if judgement.status != "image_missing":
-                self.missing.append(_stem(log, judgement.prompt_index, judgement.image_index))
+            self.missing.append(_stem(log, judgement.prompt_index, judgement.image_index))
             return Picture("")
+        if is_changed(log, judgement, path):
+            self.changed.append(path)
+        identity = (judgement.image_sha256 or hashlib.sha256(str(path).encode()).hexdigest())[:16]
         if self.embed:
-            identity = f"image-{judgement.image_sha256[:16] or hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
-            self._embedded[identity] = path
-            return Picture(f"#{identity}")
+            self._embedded[f"image-{identity}"] = path
+            return Picture(f"#image-{identity}")
         if self.thumbs is None:
             return Picture(self._link(path), self._link(path))
-        thumbnail = self._thumbnail(path, judgement.image_sha256)
-        return Picture(self._link(thumbnail or path), self._link(path))
+        return Picture(self._link(self._thumbnail(path, identity, self.thumbs)), self._link(path))
+
+    def warnings(self) -> list[str]:
+        """What became of the images since they were judged."""
+        told = {"not where they were judged": self.missing, "not those that were judged": self.changed}
+        return [f"{len(paths)} images are {what}, the first is {paths[0]}" for what, paths in told.items() if paths]
 
     def blocks(self) -> Iterator[tuple[str, str, str]]:
         """(id, media type, base64) of every embedded image, each read when its turn comes."""
@@ -75,24 +87,39 @@ class Album:
     def _link(self, path: Path) -> str:
         return quote(Path(os.path.relpath(path.resolve(), self.page.resolve().parent)).as_posix())
 
-    def _thumbnail(self, path: Path, sha256: str) -> Path | None:
+    def _thumbnail(self, path: Path, identity: str, longest_side: int) -> Path:
         """Writes the thumbnail beside the page, unless it stands there already."""
         folder = self.page.parent / f"{self.page.stem}_thumbs"
-        target = folder / f"{sha256[:16]}_{self.thumbs}.webp"
+        target = folder / f"{identity}_{longest_side}.webp"
         if not target.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(shrink(path, self.thumbs or 0))
+            target.write_bytes(shrink(path, longest_side))
         return target
 
 
 def shrink(path: Path, longest_side: int) -> bytes:
-    """The image as WebP with no side longer than `longest_side` px; a smaller one keeps its size."""
-    with Image.open(path) as image:
-        small = image.convert("RGBA" if "A" in image.getbands() else "RGB")
+    """The image as WebP with no side longer than `longest_side` px; a smaller one keeps its size.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            small = image.convert("RGBA" if "A" in image.getbands() else "RGB")
+    except OSError as error:
+        raise DataError(f"{path}: no readable image ({error}); restore it, or leave out --thumbs") from error
     small.thumbnail((longest_side, longest_side), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     small.save(file, "WEBP", quality=THUMBNAIL_QUALITY, method=4)
     return file.getvalue()
+
+
+def is_changed(log: RunLog, judgement: Judgement, path: Path) -> bool:
+    """Whether the file is another than the one judged; files older than the last judgement are taken for the same."""
+    judgements = log.path / JUDGEMENTS
+    if not (judgement.image_sha256 and judgements.is_file()) or path.stat().st_mtime <= judgements.stat().st_mtime:
+        return False
+    return hashlib.sha256(path.read_bytes()).hexdigest() != judgement.image_sha256
 
 
 def _stem(log: RunLog, prompt_index: int, image_index: int) -> Path:
