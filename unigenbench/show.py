@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from unigenbench.errors import InputError
@@ -48,6 +49,12 @@ def _table(*columns: str, left: int = 1) -> Table:
     return table
 
 
+def _print(out: Console, table: Table) -> None:
+    """Prints a table as wide as it is: figures are never cut, whatever the terminal's width."""
+    wide = Measurement.get(out, out.options.update(width=1000), table).maximum
+    Console(file=out.file, width=max(out.width, wide), force_terminal=out.is_terminal).print(table, crop=False)
+
+
 def _nested(dimensions: Mapping[str, Any], criteria: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     """(name, entry) of the dimensions, each with its criteria below it where it has several."""
     for dimension in DIMENSIONS:
@@ -79,10 +86,10 @@ def show_summary(out: Console, summary: Mapping[str, Any], by: Sequence[str] = (
     if summary["banner"]:
         _say(out, str(summary["banner"]), "bold yellow")
     rows = _nested(summary["dimensions"], summary["criteria"])
-    out.print(_scores("dimension", rows))
+    _print(out, _scores("dimension", rows))
     for section in by:
         out.print()
-        out.print(_scores(section.replace("_", " "), summary.get(section, {}).items()))
+        _print(out, _scores(section.replace("_", " "), summary.get(section, {}).items()))
     overall, coverage, views = summary["overall"], summary["coverage"], summary["per_prompt"]
     selection = f", {summary['selection']}" if summary["selection"] else ""
     out.print()
@@ -145,7 +152,7 @@ def show_comparison(out: Console, found: Mapping[str, Any]) -> None:
             chance(entry.get("p_holm")),
             *(str(apart[side]) if apart else "" for side in ("only_a", "only_b")),
         )
-    out.print(table)
+    _print(out, table)
     ways = f"{'all ' if found['policy']['exact'] else ''}{found['policy']['permutations']} ways"
     _say(out, f"p: the runs exchanged prompt by prompt, {ways}; Holm over dimensions and over criteria")
 
@@ -171,7 +178,7 @@ def show_agreement(out: Console, found: Mapping[str, Any]) -> None:
                 figure(entry["pabak"]),
                 percent(entry["bias"], sign=True),
             )
-        out.print(table)
+        _print(out, table)
     out.print()
     _say(out, f"Krippendorff's alpha of all {len(found['judges'])}: {figure(found['krippendorff_alpha'])}")
 
@@ -191,7 +198,7 @@ def show_corrected(out: Console, found: Mapping[str, Any]) -> None:
             span(entry["ci"]),
             "refused" if entry["refused"] else "",
         )
-    out.print(table)
+    _print(out, table)
 
 
 def show_ranks(out: Console, found: Mapping[str, Any]) -> None:
@@ -199,7 +206,7 @@ def show_ranks(out: Console, found: Mapping[str, Any]) -> None:
     table = _table("images", *found["judges"])
     for model, scores in found["models"].items():
         table.add_row(model, *map(percent, scores))
-    out.print(table)
+    _print(out, table)
     _say(out, f"Kendall's tau of the overall scores: {figure(found['kendall_tau'])}")
 
 
@@ -224,7 +231,7 @@ def show_board(out: Console, found: Standing) -> None:
             *("–" if score is None else f"{score:.2f}" for score in figures),
             style=style,
         )
-    out.print(table)
+    _print(out, table)
     if not found.rows:
         return
     if found.rank:
