@@ -248,7 +248,7 @@ def test_images_that_are_gone_are_said_and_do_not_stop_the_report(tmp_path: Path
     (tmp_path / "images of runs" / "a" / "1_0.png").unlink()
     report = write_report([run], tmp_path / "report.html")
     assert len(report.warnings) == 1
-    assert report.warnings[0].startswith("1 image")
+    assert report.warnings[0].startswith("not where they were judged: 1 image")
     assert "1_0" in report.warnings[0]
 
 

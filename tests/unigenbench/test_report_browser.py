@@ -53,7 +53,8 @@ def make_run(folder: Path, name: str, rule: hand_made.Verdict) -> RunLog:
             Image.new("RGB", (64, 64), (80 * index, 90, 120 * image)).save(images / f"{index}_{image}.png")
     log = hand_made.run(PROMPTS, rule, images=IMAGES)
     log.manifest["images"]["root"] = str(images)
-    return RunLog(images, log.manifest, log.prompts, log.judgements)
+    refused = hand_made.judgement(PROMPTS.prompts[-1], IMAGES - 1, None, "refused")
+    return RunLog(images, log.manifest, log.prompts, (*log.judgements[:-1], refused))
 
 
 class Opened:
@@ -155,6 +156,15 @@ def test_filters_change_the_cards_and_the_address_brings_them_back(single: Opene
     assert single.count() == "2 of 220 images"
 
 
+def test_an_image_without_a_verdict_is_found_by_its_status_and_says_so(single: Opened):
+    single.open("#status=refused")
+    assert single.count() == "1 of 220 images"
+    assert single.page.locator(".trouble").inner_text() == "no verdict: refused"
+    assert set(single.page.locator(".mark").all_inner_texts()) == {"–"}
+    single.open("#verdict=none")
+    assert single.count() == "1 of 220 images"
+
+
 def test_a_cell_of_the_heat_table_leads_to_its_images(single: Opened):
     single.open()
     single.page.locator(".heat tbody tr", has_text="Design").locator("a").last.click()
@@ -203,6 +213,11 @@ def test_two_runs_stand_side_by_side_and_changed_verdicts_are_marked(pair: Opene
     pair.page.wait_for_function("[...document.querySelectorAll('article.card img')].every(i => i.naturalWidth === 64)")
     assert {url.split(":")[0] for url in pair.requests} <= {"file", "about"}
     assert pair.faults == []
+    pair.page.select_option("[name=change]", "gained")
+    assert pair.count() == "2 of 220 images"
+    pair.page.select_option("[name=change]", "")
+    pair.page.select_option("[name=sort]", "changes")
+    assert pair.page.locator("article.card").first.locator(".tag").count() == 1
 
 
 def test_the_legend_hides_a_run(pair: Opened):

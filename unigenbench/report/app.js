@@ -96,7 +96,7 @@ class Gallery {
     this.offer("run", this.isComparison ? runs.map((run, place) => [String(place), `${run.letter} ${run.name}`]) : []);
     this.offer("change", [
       ...(this.isComparison ? [["any", "runs disagree"], ["gained", `met, not in ${runs[0].letter}`], ["lost", `met only in ${runs[0].letter}`]] : []),
-      ...(cards.some(isSameImage) ? [["judges", "judges disagree on one image"]] : []),
+      ...(cards.some(isSameImage) ? [["judges", "same image, other verdict"]] : []),
       ...(cards.some((card) => card.sides.some((side) => side && side.answers.length > 1))
         ? [["samples", "a judge with itself"]] : []),
     ]);

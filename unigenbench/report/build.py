@@ -18,6 +18,7 @@ from unigenbench.report.gallery import gallery, pack
 from unigenbench.report.pictures import Album
 from unigenbench.report.radar import CENTER_X, CENTER_Y, HEIGHT, RADIUS, WIDTH, radar
 from unigenbench.report.scores import Difference, bar_rows, heat_tables
+from unigenbench.taxonomy import DIMENSIONS
 from unigenbench.types import RunLog
 
 HERE = Path(__file__).parent
@@ -151,7 +152,7 @@ def page(
 def _views(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     """(words, one value per run): other ways to sum up the same verdicts."""
     summaries = [run.summary for run in runs]
-    dimensions = [f"{summary['overall']['n_dimensions']} dimensions" for summary in summaries]
+    dimensions = [f"{summary['overall']['n_dimensions']} of {len(DIMENSIONS)} dimensions" for summary in summaries]
     views = [
         ("mean of", dimensions),
         ("all test points pooled", [f"{_percent(summary['overall']['micro'], 2)} %" for summary in summaries]),
@@ -210,7 +211,7 @@ def _level(value: float | None, is_difference: bool) -> str:
 
 
 def _p_value(p: float | None) -> str:
-    return "–" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+    return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 _FILTERS: dict[str, Callable[..., Any]] = {"percent": _percent, "points": _points, "level": _level, "p_value": _p_value}

@@ -73,7 +73,11 @@ class Album:
     def warnings(self) -> list[str]:
         """What became of the images since they were judged."""
         told = {"not where they were judged": self.missing, "not those that were judged": self.changed}
-        return [f"{len(paths)} images are {what}, the first is {paths[0]}" for what, paths in told.items() if paths]
+        return [
+            f"{what}: {len(paths):,} images, such as {paths[0].parent.name}/{paths[0].name}"
+            for what, paths in told.items()
+            if paths
+        ]
 
     def blocks(self) -> Iterator[tuple[str, str, str]]:
         """(id, media type, base64) of every embedded image, each read when its turn comes."""
