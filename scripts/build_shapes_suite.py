@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from t2ialign.shapes.caption import constraints, prompts
+from t2ialign.shapes.caption import prompts
+from t2ialign.shapes.judge import points_of
 from unigenbench.suite import to_csv
-from unigenbench.taxonomy import criterion_of
-from unigenbench.types import Point, Prompt
+from unigenbench.types import Prompt
 
 TARGET = Path(__file__).parent.parent / "unigenbench" / "data" / "shapes.csv"
 SIZE = 320
@@ -21,16 +21,9 @@ SEED = 0
 def shapes_suite(size: int = SIZE, seed: int = SEED) -> list[Prompt]:
     """Prompts of the test split, the families in turn; test point k is the verifier's k-th constraint."""
     return [
-        Prompt(index, text, "Art", "Graphic Art", "Other Entity", "Descriptive", _points(text))
+        Prompt(index, text, "Art", "Graphic Art", "Other Entity", "Descriptive", points_of(text))
         for index, text in enumerate(prompts("test", size, seed))
     ]
-
-
-def _points(text: str) -> tuple[Point, ...]:
-    return tuple(
-        Point(criterion_of(stated.criterion).id, stated.criterion, str(stated).replace("a orange", "an orange"))
-        for stated in constraints(text)
-    )
 
 
 def main() -> None:

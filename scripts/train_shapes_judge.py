@@ -43,11 +43,12 @@ from transformers.vision_utils import get_vision_position_ids
 from t2ialign.shapes.caption import constraints, describe, perturb, perturbations, prompts
 from t2ialign.shapes.constraint import Constraint, Spec, holds
 from t2ialign.shapes.families import FAMILIES
+from t2ialign.shapes.judge import points_of
 from t2ialign.shapes.render import render_array
 from t2ialign.shapes.scene import BACKGROUNDS, CANVAS, COLORS, SHAPES, SIZES, Scene, Thing, sample_scene
 from t2ialign.shapes.verify import Unreadable, read
 from unigenbench.rubric import NativeRubric, reply_lines
-from unigenbench.taxonomy import CRITERIA, criterion_of
+from unigenbench.taxonomy import CRITERIA
 from unigenbench.types import Point, Prompt
 
 ROOT = Path(__file__).parent.parent
@@ -69,7 +70,7 @@ TEMPLATE = (
     "{% elif 'text' in part %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-FIRST, NEXT, LAST = '<analysis>["sees', '","sees', '"]</analysis>\n<score>['
+BEGIN, NEXT, SEES, LAST = '<analysis>["{k} wants', '","{k} wants', "; sees", '"]</analysis>\n<score>['
 RUBRIC = NativeRubric("en")
 
 
@@ -86,11 +87,7 @@ class Example(NamedTuple):
 
 def prompt_of(caption: str) -> Prompt:
     """The caption with the verifier's constraints as its test points."""
-    points = (
-        Point(criterion_of(stated.criterion).id, stated.criterion, str(stated).replace("a orange", "an orange"))
-        for stated in constraints(caption)
-    )
-    return Prompt(0, caption, "", "", "", "", tuple(points))
+    return Prompt(0, caption, "", "", "", "", points_of(caption))
 
 
 def verdicts(caption: str, seen: Scene | Unreadable) -> list[int]:
@@ -99,9 +96,31 @@ def verdicts(caption: str, seen: Scene | Unreadable) -> list[int]:
 
 
 def answer(caption: str, seen: Scene | Unreadable) -> str:
-    """The reply that the judge learns to give."""
-    evidence = NEXT.join(f" {_evidence(stated, seen)}" for stated in constraints(caption))
-    return f"{FIRST}{evidence}{LAST}{','.join(map(str, verdicts(caption, seen)))}]</score>"
+    """The reply that the judge learns to give: what each check wants, what is seen of it, whether that is right."""
+    digits = verdicts(caption, seen)
+    text = ""
+    for k, (stated, digit) in enumerate(zip(constraints(caption), digits, strict=True), 1):
+        text += (NEXT if text else BEGIN).replace("{k}", str(k))
+        text += f" {_wanted(stated)}{SEES} {_evidence(stated, seen)}: {'yes' if digit else 'no'}"
+    return f"{text}{LAST}{','.join(map(str, digits))}]</score>"
+
+
+def _wanted(stated: Constraint) -> str:
+    """What a constraint asks for, in few words."""
+    match stated.kind:
+        case "total":
+            return f"{stated.value} things"
+        case "background":
+            return f"{stated.value} background"
+        case "count":
+            return f"{stated.value} {stated.subject}"
+        case "absent":
+            return f"no {stated.subject}"
+        case "same color":
+            return "same color"
+        case "relation" | "comparison":
+            return f"{stated.subject} {stated.value} {stated.target}"
+    return str(stated.subject)
 
 
 def _evidence(stated: Constraint, seen: Scene | Unreadable) -> str:
@@ -225,7 +244,8 @@ def make_images(out: Path, split: str, count: int, seed: int, batch: int = 50) -
 def fixed_texts() -> list[str]:
     """The sentences of the rubric and of the answer that are one token each."""
     sentinel = "\x00"
-    texts = [FIRST, NEXT, LAST, "]</score>"]
+    texts = [SEES, LAST, "]</score>"]
+    texts += [form.replace("{k}", str(k)) for form in (BEGIN, NEXT) for k in range(1, MOST_CHECKS + 1)]
     for n in range(1, MOST_CHECKS + 1):
         point = Point(CRITERIA[0].id, sentinel, sentinel)
         lines = RUBRIC.segments(Prompt(0, sentinel, "", "", "", "", (point,) * n))
@@ -437,8 +457,19 @@ class Writer:
         return ids, torch.tensor([row + [0.0] * (length - len(row)) for row in weights])
 
 
+def answer_losses(
+    model: Qwen2_5_VLForConditionalGeneration, tokens: Tensor, examples: Sequence[Example], writer: Writer
+) -> tuple[Tensor, dict[str, float]]:
+    """`answer_loss` of the shorter and of the longer half of a batch, which saves padding."""
+    order = sorted(range(len(examples)), key=lambda at: len(constraints(examples[at].caption)))
+    halves = [order[: len(order) // 2], order[len(order) // 2 :]]
+    found = [answer_loss(model, tokens[half], *writer.batch([examples[at] for at in half])) for half in halves]
+    means = {name: (found[0][1][name] + found[1][1][name]) / 2 for name in found[0][1]}
+    return (found[0][0] + found[1][0]) / 2, means
+
+
 def answer_loss(
-    model: Qwen2_5_VLForConditionalGeneration, tokens: Tensor, ids: Tensor, weights: Tensor, digits: list[int]
+    model: Qwen2_5_VLForConditionalGeneration, tokens: Tensor, ids: Tensor, weights: Tensor
 ) -> tuple[Tensor, dict[str, float]]:
     """Weighted cross-entropy of the answers, given visual tokens [B, 16, D]."""
     inner = model.model
@@ -521,21 +552,22 @@ class Run:
         os.replace(temporary, self.path)
 
 
-def train(stage: str, folder: Path, steps: int, batch: int) -> None:
-    """Trains a stage to its number of steps: warm-up, constant, and linear to zero over the last 40 %."""
+def train(stage: str, folder: Path, steps: int, minutes: float, batch: int) -> None:
+    """Trains a stage to its number of steps or minutes: warm-up, constant, and linear to zero over the last 40 %."""
     processor = load_processor(folder)
     torch.manual_seed(SEED)
     model = build_model(processor.tokenizer)
     modules = nn.ModuleDict({"model": model, "heads": Heads(128)})
     before = folder / "vision.pt"
     if stage == "judge" and not (folder / "judge.pt").exists():
-        modules.load_state_dict(torch.load(before, weights_only=True)["modules"])
+        seeing = torch.load(before, weights_only=True)["modules"]
+        modules.load_state_dict({k: v for k, v in seeing.items() if "visual" in k or "heads" in k}, strict=False)
     learner = modules if stage == "judge" else nn.ModuleDict({"visual": model.model.visual, "heads": modules["heads"]})
     run = Run(folder / f"{stage}.pt", modules) if stage == "judge" else _vision_run(folder, modules, learner)
     pool, writer = Pool(folder / "train.npz"), Writer(processor)
     shown: dict[str, list[float]] = {}
     saved = time.monotonic()
-    while run.step < steps:
+    while (progress := max(run.step / steps, run.seconds / (60 * minutes))) < 1:
         began = time.monotonic()
         rng = np.random.default_rng((SEED, len(stage), run.step))
         examples = [pool.sample(rng) if rng.random() < GENERATED else sample_render(rng) for _ in range(batch)]
@@ -543,10 +575,9 @@ def train(stage: str, folder: Path, steps: int, batch: int) -> None:
             tokens = see(model.model.visual, patches_of(np.stack([e.pixels for e in examples]), processor))
             loss, right = modules["heads"].loss(tokens.float(), [example.seen for example in examples])
             if stage == "judge":
-                ids, weights = writer.batch(examples)
-                said, more = answer_loss(model, tokens, ids, weights, writer.digits)
-                loss, right = 0.1 * loss + 3 * said, right | more | {"said": said.item()}
-        scale = min(1.0, (run.step + 1) / 50, max(0.02, (1 - run.step / steps) / 0.4))
+                said, more = answer_losses(model, tokens, examples, writer)
+                loss, right = 0.5 * loss + 3 * said, right | more | {"said": said.item()}
+        scale = min(1.0, (run.step + 1) / 50, max(0.02, (1 - progress) / 0.4))
         run.advance(loss, scale)
         run.seconds += time.monotonic() - began
         for name, value in (right | {"loss": loss.item()}).items():
@@ -597,6 +628,7 @@ def main() -> None:
     parser.add_argument("stage", choices=("images", "vision", "judge", "export"))
     parser.add_argument("--folder", type=Path, default=ROOT / "runs/judge")
     parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--minutes", type=float, default=math.inf)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--images", type=int, default=4000)
     options = parser.parse_args()
@@ -609,7 +641,7 @@ def main() -> None:
         case "export":
             export(options.folder, ROOT / "assets/shapes-judge")
         case stage:
-            train(stage, options.folder, options.steps, options.batch)
+            train(stage, options.folder, options.steps, options.minutes, options.batch)
 
 
 if __name__ == "__main__":

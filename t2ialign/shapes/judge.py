@@ -11,7 +11,20 @@ from t2ialign.shapes.caption import constraints
 from t2ialign.shapes.scene import Scene
 from t2ialign.shapes.verify import Unreadable, verify
 from unigenbench.judges.base import FatalFailure, Probe, judge_id
-from unigenbench.types import JudgeReply, JudgeRequest
+from unigenbench.taxonomy import criterion_of
+from unigenbench.types import JudgeReply, JudgeRequest, Point
+
+
+def points_of(caption: str) -> tuple[Point, ...]:
+    """The test points of a caption: point k is the verifier's k-th constraint.
+
+    Raises:
+        ValueError: the text is no caption of Shapes.
+    """
+    return tuple(
+        Point(criterion_of(stated.criterion).id, stated.criterion, str(stated).replace("a orange", "an orange"))
+        for stated in constraints(caption)
+    )
 
 
 class ShapesJudge:
