@@ -125,7 +125,7 @@ def _search(pixels: np.ndarray, background: np.ndarray, figures: list[_Figure]) 
     taken = np.zeros((CANVAS, CANVAS), np.float32)
     for figure in figures:
         taken = np.maximum(taken, _cover(figure))
-    areas = covers[:, :, :1, :1].real  # the spectrum at 0 is the sum
+    areas = np.real(covers[:, :, :1, :1])  # the spectrum at 0 is the sum
     free = _correlate(covers, taken[None]) < _OVERLAP * areas
     gains = np.where(_inside() & free & (gains > _LEAST_LIKENESS * most), gains, 0.0)
     template, color, y, x = np.unravel_index(int(gains.argmax()), gains.shape)
