@@ -26,7 +26,13 @@ LAYERS = (
 )
 """Modules or packages of t2ialign, lowest first; a longer name wins, so that rewards.base lies below rewards."""
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names.split()}
-BRIDGE = ("unigenbench.judges", "unigenbench.prompts", "unigenbench.taxonomy", "unigenbench.types")
+BRIDGE = (
+    "unigenbench.errors",
+    "unigenbench.judges",
+    "unigenbench.prompts",
+    "unigenbench.taxonomy",
+    "unigenbench.types",
+)
 """What t2ialign may know of unigenbench."""
 
 
