@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from unigenbench.errors import DataError
-from unigenbench.types import Judgement, Prompt, RunLog
+from unigenbench.types import Judgement, RunLog
 
 OFFICIAL_IMAGES = 4
 """Images per prompt of the official benchmark."""
@@ -40,26 +40,26 @@ def native_marks(log: RunLog) -> dict[Cell, Mark]:
     Raises:
         DataError: a judgement fits no prompt of the run.
     """
-    prompts = {prompt.index: prompt for prompt in log.prompts.prompts}
-    marks = {}
+    check_log(log)
+    criteria = {p.index: tuple(point.criterion for point in p.points) for p in log.prompts.prompts}
+    return {
+        cell_of(judgement): Mark(criteria[judgement.prompt_index], tuple(v == 1 for v in judgement.verdicts or ()))
+        for judgement in log.judgements
+        if judgement.status == "ok"
+    }
+
+
+def check_log(log: RunLog) -> None:
+    """Raises DataError unless every judgement is of a prompt of the run, with a verdict for each of its test points."""
+    points = {prompt.index: len(prompt.points) for prompt in log.prompts.prompts}
     for judgement in log.judgements:
-        if judgement.status == "ok":
-            prompt = _prompt(log, prompts, judgement)
-            criteria = tuple(point.criterion for point in prompt.points)
-            marks[cell_of(judgement)] = Mark(criteria, tuple(verdict == 1 for verdict in judgement.verdicts or ()))
-    return marks
-
-
-def _prompt(log: RunLog, prompts: dict[int, Prompt], judgement: Judgement) -> Prompt:
-    prompt = prompts.get(judgement.prompt_index)
-    if prompt is None:
-        raise DataError(f"{log.path}: {judgement.key}: the run's prompts have no index {judgement.prompt_index}")
-    if len(judgement.verdicts or ()) != len(prompt.points):
-        raise DataError(
-            f"{log.path}: {judgement.key}: {len(judgement.verdicts or ())} verdicts for {len(prompt.points)} test "
-            "points; delete the line, and `unigenbench judge` asks again"
-        )
-    return prompt
+        where, needed = f"{log.path}: {judgement.key}", points.get(judgement.prompt_index)
+        if needed is None:
+            raise DataError(f"{where}: the run's prompts have no index {judgement.prompt_index}")
+        given = len(judgement.verdicts or ())
+        if judgement.status == "ok" and given != needed:
+            found = f"{given} verdicts for {needed} test points"
+            raise DataError(f"{where}: {found}; delete the line, and `unigenbench judge` asks again")
 
 
 def images_per_prompt(log: RunLog) -> int:

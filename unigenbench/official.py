@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from unigenbench.errors import DataError, InputError
 from unigenbench.judges.base import judge_id
 from unigenbench.leaderboard import against_board
-from unigenbench.marks import Cell, Mark
+from unigenbench.marks import Cell, Mark, check_log
 from unigenbench.parsing import ParseFailure, parse
 from unigenbench.prompts import prompt_sha256
 from unigenbench.run import BOARD_IMAGES_PER_PROMPT
@@ -215,18 +215,26 @@ def official_marks(log: RunLog) -> dict[Cell, Mark]:
     """
     known = {prompt.index for prompt in log.prompts.prompts}
     marks = {}
+    seen: Counter[tuple[int, int]] = Counter()
     for row in rows_of(log):
         if row.index not in known:
             raise DataError(f"{log.path}: row {row.line}: the run's prompts have no index {row.index}")
         pairs = counted(row)
         if pairs is not None:
             criteria = tuple(criterion_of(label).id for label, _ in pairs)
-            marks[Cell(row.index, row.image)] = Mark(criteria, tuple(met for _, met in pairs))
+            cell = Cell(row.index, row.image, seen[row.index, row.image])
+            marks[cell] = Mark(criteria, tuple(met for _, met in pairs))
+        seen[row.index, row.image] += 1
     return marks
 
 
 def export_rows(log: RunLog) -> list[Row]:
-    """One row per judged or failed image, in the order of the prompts."""
+    """One row per judged or failed image, in the order of the prompts.
+
+    Raises:
+        DataError: the log does not fit its prompts.
+    """
+    check_log(log)
     prompts = {prompt.index: (place, prompt) for place, prompt in enumerate(log.prompts.prompts)}
     ordered = sorted(log.judgements, key=lambda judgement: (prompts[judgement.prompt_index][0], judgement.image_index))
     return [_export_row(log, prompts[judgement.prompt_index][1], judgement) for judgement in ordered]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -281,3 +282,20 @@ def test_a_log_that_does_not_fit_its_prompts_is_refused():
         tables(log(prompts, [judgement(prompts.prompts[0], 0, [1])]))
     with pytest.raises(DataError, match="no index 9"):
         tables(log(prompts, [judgement(prompt(9, "Style"), 0, [1])]))
+
+
+@pytest.mark.parametrize("compat", ["native", "official"])
+def test_every_judgement_of_an_image_counts(compat):
+    # two judgements of each image, one of them yes: half of 2 x 3 prompts x 2 images
+    prompts = prompt_set([prompt(i, "Style") for i in range(3)])
+    judged = [
+        replace(judgement(p, image, [sample]), key=f"made/{p.index}/{image}/{sample}")
+        for p in prompts.prompts
+        for image in range(2)
+        for sample in range(2)
+    ]
+    summary = summarise(log(prompts, judged, images=2, folder={"samples": 2}), compat=compat, bootstrap=10)
+    assert fractions(summary["dimensions"]) == {"style": "6/12"}
+    assert summary["dimensions"]["style"]["expected"] == 12
+    assert summary["coverage"]["share"] == 1.0
+    assert summary["per_prompt"]["all_pass_image_rate"] == 0.0  # an image passes if every judgement says so
