@@ -34,8 +34,8 @@ LIMIT = 1.2
 
 def serve() -> None:
     """The server: says its port, answers until standard input ends, then says what it saw."""
-    from made_runs import POINTS
-    from stub import Stub, scores
+    from made_runs import POINTS  # pyright: ignore[reportMissingImports]
+    from stub import Stub, scores  # pyright: ignore[reportMissingImports]
 
     stub = Stub(lambda _: scores([1] * len(POINTS)), latency=LATENCY_SECONDS)
     print(stub.port, flush=True)
@@ -91,7 +91,7 @@ def table(found: dict[str, float], seen: dict[str, int], load: float) -> str:
     """Markdown."""
     floor = PROMPTS * PER_PROMPT / AT_ONCE * LATENCY_SECONDS
     rows = {
-        f"wall time of judging (floor {floor:.0f} s, at most {LIMIT * floor:.0f} s wanted)": f"{found['judging']:.1f} s",
+        f"wall time of judging (floor {floor:.0f} s, wanted {LIMIT * floor:.0f} s)": f"{found['judging']:.1f} s",
         "times the floor": f"{found['judging'] / floor:.2f}",
         "with reading prompts and images": f"{found['whole']:.1f} s",
         "processor time of the judging process": f"{found['cpu']:.1f} s",
@@ -104,15 +104,16 @@ def table(found: dict[str, float], seen: dict[str, int], load: float) -> str:
     lines = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     return f"""# Speed of `unigenbench judge`
 
-`python scripts/bench_judge.py`: {PROMPTS * PER_PROMPT:,} judgements of images of 100 KB, {AT_ONCE} at once, against a stub
-server in a process of its own that answers after {1000 * LATENCY_SECONDS:.0f} ms. The floor is what the server's waiting alone takes.
+`python scripts/bench_judge.py`: {PROMPTS * PER_PROMPT:,} judgements of images of 100 KB, {AT_ONCE} at once, against a
+stub server in a process of its own that answers after {1000 * LATENCY_SECONDS:.0f} ms. The floor is what the server's
+waiting alone takes.
 
 | | |
 |---|---|
 {lines}
 
-Measured on {datetime.now(timezone.utc):%Y-%m-%d} on two shared CPU cores, Python {platform.python_version()}; load average
-before it began: {load:.1f}.
+Measured on {datetime.now(timezone.utc):%Y-%m-%d} on two shared CPU cores, Python {platform.python_version()}; load
+average before it began: {load:.1f}.
 """
 
 
@@ -123,7 +124,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.serve:
         serve()
-    from made_runs import prompt_set, write_csv, write_images
+    from made_runs import prompt_set, write_csv, write_images  # pyright: ignore[reportMissingImports]
 
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as name:

@@ -180,18 +180,23 @@ class _Lines:
     """Progress as lines of a log."""
 
     def __init__(self, console: Console):
-        self._console, self._at = console, time.monotonic()
+        self._console, self._at, self._ending = console, time.monotonic(), False
 
     def __call__(self, now: Progress) -> None:
-        if time.monotonic() - self._at >= SECONDS_BETWEEN_LINES or now.done == now.total:
-            self._at = time.monotonic()
+        is_news = now.done == now.total or now.ending != self._ending
+        if is_news or time.monotonic() - self._at >= SECONDS_BETWEEN_LINES:
+            self._at, self._ending = time.monotonic(), now.ending
             self._console.print(f"{now.done} of {now.total} judged, {_words(now)}", highlight=False, soft_wrap=True)
 
 
 def _words(now: Progress) -> str:
-    failed = now.done - now.statuses.get("ok", 0)
-    cost = "" if now.cost is None else f", cost {now.cost:.2f}"
-    return f"{failed} failed, {now.at_once} at once{cost}"
+    parts = [f"{now.done - now.statuses.get('ok', 0)} failed", f"{now.at_once} at once"]
+    if now.cost is not None:
+        foreseen = "" if now.foreseen_cost is None else f" of about {now.foreseen_cost:.2f}"
+        parts.append(f"cost {now.cost:.2f}{foreseen}")
+    if now.ending:
+        parts.append("ending with the calls in flight; interrupt again to drop them")
+    return ", ".join(parts)
 
 
 def _show_estimate(found: Estimate, as_json: bool) -> None:
@@ -216,4 +221,4 @@ def _show_outcome(outcome: Outcome, run: Path, as_json: bool) -> None:
     counts = ", ".join(f"{count} {status}" for status, count in sorted(outcome.statuses.items(), key=lambda c: -c[1]))
     cost = "" if outcome.cost is None else f", cost {outcome.cost:.4f} in all"
     typer.echo(f"{run}: {counts}")
-    typer.echo(f"{outcome.requests} requests in {outcome.seconds:.1f} s{cost}")
+    typer.echo(f"{outcome.requests} requests in {outcome.seconds:.1f} s{cost}; scores: unigenbench score {run}")

@@ -23,7 +23,7 @@ TILE_TOKENS, TILE_PIXELS = 258, 768
 """An image on Gemini: tiles of this side, or one for a small image."""
 SMALL_IMAGE_PIXELS = 384
 MEASURED_AFTER = 20
-"""Replies after which their means replace the estimate."""
+"""Judgements after which their mean replaces the estimate."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from unigenbench.cache import ReplyCache, cache_key
 from unigenbench.errors import BenchError, DataError, Interrupted, ServerError, TryAgainError
-from unigenbench.estimate import Price, judgement_usage
+from unigenbench.estimate import MEASURED_AFTER, Price, judgement_usage
 from unigenbench.images import Scan, encode
 from unigenbench.judges.base import (
     FatalFailure,
@@ -132,8 +132,12 @@ class Progress:
     statuses: dict[str, int]
     usage: Usage
     cost: float | None
+    foreseen_cost: float | None
+    """at the end, by the mean of the judgements so far; None before there are enough of them"""
     at_once: int
     """calls that may run at once now"""
+    ending: bool = False
+    """nothing new is begun; the calls in flight are waited for"""
 
 
 @dataclass(frozen=True)
@@ -256,7 +260,7 @@ class _Evaluation:
             expected_cost=self._expected_cost(),
         )
         self._budget.begin(store.usage, store.requests)
-        self._begun_requests = store.requests
+        self._begun_requests, self._begun_cost = store.requests, self._budget.cost
         self._breaker = Breaker()
         self._rng = random.Random()
         self._counts: Counter[str] = Counter()
@@ -308,6 +312,7 @@ class _Evaluation:
     def _halt(self, reason: BenchError) -> None:
         self._halted_by = self._halted_by or reason
         self._stop.set()
+        self._tell()
 
     async def _work(self, queue: Iterator[Task]) -> None:
         for task in queue:
@@ -325,10 +330,25 @@ class _Evaluation:
 
     def _note(self, judgement: Judgement) -> None:
         self._counts[judgement.status] += 1
-        done = sum(self._counts.values())
-        budget = self._budget
-        progress = Progress(done, len(self._tasks), dict(self._counts), budget.usage, budget.cost, self._gate.ceiling)
-        self._report(progress)
+        self._tell()
+
+    def _tell(self) -> None:
+        done, total, cost, before = sum(self._counts.values()), len(self._tasks), self._budget.cost, self._begun_cost
+        foreseen = None
+        if cost is not None and before is not None and done >= MEASURED_AFTER:
+            foreseen = before + (cost - before) / done * total
+        self._report(
+            Progress(
+                done=done,
+                total=total,
+                statuses=dict(self._counts),
+                usage=self._budget.usage,
+                cost=cost,
+                foreseen_cost=foreseen,
+                at_once=self._gate.ceiling,
+                ending=self._stop.is_set(),
+            )
+        )
 
     async def _judge(self, task: Task) -> Judgement:
         """One image, to its end: verdicts, or the reason why there are none."""
@@ -504,7 +524,7 @@ class _Evaluation:
         self._record_probe(found)
 
     def _record_probe(self, found: Probe) -> None:
-        """What the probe found goes to run.json; a model that has changed its name since the last start is a warning."""
+        """What the probe found goes to run.json; a model with another name than at the last start is a warning."""
         manifest, notes = self._store.manifest, list(found.notes)
         before = manifest.get("served_model")
         if before and found.served_model and before != found.served_model:

@@ -42,7 +42,7 @@ class Gate:
                 self._changed.notify(max(1, self.ceiling - self._running))
 
     def slow_down(self, began: float, pause_seconds: float) -> None:
-        """After "too many requests". Calls that began before the last halving say nothing new and do not halve again."""
+        """After "too many requests"; calls that began before the last halving say nothing new, do not halve again."""
         now = time.monotonic()
         self.opens_at = max(self.opens_at, now + pause_seconds)
         if began >= self._slowed_at:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -155,7 +156,7 @@ class RunStore:
         self._cut_torn_line()
         for judgement in read_judgements(path / JUDGEMENTS):
             self._remember(judgement)
-        self._file = (path / JUDGEMENTS).open("ab")
+        self._file = (path / JUDGEMENTS).open("ab", buffering=0)
         self._unsynced, self._synced_at = 0, time.monotonic()
 
     def __enter__(self) -> RunStore:
@@ -167,9 +168,22 @@ class RunStore:
         self._lock.close()
 
     def append(self, judgement: Judgement) -> None:
-        """Writes one line; it survives a kill at once, and a power cut a second later."""
-        self._file.write(to_line(judgement).encode() + b"\n")
-        self._file.flush()
+        """Writes one line, whole or not at all; it survives a kill at once, and a power cut a second later.
+
+        Raises:
+            TryAgainError: the disk is full.
+        """
+        start, rest = self._file.seek(0, os.SEEK_END), to_line(judgement).encode() + b"\n"
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            self._file.truncate(start)
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise TryAgainError(
+                f"{self.path}: the disk is full; free some space, run the same command again"
+            ) from error
         self._remember(judgement)
         self._unsynced += 1
         if self._unsynced >= SYNC_LINES or time.monotonic() - self._synced_at >= SYNC_SECONDS:
@@ -281,9 +295,14 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def set_aside(path: Path) -> Path | None:
-    """Renames a run folder to a free name beside it, as what was paid for is not deleted; None where there is none."""
+    """Renames a run folder to a free name beside it, as what was paid for is not deleted; None where there is none.
+
+    Raises:
+        TryAgainError: another process judges into it.
+    """
     if not path.exists():
         return None
+    _lock(path / LOCK).close()
     number = 1
     while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
         number += 1

@@ -94,7 +94,7 @@ def test_a_budget_of_money_reserves_the_mean_cost():
     assert budget.cost == pytest.approx(0.002)
     for _ in range(3):  # the mean is now 0.001: 0.002 + 3 * 0.001 = 0.005
         budget.reserve()
-    with pytest.raises(BudgetSpent, match="--max-cost 0.005: another call might go over it"):
+    with pytest.raises(BudgetSpent, match=r"--max-cost 0\.005: another call might go over it"):
         budget.reserve()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from made_runs import judgement, manifest, prompt_set
@@ -97,6 +99,28 @@ def test_a_folder_may_grow_but_not_change_what_it_measures(tmp_path: Path):
         RunStore(tmp_path, other, replace(prompt_set(3, tmp_path), sha256="e" * 64))
 
 
+def test_a_full_disk_leaves_whole_lines_and_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with RunStore(tmp_path, manifest(), prompt_set(2, tmp_path)) as store:
+        store.append(judgement("en/0/0/0"))
+        file = store._file
+
+        class Full:
+            def write(self, content: bytes) -> int:
+                if len(content) < 200:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                return file.write(content[:100])
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(file, name)
+
+        store._file = Full()
+        with pytest.raises(TryAgainError, match="the disk is full"):
+            store.append(judgement("en/1/0/0"))
+        store._file = file
+        store.append(judgement("en/1/0/0"))
+    assert [line.key for line in read_judgements(tmp_path / JUDGEMENTS)] == ["en/0/0/0", "en/1/0/0"]
+
+
 def test_two_processes_cannot_judge_into_one_folder(tmp_path: Path):
     code = (
         "import sys, time; sys.path.insert(0, sys.argv[2])\n"
@@ -112,6 +136,8 @@ def test_two_processes_cannot_judge_into_one_folder(tmp_path: Path):
         assert other.stdout.readline() == "held\n"
         with pytest.raises(TryAgainError, match=f"in use by process {other.pid} on "):
             RunStore(tmp_path, manifest(), prompt_set(1, tmp_path))
+        with pytest.raises(TryAgainError, match="in use by process"):
+            set_aside(tmp_path)
     finally:
         os.kill(other.pid, signal.SIGKILL)
         other.wait()

@@ -256,7 +256,10 @@ class OpenAICompatible:
 
         client = self._connect()
         started = time.monotonic()
-        call = client.chat.completions.with_raw_response.create(**body, extra_body=self._options.extra or None)
+        # Not client.chat.completions.create: checking the types of a body that is known to be right takes as long as
+        # sending it.
+        whole = body | self._options.extra
+        call = client.post("/chat/completions", cast_to=openai.HttpxBinaryResponseContent, body=whole)
         try:
             response = await asyncio.wait_for(call, self._options.timeout_seconds)
         except openai.APIStatusError as error:
@@ -267,7 +270,7 @@ class OpenAICompatible:
             cause = error.__cause__ or error
             failure = TransientFailure(self._clean(f"{self._shown}: {type(cause).__name__}: {cause}"))
         else:
-            return self._read(response.headers, response.content, time.monotonic() - started)
+            return self._read(response.response.headers, response.content, time.monotonic() - started)
         raise failure  # out here, so that the client's own exception, which may quote a key, is not carried along
 
     def _connect(self) -> openai.AsyncOpenAI:
