@@ -16,7 +16,9 @@ from typing import Any
 import hand_made
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from unigenbench.cli import app
 from unigenbench.errors import DataError, InputError
 from unigenbench.report.build import beside, check_count, write_page, write_report
 from unigenbench.report.radar import CENTER_X, CENTER_Y, RADIUS, radar
@@ -126,6 +128,31 @@ def test_only_named_fields_of_a_manifest_reach_the_page(tmp_path: Path):
     page = written(tmp_path, [log])
     assert secret not in page.read_text("utf-8")
     assert secret not in json.dumps(records(page))
+
+
+def test_a_key_of_the_environment_is_taken_out_of_replies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-1234567890abcdef")
+    prompt = PROMPTS.prompts[1]
+    reply = replace(
+        hand_made.judgement(prompt, 0, None), raw="bad key sk-1234567890abcdef", error="sk-1234567890abcdef"
+    )
+    packed = json.dumps(records(written(tmp_path, [hand_made.log(hand_made.prompt_set([prompt]), [reply], images=1)])))
+    assert "sk-1234567890abcdef" not in packed
+    assert "bad key [key]" in packed
+
+
+def test_the_command_writes_the_page_and_says_where(tmp_path: Path):
+    run, out = write_run(tmp_path / "a"), tmp_path / "page.html"
+    ran = CliRunner().invoke(app, ["report", str(run), "--out", str(out), "--thumbs", "32", "--embed-images"])
+    assert (ran.exit_code, ran.exception) == (0, None)
+    assert str(out) in ran.stdout.replace("\n", "")
+    assert out.stat().st_size > 10_000
+
+
+def test_the_command_refuses_a_folder_that_is_no_run(tmp_path: Path):
+    ran = CliRunner().invoke(app, ["report", str(tmp_path), "--out", str(tmp_path / "page.html")])
+    assert isinstance(ran.exception, InputError)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_axes_go_clockwise_from_the_top_in_the_order_of_the_board():

@@ -131,7 +131,6 @@ class Gallery {
 
   /** Takes filters and card from the address; an address without them, such as #themes, changes nothing. */
   read() {
-    const hash = decodeURIComponent(location.hash.slice(1));
     if (!location.hash.includes("=")) {
       if (!this.found) this.select();
       return;
@@ -146,7 +145,7 @@ class Gallery {
     this.page = Math.max(0, Number(wanted.get("page") || 1) - 1);
     this.current = this.byKey.get(wanted.get("card")) || null;
     this.select();
-    if (this.current && hash) this.goTo(this.current);
+    if (this.current) this.goTo(this.current);
     else byId("gallery").scrollIntoView();
   }
 

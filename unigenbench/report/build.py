@@ -13,6 +13,7 @@ import jinja2
 from markupsafe import Markup
 
 from unigenbench.errors import InputError
+from unigenbench.keys import VARIABLES
 from unigenbench.report.facts import LETTERS, Comparison, Run, banners, facts, run_names, warnings
 from unigenbench.report.gallery import gallery, pack
 from unigenbench.report.pictures import Album
@@ -24,6 +25,8 @@ from unigenbench.types import RunLog
 HERE = Path(__file__).parent
 LARGE_PAGE = 200_000_000
 """Bytes above which a page with embedded images is warned of: browsers open it slowly."""
+SHORTEST_KEY = 12
+"""Shorter ones are stand-ins such as "EMPTY", and words of their own in a text."""
 _IMAGES = "<!-- images -->"
 """Where the template wants the embedded images; they are written one by one, so that they need not fit in memory."""
 PER_PROMPT = (
@@ -123,30 +126,33 @@ def page(
     tables = [comparison.table for comparison in comparisons]
     rows = bar_rows([run.summary for run in runs], tables)
     style, script = (HERE / "app.css").read_text("utf-8"), (HERE / "app.js").read_text("utf-8")
-    return (
-        _environment()
-        .from_string((HERE / "template.html").read_text("utf-8"))
-        .render(
-            policy=content_policy(style, script, embed=embed),
-            style=Markup(style),
-            script=Markup(script),
-            data=pack(records),
-            images=Markup(_IMAGES),
-            runs=runs,
-            facts=facts(runs),
-            banners=banners(runs),
-            warnings=told,
-            overall_differences=[None, *(Difference.read(table and table["overall"]["macro"]) for table in tables)],
-            rows=rows,
-            radar=radar(rows),
-            radar_size=(WIDTH, HEIGHT),
-            heats=heat_tables([run.name for run in runs], [run.summary for run in runs]),
-            cards=len(records["cards"]),
-            center=(CENTER_X, CENTER_Y, RADIUS),
-            views=_views(runs),
-            compared=any(tables),
-        )
+    template = _environment().from_string((HERE / "template.html").read_text("utf-8"))
+    return template.render(
+        policy=content_policy(style, script, embed=embed),
+        style=Markup(style),
+        script=Markup(script),
+        data=pack(records, _keys()),
+        images=Markup(_IMAGES),
+        runs=runs,
+        facts=facts(runs),
+        banners=banners(runs),
+        warnings=told,
+        overall_differences=[None, *(Difference.read(table and table["overall"]["macro"]) for table in tables)],
+        rows=rows,
+        radar=radar(rows),
+        radar_size=(WIDTH, HEIGHT),
+        heats=heat_tables([run.name for run in runs], [run.summary for run in runs]),
+        cards=len(records["cards"]),
+        center=(CENTER_X, CENTER_Y, RADIUS),
+        views=_views(runs),
+        compared=any(tables),
     )
+
+
+def _keys() -> list[str]:
+    """Keys of the environment: judges keep them out of what they log, and the page, which is shared, does so again."""
+    names = {name for names in VARIABLES.values() for name in names}
+    return [key for name in sorted(names) if len(key := os.environ.get(name, "")) >= SHORTEST_KEY]
 
 
 def _views(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:

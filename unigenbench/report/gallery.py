@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
+from unigenbench.keys import redact
 from unigenbench.marks import cell_of
 from unigenbench.report.facts import Run
 from unigenbench.report.pictures import Album
@@ -97,7 +98,7 @@ def _answer(judgement: Judgement) -> dict[str, Any]:
     return {key: value for key, value in shown.items() if value}
 
 
-def pack(value: Any) -> str:
-    """JSON, deflated (zlib's format, which DecompressionStream calls "deflate"), in base64."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+def pack(value: Any, secrets: Sequence[str] = ()) -> str:
+    """JSON without the secrets, deflated (zlib's format, which DecompressionStream calls "deflate"), in base64."""
+    text = redact(json.dumps(value, ensure_ascii=False, separators=(",", ":")), secrets)
     return base64.b64encode(zlib.compress(text.encode("utf-8"), 9)).decode("ascii")
