@@ -97,13 +97,20 @@ def generate(
     model: Model,
     out_dir: Annotated[Path, typer.Option("--out", help="Folder of the images and generation.json.")],
     prompts: Annotated[
-        Path | None, typer.Option(help="Prompts: a text file, a CSV or JSONL with a prompt column.")
+        Path | None,
+        typer.Option(help="A text file, a CSV or JSONL with a prompt column, a UniGenBench file, or suite_en."),
     ] = None,
+    subset: Annotated[str | None, typer.Option(help="Part of a UniGenBench file: testmini60, testmini120.")] = None,
     prompt: Annotated[list[str] | None, typer.Option(help="A prompt. Repeatable.")] = None,
     lora: Loras = None,
     family: Family = None,
     images_per_prompt: Annotated[int, typer.Option(min=1)] = 1,
     seed: Seed = 0,
+    seed_policy: Annotated[
+        str, typer.Option(help="keyed; official: --seed + image; per_prompt: --seed + 10000 image + index.")
+    ] = "keyed",
+    rank: Annotated[int, typer.Option(min=0, help="Which of --world processes that share the folder.")] = 0,
+    world: Annotated[int, typer.Option(min=1, help="How many processes share the folder.")] = 1,
     guidance: Guide = 5.0,
     steps: Steps = 30,
     resolution: Side = None,
@@ -113,15 +120,22 @@ def generate(
     """Make a folder of images; the same command goes on after a stop."""
     if (prompts is None) == (not prompt):
         raise InputError("give either --prompts FILE or --prompt TEXT")
-    from t2ialign.data.prompts import read_prompts
+    if subset is not None and prompts is None:
+        raise InputError(f"--subset {subset}: is a part of --prompts FILE; name the file")
+    if seed_policy not in ("keyed", "official", "per_prompt"):
+        raise InputError(f"--seed-policy {seed_policy}: give keyed, official or per_prompt")
+    if rank >= world:
+        raise InputError(f"--rank {rank}: is one of 0 to {world - 1}, as --world is {world}")
+    from t2ialign.data.prompts import PromptList, read_prompt_list
     from t2ialign.generate import generate_folder
     from t2ialign.rollout import Guidance
 
-    texts = read_prompts(prompts) if prompts is not None else list(prompt or [])
+    texts = list(prompt or [])
+    wanted = PromptList(texts, list(range(len(texts))), "") if prompts is None else read_prompt_list(prompts, subset)
     policy, mixture = _policy(model, family, lora, precision)
-    generate_folder(
+    paths = generate_folder(
         policy,
-        texts,
+        wanted.prompts,
         out_dir,
         images_per_prompt=images_per_prompt,
         seed=seed,
@@ -129,9 +143,18 @@ def generate(
         steps=steps,
         resolution=resolution,
         batch=batch,
-        description={"model": model, "loras": _scaled(lora), "precision": precision},
+        description={
+            "model": model,
+            "loras": _scaled(lora),
+            "precision": precision,
+            "prompts_sha256": wanted.sha256,
+        },
+        indices=wanted.indices,
+        seed_policy=seed_policy,
+        shard=(rank, world),
     )
-    out.print(f"{len(texts) * images_per_prompt} images in {out_dir}", soft_wrap=True)
+    made = len(paths[rank::world])
+    out.print(f"{made} images in {out_dir}{f', share {rank} of {world}' if world > 1 else ''}", soft_wrap=True)
 
 
 Rewards = Annotated[

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,11 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 from PIL import Image
+from typer.testing import CliRunner
 
 from t2ialign.backbones.lora import adapter_parameters, add_adapter
 from t2ialign.backbones.stable_diffusion import StableDiffusion15, StableDiffusionXL
+from t2ialign.cli import app
 from t2ialign.config import Lora
 from t2ialign.errors import InputError
 from t2ialign.generate import generate_folder, generate_images, image_seed
@@ -183,6 +187,125 @@ def test_a_folder_of_something_else_is_left_alone(policy: Policy, tmp_path: Path
 def test_no_prompts_is_an_input_error(policy: Policy, tmp_path: Path):
     with pytest.raises(InputError, match="no prompts"):
         folder(policy, tmp_path, prompts=[])
+
+
+def test_an_image_carries_its_numbers_and_seed(policy: Policy, tmp_path: Path):
+    paths = folder(policy, tmp_path / "out", indices=[509, 7])
+    with Image.open(paths[1]) as image:
+        seed = str(image_seed(0, 509, 1))
+        assert image.info == {"prompt_index": "509", "image_index": "1", "seed": seed}
+
+
+def test_prompts_keep_their_own_numbers(policy: Policy, tmp_path: Path):
+    paths = folder(policy, tmp_path / "out", indices=[509, 7])
+    assert [path.name for path in paths] == ["509_0.png", "509_1.png", "7_0.png", "7_1.png"]
+    rows = json.loads((tmp_path / "out/generation.json").read_text())["images"]
+    assert [(row["index"], row["prompt"]) for row in rows[::2]] == [(509, PROMPTS[0]), (7, PROMPTS[1])]
+    for wrong in ([1], [1, 1]):
+        with pytest.raises(ValueError, match="different indices"):
+            folder(policy, tmp_path / "wrong", indices=wrong)
+
+
+def test_seeds_follow_the_policy():
+    assert [image_seed(3407, index, k, "official") for index in (0, 599) for k in (0, 3)] == [3407, 3410, 3407, 3410]
+    # 3407 + 10000 * 3 + 599
+    assert image_seed(3407, 599, 3, "per_prompt") == 34006
+    keyed = {image_seed(seed, index, k) for seed in range(5) for index in range(20) for k in range(4)}
+    assert len(keyed) == 400
+
+
+def test_the_official_policy_starts_all_prompts_from_the_same_noise(policy: Policy, tmp_path: Path):
+    folder(policy, tmp_path / "out", prompts=["a cat", "a cat"], seed=3407, seed_policy="official")
+    record = json.loads((tmp_path / "out/generation.json").read_text())
+    assert (record["seed"], record["seed_policy"]) == (3407, "official")
+    assert [row["seed"] for row in record["images"]] == [3407, 3408, 3407, 3408]
+    one, other, same_one = (
+        np.asarray(Image.open(tmp_path / f"out/{name}.png")).astype(int) for name in ("0_0", "0_1", "1_0")
+    )
+    assert same(one, same_one)
+    assert not same(one, other)
+    with pytest.raises(InputError, match="seed_policy 'official', not 'keyed'"):
+        folder(policy, tmp_path / "out", prompts=["a cat", "a cat"], seed=3407)
+
+
+def test_an_image_that_was_cut_is_made_again(policy: Policy, tmp_path: Path):
+    paths = folder(policy, tmp_path)
+    whole = np.asarray(Image.open(paths[2])).astype(int)
+    paths[2].write_bytes(paths[2].read_bytes()[:-5])
+    paths[3].write_bytes(b"")
+    kept = paths[0].stat().st_mtime_ns
+    folder(policy, tmp_path)
+    assert same(np.asarray(Image.open(paths[2])).astype(int), whole)
+    assert paths[3].stat().st_size > 0
+    assert paths[0].stat().st_mtime_ns == kept
+
+
+def test_prompts_that_exceed_the_text_encoder_are_warned_of_first_and_recorded(
+    sd15_folder: Path, tmp_path: Path, caplog
+):
+    policy = Policy(StableDiffusion15(pretrained=str(sd15_folder)).build(CPU))
+    long = "a red circle above a blue square " * 4  # beyond the 16 tokens of the tiny text encoder
+    with caplog.at_level(logging.WARNING, logger="t2ialign"):
+        folder(policy, tmp_path, prompts=["a cat", long, long + "two dogs"], indices=[4, 8, 9], images_per_prompt=1)
+    ours = [record.message for record in caplog.records if record.name.startswith("t2ialign")]
+    assert len(ours) == 1
+    assert "2 of 3 prompts exceed the text encoder's 16 tokens" in ours[0]
+    assert json.loads((tmp_path / "generation.json").read_text())["truncated_prompts"] == [8, 9]
+
+
+def test_the_record_says_how_images_were_sampled_and_by_which_versions(policy: Policy, tmp_path: Path):
+    folder(policy, tmp_path)
+    record = json.loads((tmp_path / "generation.json").read_text())
+    assert record["sampler"] == {"name": "ddim", **policy.backbone.sampling}
+    assert torch.__version__.startswith(record["versions"]["torch"])
+    record["versions"]["torch"] = "1.0"
+    (tmp_path / "generation.json").write_text(json.dumps(record))
+    folder(policy, tmp_path)  # another version goes on with the folder
+
+
+def unigenbench_file(path: Path, indices: list[int]) -> Path:
+    content = {"Testpoints": ["Attribute - Color"], "Testpoint Description": ["red"]}
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(
+            [["index", "prompt_en", "sub_dims_en"], *([i, f"a red cat {i}", json.dumps(content)] for i in indices)]
+        )
+    return path
+
+
+def generate(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["generate", *map(str, arguments)])
+    return result.exit_code, f"{result.output}{result.exception or ''}"
+
+
+def test_the_command_makes_the_folder_that_unigenbench_reads(sd15_folder: Path, tmp_path: Path):
+    prompts = unigenbench_file(tmp_path / "prompts.csv", [3, 7])
+    common = ("--model", sd15_folder, "--prompts", prompts, "--out", tmp_path / "out", "--images-per-prompt", 2)
+    common += ("--steps", 2, "--seed", 3407, "--seed-policy", "official", "--world", 2)
+    for rank in range(2):
+        code, output = generate(*common, "--rank", rank)
+        assert code == 0, output
+        assert f"2 images in {tmp_path / 'out'}, share {rank} of 2" in output
+        # image k of the prompt in place i belongs to rank (2 i + k) mod 2
+        names = {f"{index}_{k}.png" for index in (3, 7) for k in range(rank + 1)}
+        assert {path.name for path in (tmp_path / "out").glob("*.png")} == names
+    record = json.loads((tmp_path / "out/generation.json").read_text())
+    assert [(row["file"], row["seed"]) for row in record["images"]] == [
+        ("3_0.png", 3407), ("3_1.png", 3408), ("7_0.png", 3407), ("7_1.png", 3408),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--prompt", "a cat", "--seed-policy", "same"), "--seed-policy same: give keyed"),
+        (("--prompt", "a cat", "--rank", 2, "--world", 2), "--rank 2: is one of 0 to 1"),
+        (("--prompt", "a cat", "--subset", "testmini60"), "--subset testmini60: is a part of --prompts FILE"),
+    ],
+)
+def test_a_wrong_option_is_an_input_error(tmp_path: Path, arguments: tuple, message: str):
+    code, output = generate("--model", "none", "--out", tmp_path, *arguments)
+    assert code != 0
+    assert message in output
 
 
 def test_base_and_policy_get_the_same_noise(sd15_folder: Path):

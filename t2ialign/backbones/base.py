@@ -63,6 +63,10 @@ class Backbone(Protocol):
         """[B, L, D] and, where the family has it, [B, P]. Prompts cut short are counted and warned of."""
         ...
 
+    def truncated(self, prompts: list[str]) -> list[str]:
+        """Those of the prompts that exceed the text encoder and would be cut."""
+        ...
+
     def null(self) -> Conditioning:
         """What the unconditional branch sees, the same in training, generation and rollouts. [1, L, D], [1, P]"""
         ...

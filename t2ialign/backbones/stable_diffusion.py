@@ -43,7 +43,7 @@ class _StableDiffusion(ABC):
         self.latent_channels: int = parts["vae"].config.latent_channels
         self.vae_factor: int = 2 ** (len(parts["vae"].config.block_out_channels) - 1)
         self.resolution = _side(self.denoiser) * self.vae_factor
-        self.truncated_prompts = 0
+        self._cut: set[str] = set()
         self._scaling: float = parts["vae"].config.scaling_factor
         self._device = device
         self._null_kind = null
@@ -92,8 +92,8 @@ class _StableDiffusion(ABC):
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> Conditioning:
-        """[B, L, D] and, for SDXL, [B, P]; what is cut off is counted in `truncated_prompts`, and warned of once."""
-        self._count_truncated(prompts)
+        """[B, L, D] and, for SDXL, [B, P]; prompts cut short are counted in `truncated_prompts`."""
+        self.truncated(prompts)
         return self._encode(prompts)
 
     @abstractmethod
@@ -106,17 +106,24 @@ class _StableDiffusion(ABC):
         rows = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         return rows.input_ids.to(self._device)
 
-    def _count_truncated(self, prompts: list[str]) -> None:
+    @property
+    def truncated_prompts(self) -> int:
+        """How many different prompts were cut short so far."""
+        return len(self._cut)
+
+    def truncated(self, prompts: list[str]) -> list[str]:
+        """Those of the prompts that exceed the text encoder; they are counted, and the first find is warned of."""
         tokenizer = self.pipeline().components["tokenizer"]
         rows = tokenizer(prompts, truncation=False, verbose=False).input_ids
         cut = [prompt for prompt, row in zip(prompts, rows, strict=True) if len(row) > tokenizer.model_max_length]
-        if cut and not self.truncated_prompts:
+        if cut and not self._cut:
             logger.warning(
                 "%d of %d prompts exceed the text encoder's %d tokens and are cut, the first: %r; "
                 "later ones are counted, not warned of",
                 *(len(cut), len(prompts), tokenizer.model_max_length, cut[0][:80]),
             )
-        self.truncated_prompts += len(cut)
+        self._cut.update(cut)
+        return cut
 
     @cached_property
     def _null(self) -> Conditioning:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from t2ialign.data.prompts import read_prompts
+from t2ialign.data.prompts import read_prompt_list, read_prompts
 from t2ialign.errors import DataError, InputError
 
 
@@ -43,3 +44,37 @@ def test_what_is_wrong_is_told(tmp_path: Path, name: str, content: bytes, error:
 def test_a_missing_file_is_an_input_error(tmp_path: Path):
     with pytest.raises(InputError, match="no such file"):
         read_prompts(tmp_path / "none.txt")
+
+
+ROW = '{}{},a fox,"{{""Testpoints"": [""Style""], ""Testpoint Description"": [""woodcut""]}}"\n'
+
+
+def test_a_unigenbench_file_gives_its_own_numbers(tmp_path: Path):
+    path = tmp_path / "p.csv"
+    path.write_text("index,prompt_en,sub_dims_en\n" + ROW.format("", 7) + ROW.format("", 3))
+    found = read_prompt_list(path)
+    assert (found.prompts, found.indices) == (["a fox", "a fox"], [7, 3])
+    assert found.sha256 == sha256(path.read_bytes()).hexdigest()
+    assert read_prompts(path) == ["a fox", "a fox"]
+
+
+def test_other_files_are_numbered_from_0(tmp_path: Path):
+    (tmp_path / "p.txt").write_text("a fox\na hen\n")
+    assert read_prompt_list(tmp_path / "p.txt").indices == [0, 1]
+    with pytest.raises(InputError, match="subset 'testmini60' is of UniGenBench prompt files"):
+        read_prompt_list(tmp_path / "p.txt", "testmini60")
+
+
+def test_a_shipped_suite_is_named_without_a_path():
+    found = read_prompt_list("suite_en")
+    assert found.indices == list(range(len(found.prompts)))
+
+
+def test_what_is_wrong_with_a_unigenbench_file_is_an_input_error(tmp_path: Path):
+    path = tmp_path / "p.csv"
+    path.write_text("index,prompt_en,sub_dims_en\n" + ROW.format("", 0) + ROW.format("x", 1))
+    with pytest.raises(InputError, match=r"p.csv:3: index: 'x1' is no number"):
+        read_prompts(path)
+    path.write_text("index,prompt_en,sub_dims_en\n" + ROW.format("", 0))
+    with pytest.raises(InputError, match=r"subset testmini60: 3, 37, .* not in the file"):
+        read_prompt_list(path, "testmini60")
