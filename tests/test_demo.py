@@ -113,6 +113,14 @@ def test_it_leaves_pairs_training_images_verdicts_and_a_report(finished):
     assert "Diffusion-DPO on Shapes" in (folder / "report.html").read_text()
 
 
+@pytest.mark.slow
+def test_a_model_of_sdxl_architecture_takes_the_same_path(sdxl_folder, tmp_path):
+    summary, _ = demo(tmp_path / "run", sdxl_folder)
+    assert summary["equal"]["prompts"] == 6
+    config = (tmp_path / "run" / "training" / "config.yaml").read_text()
+    assert "name: sdxl" in config
+
+
 def test_base_and_aligned_start_from_the_same_seeds(finished):
     folder = finished[0]
     records = [json.loads((folder / side / "generation.json").read_text()) for side in ("base", "sft", "aligned")]
