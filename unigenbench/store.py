@@ -152,11 +152,15 @@ class RunStore:
         self.requests = 0
         """paid for in this folder so far, earlier starts included"""
         self._lock = _lock(path / LOCK)
-        self.manifest = self._settle(manifest, prompts)
-        self._cut_torn_line()
-        for judgement in read_judgements(path / JUDGEMENTS):
-            self._remember(judgement)
-        self._file = (path / JUDGEMENTS).open("ab", buffering=0)
+        try:
+            self.manifest = self._settle(manifest, prompts)
+            self._cut_torn_line()
+            for judgement in read_judgements(path / JUDGEMENTS):
+                self._remember(judgement)
+            self._file = (path / JUDGEMENTS).open("ab", buffering=0)
+        except BaseException:
+            self._lock.close()
+            raise
         self._unsynced, self._synced_at = 0, time.monotonic()
 
     def __enter__(self) -> RunStore:
