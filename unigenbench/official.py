@@ -33,8 +33,6 @@ from unigenbench.types import Judgement, Prompt, PromptSet, RunLog
 COLUMNS = ("index", "prompt", "testpoint", "output", "result_json", "img_path")
 FOLDER = "official"
 """In a run folder: the files of an import or an export."""
-EMPTY_CELLS = frozenset(("", "null", "NULL", "None", "nan", "NaN", "NA", "N/A", "n/a", "<NA>", "#N/A"))
-"""What the official script's reader of tables takes for no text."""
 _NOT_LITERAL = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)
 """What `ast.literal_eval` raises on a text that is no literal."""
 _IMAGE = re.compile(r"(\d+)[_.](\d+)\.\w+$")
@@ -163,8 +161,6 @@ def counted(row: Row) -> list[tuple[str, bool]] | None:
         DataError: the labels are no list.
     """
     labels = labels_of(row)
-    if row.result_json in EMPTY_CELLS:
-        return None
     try:
         scores = ast.literal_eval(row.result_json)["score"]
         return [(label, bool(score == 1)) for label, score in zip(labels, scores, strict=False)]
