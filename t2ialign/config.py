@@ -267,6 +267,11 @@ class Validate(Section):
     draws: int = Field(5, ge=1)
     """Looks at each pair, at fixed timesteps and noise."""
 
+    @property
+    def compares(self) -> bool:
+        """Whether anything is measured."""
+        return self.prompts is not None or self.pairs is not None
+
 
 class Config(Section):
     """One run: `t2ialign train FILE` builds everything from this."""

@@ -7,7 +7,6 @@ the same questions, so their answers can be compared.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,8 +19,7 @@ from t2ialign.data.cache import Encoded, encode
 from t2ialign.data.loader import assembled
 from t2ialign.draws import Draws, generator, keyed_seed
 from t2ialign.engine import Engine
-from t2ialign.errors import DataError, EnvironmentProblem
-from t2ialign.files import whole_file
+from t2ialign.errors import DataError
 from t2ialign.policy import Policy, Weights
 from t2ialign.progress import track
 from t2ialign.statistics import paired_bootstrap
@@ -63,8 +61,6 @@ class HeldOut:
         order = torch.randperm(len(source), generator=generator(seed, "held-out pairs")).tolist()
         self.rows = sorted(order[:at_most])
         self.prompts = [source[row].prompts[0] for row in self.rows]
-        self.identity = [encoded.fingerprint, len(self.rows), draws, seed]
-        """What must be equal for answers to be comparable."""
         self.encoded = encoded
         self._draws, self._seed, self._batch = draws, seed, batch
 
@@ -125,35 +121,13 @@ class HeldOutAccuracy:
             self.measure(engine)
 
     def measure(self, engine: Engine) -> PairAccuracy:
-        """Asks the policy, and records what it says."""
+        """Asks the policy, and records what it says; the reference, which does not change, is asked once a start."""
         if self._reference is None:
-            self._reference = self._reference_errors(engine)
+            (self._reference,) = self._held_out.errors(self._policy, ["reference"])
         (errors,) = self._held_out.errors(self._policy, ["policy"])
         found = self._held_out.accuracy(errors, self._reference)
         engine.log(recorded(found))
         return found
-
-    def _reference_errors(self, engine: Engine) -> Tensor:
-        """What the reference answers, which does not change: asked once a run and kept in its folder. [pairs, 2]
-
-        Raises:
-            EnvironmentProblem: a full fine-tuning without a reference goes on, and its first weights were not asked.
-        """
-        path = engine.run_dir / "validation" / "held_out_reference.json"
-        if path.is_file():
-            stored = json.loads(path.read_text())
-            if stored["identity"] == self._held_out.identity:
-                return torch.tensor(stored["errors"], dtype=torch.float64)
-        has_reference = not self._policy.trains_all or "reference" in self._policy.copies
-        if not has_reference and engine.step:
-            raise EnvironmentProblem(
-                f"validate.pairs: this is step {engine.step} of a full fine-tuning whose objective keeps no reference, "
-                "so nothing is left to compare with; leave the key out, or start in a new run_dir"
-            )
-        (errors,) = self._held_out.errors(self._policy, ["reference" if has_reference else "policy"])
-        with whole_file(path) as partial:
-            partial.write_text(json.dumps({"identity": self._held_out.identity, "errors": errors.tolist()}))
-        return errors
 
 
 def measure_pairs(

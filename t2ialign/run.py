@@ -234,7 +234,8 @@ def build_policy(config: Config, backbone: Backbone) -> Policy:
     policy = Policy(
         backbone,
         trains=config.lora is None,
-        keeps_reference=config.objective.needs_reference,
+        # validation compares with what training started from, whether or not the objective does
+        keeps_reference=config.objective.needs_reference or config.validation.compares,
         autocast=None if dtype == torch.float32 else dtype,
         keeps_ema=keeps_ema,
     )

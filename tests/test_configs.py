@@ -160,7 +160,8 @@ def test_the_published_recipes_take_two_steps(
     path: Path, tmp_path: Path, sd15_folder: Path, sdxl_folder: Path, at_root: None
 ):
     small = tiny(path, tmp_path, sd15_folder, sdxl_folder)
-    config = load(path, [*published(path), *small, "optim.name=adamw"])  # adamw8bit needs a GPU
+    runs_anywhere = [override for override in published(path) if override != "optim.name=adamw8bit"]  # needs a GPU
+    config = load(path, [*runs_anywhere, *small])
     assert config.lora is None
     rows = two_steps(config)
     if config.objective.name in START:
