@@ -87,7 +87,7 @@ def measure(folder: Path, url: str) -> dict[str, float]:
     }
 
 
-def table(found: dict[str, float], seen: dict[str, int], load: float) -> str:
+def table(found: dict[str, float], seen: dict[str, int], load: float, note: str) -> str:
     """Markdown."""
     floor = PROMPTS * PER_PROMPT / AT_ONCE * LATENCY_SECONDS
     rows = {
@@ -113,13 +113,14 @@ waiting alone takes.
 {lines}
 
 Measured on {datetime.now(timezone.utc):%Y-%m-%d} on two shared CPU cores, Python {platform.python_version()}; load
-average before it began: {load:.1f}.
+average before it began: {load:.1f}. {note}
 """
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="markdown file to write")
+    parser.add_argument("--note", default="", help="a sentence on what else ran")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
@@ -143,7 +144,7 @@ def main() -> None:
         finally:
             server.kill()
             server.wait()
-    text = table(found, seen, load)
+    text = table(found, seen, load, arguments.note)
     print(text)
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)

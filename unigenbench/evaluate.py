@@ -17,7 +17,7 @@ from typing import Any, Literal
 from unigenbench.cache import ReplyCache, cache_key
 from unigenbench.errors import BenchError, DataError, Interrupted, ServerError, TryAgainError
 from unigenbench.estimate import MEASURED_AFTER, Price, judgement_usage
-from unigenbench.images import Scan, encode
+from unigenbench.images import Absent, Scan, encode
 from unigenbench.judges.base import (
     FatalFailure,
     Judge,
@@ -191,12 +191,12 @@ class _Stopped(Exception):
 def pending(plan: Plan, past: Mapping[tuple[str, str], Past]) -> list[Task]:
     """What has no judgement yet, or another image or prompt than then, or (unless kept) failed."""
     prompts = {prompt.index: (prompt, prompt_sha256(prompt)) for prompt in plan.prompts.prompts}
-    tasks = []
+    judge, tasks = plan.judge_id, []
     for image in plan.scan.found:
         prompt, digest = prompts[image.prompt_index]
         for key in keys_of(plan, image.prompt_index, image.image_index):
-            last = past.get((key, plan.judge_id))
-            if last is None or (last.image_sha256, last.prompt_sha256) != (image.sha256, digest):
+            last = past.get((key, judge))
+            if last is None or not last.is_about(image.sha256, digest):
                 tasks.append(Task(key, prompt, image, digest, 0))
             elif last.status != "ok" and not plan.settings.keep_failed:
                 first = last.parse_attempts if last.status == "parse_failed" else 0
@@ -213,14 +213,14 @@ def keys_of(plan: Plan, prompt_index: int, image_index: int) -> Iterator[str]:
 
 
 def statuses(plan: Plan, store: RunStore) -> dict[str, int]:
-    """How often each status, over everything that the plan expects."""
-    places = [(image.prompt_index, image.image_index) for image in plan.scan.found]
-    places += [(absent.prompt_index, absent.image_index) for absent in (*plan.scan.missing, *plan.scan.bad)]
-    counts: Counter[str] = Counter()
-    for place in places:
-        for key in keys_of(plan, *place):
-            past = store.past.get((key, plan.judge_id))
-            counts[past.status if past else "unjudged"] += 1
+    """How often each status, over everything that the plan expects; what is said of another image does not count."""
+    digests = {prompt.index: prompt_sha256(prompt) for prompt in plan.prompts.prompts}
+    judge, counts = plan.judge_id, Counter[str]()
+    for place in (*plan.scan.found, *plan.scan.missing, *plan.scan.bad):
+        for key in keys_of(plan, place.prompt_index, place.image_index):
+            last = store.past.get((key, judge))
+            about_it = last and (isinstance(place, Absent) or last.is_about(place.sha256, digests[place.prompt_index]))
+            counts[last.status if last and about_it else "unjudged"] += 1
     return dict(counts)
 
 

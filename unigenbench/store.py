@@ -37,6 +37,10 @@ class Past(NamedTuple):
     status: Status
     parse_attempts: int
 
+    def is_about(self, image_sha256: str, prompt_sha256: str) -> bool:
+        """Whether image and prompt are still the same."""
+        return (self.image_sha256, self.prompt_sha256) == (image_sha256, prompt_sha256)
+
     @classmethod
     def of(cls, judgement: Judgement) -> Past:
         return cls(judgement.image_sha256, judgement.prompt_sha256, judgement.status, judgement.parse_attempts)

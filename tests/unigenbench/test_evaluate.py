@@ -232,6 +232,7 @@ def test_only_a_changed_image_is_judged_again(tmp_path: Path):
         bench.run(stub.url)
         before, first = bench.log(), (tmp_path / "images" / "2_0.png").read_bytes()
         write_noise(tmp_path / "images" / "2_0.png", seed=999)
+        assert bench.run(stub.url, max_requests=4).statuses == {"ok": 3, "unjudged": 1}  # 4 were made before
         outcome = bench.run(stub.url)
         assert [scene(call) for call in stub.judged[4:]] == [2]
         assert (outcome.judged, outcome.statuses) == (1, {"ok": 4})

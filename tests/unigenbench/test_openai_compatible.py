@@ -259,7 +259,7 @@ def test_a_path_of_a_proxy_is_left_as_it_is():
 
 
 def test_a_query_is_sent_along_and_never_shown():
-    found, calls = probe(lambda _: Answer("1"), "?key=AIza0123456789&api-version=2")
+    _, calls = probe(lambda _: Answer("1"), "?key=AIza0123456789&api-version=2")
     assert calls[0].path == "/v1/chat/completions?key=AIza0123456789&api-version=2"
     with pytest.raises(FatalFailure) as caught:
         probe(lambda call: error(403, f"{call.path} is not for you"), "?key=AIza0123456789")
@@ -312,6 +312,11 @@ def test_logits_without_a_yes_or_no_are_no_verdict():
     reply, _ = ask(lambda _: Answer("The", top_logprobs=[("The", -0.1), ("A", -2.0)]), reply="logits")
     assert (reply.verdicts, reply.probabilities) == (None, None)
     assert yes_probability([("The", -0.1)]) is None
+
+
+def test_a_refusal_of_one_digit_is_a_refusal():
+    with pytest.raises(JudgeRefused, match="declined: no"):
+        ask(lambda _: Answer(text=None, refusal="no", top_logprobs=[("no", -0.1)]), reply="logits")
 
 
 def test_logits_from_a_server_that_has_none_are_refused_at_once():

@@ -199,7 +199,7 @@ class OpenAICompatible:
         for k in range(1, len(request.prompt.points) + 1):
             text = f"{request.text}\n\n{LOGIT_INSTRUCTION.replace('{k}', str(k))}"
             answer = await self._ask(self._body(request, text, 1) | body)
-            replies.append(answer.reply)
+            replies.append(_not_refused(answer.reply))
             probabilities.append(yes_probability(answer.first_token or ()))
         whole = replace(
             replies[-1],
@@ -403,11 +403,15 @@ def shorten(text: str, limit: int = 400) -> str:
 
 
 def _checked(reply: JudgeReply) -> JudgeReply:
-    """The reply, if it is one."""
+    """The reply, if it is a whole one."""
+    if _not_refused(reply).finish_reason == "length":
+        raise JudgeTruncated(f"the reply ended at the limit of tokens, after {reply.usage.output or 'some'}", reply)
+    return reply
+
+
+def _not_refused(reply: JudgeReply) -> JudgeReply:
     if reply.finish_reason == "content_filter":
         raise JudgeRefused(f"the judge declined: {shorten(reply.text) or 'content filter'}", reply)
-    if reply.finish_reason == "length":
-        raise JudgeTruncated(f"the reply ended at the limit of tokens, after {reply.usage.output or 'some'}", reply)
     return reply
 
 
