@@ -32,10 +32,8 @@ FOCUS_WEIGHTS = {
     "vertical": 9.0,
     "horizontal": 9.0,
     "comparison": 6.0,
-    "same color": 2.0,
-    "single": 0.3,
-    "sized": 0.3,
-    "background": 0.3,
+    "same color": 5.0,
+    "background": 0.5,
     "negation": 0.5,
 }
 """The same for the second part of the pre-training, when everything but relations has been learnt."""
