@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from t2ialign import cli_data
 from t2ialign.errors import InputError, UserError
 
 if TYPE_CHECKING:
@@ -265,6 +266,9 @@ def data_build(
             max_failed=max_failed,
         )
     out.print(describe_build(built), highlight=False, soft_wrap=True)
+
+
+data.command("perturb")(cli_data.perturb)
 
 
 @data.command("inspect")

@@ -10,8 +10,6 @@ import csv
 import hashlib
 import itertools
 import json
-import os
-import shutil
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,8 +22,8 @@ from t2ialign.data.folders import read_captioned
 from t2ialign.data.images import open_image
 from t2ialign.data.pairs import SingleData
 from t2ialign.draws import keyed_seed
-from t2ialign.errors import DataError, InputError, TryAgainError
-from t2ialign.files import is_full_disk, whole_file
+from t2ialign.errors import DataError, InputError
+from t2ialign.files import append_lines, cut_torn_line, link_or_copy, whole_file
 from t2ialign.generate import RECORD, generate_folder
 from t2ialign.policy import Policy
 from t2ialign.progress import track
@@ -127,7 +125,7 @@ class _Journal:
     def __init__(self, table: Path):
         self.table = table
         self.path = table.parent / f".{table.name}.journal"
-        _cut_torn_line(self.path)
+        cut_torn_line(self.path)
         self.rows = _rows(table) + _rows(self.path)
         self.known: dict[tuple[str, str], float] = {}
         """(reward, picture) -> score; failures are left out, so that they are tried again."""
@@ -142,16 +140,7 @@ class _Journal:
         Raises:
             TryAgainError: the disk is full.
         """
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(_lines(rows))
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            if is_full_disk(error):
-                raise TryAgainError(f"{self.path}: the disk is full; free some space and run the same again") from error
-            raise
+        append_lines(self.path, _lines(rows))
         self._learn(rows)
 
     def finish(self, rows: Sequence[Row]) -> None:
@@ -165,13 +154,6 @@ class _Journal:
 
 def _lines(rows: Sequence[Row]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def _cut_torn_line(path: Path) -> None:
-    """Removes what follows the last line end, so that the next line starts on its own."""
-    if path.is_file():
-        content = path.read_bytes()
-        os.truncate(path, content.rfind(b"\n") + 1)
 
 
 def _rows(path: Path) -> list[Row]:
@@ -557,18 +539,9 @@ def _adopt(pictures: Sequence[Picture], folder: Path) -> list[Picture]:
     for picture in pictures:
         here = picture._replace(path=folder / picture.name)
         if not (here.path.is_file() and here.digest() == picture.digest()):
-            with whole_file(here.path) as partial:
-                partial.unlink(missing_ok=True)
-                _link_or_copy(picture.path, partial)
+            link_or_copy(picture.path, here.path)
         adopted.append(here)
     return adopted
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source.resolve(), target)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)
 
 
 def _check_coverage(pictures: Sequence[Picture], scores: Mapping[str, Sequence[Score]], max_failed: float) -> None:

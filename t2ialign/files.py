@@ -86,3 +86,38 @@ def whole_file(path: Path) -> Iterator[Path]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def append_lines(path: Path, text: str) -> None:
+    """Appends whole lines and waits until they are on disk.
+
+    Raises:
+        TryAgainError: the disk is full.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        if is_full_disk(error):
+            raise TryAgainError(f"{path}: the disk is full; free some space and run the same again") from error
+        raise
+
+
+def cut_torn_line(path: Path) -> None:
+    """Removes what follows the last line end, as a kill leaves it, so that the next line starts on its own."""
+    if path.is_file():
+        content = path.read_bytes()
+        os.truncate(path, content.rfind(b"\n") + 1)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """`source` at `target`, whole or not there: a link where the file system allows, else a copy."""
+    with whole_file(target) as partial:
+        partial.unlink(missing_ok=True)
+        try:
+            os.link(source.resolve(), partial)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(source, partial)

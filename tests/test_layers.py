@@ -16,11 +16,11 @@ LAYERS = (
     "noisers data backbones rewards shapes charts",
     "policy rollout checkpoint trackers",
     "engine generate",
-    "offline hooks held_out export feedback plan report doctor",
+    "offline hooks held_out export feedback mismatch plan report doctor",
     "evaluation pair_set",
     "run sheet",
     "image_jobs",
-    "demo",
+    "demo cli_data",
     "cli",
     "__main__",
 )

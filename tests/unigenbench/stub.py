@@ -112,6 +112,7 @@ class Stub:
 
     def enter(self, path: str, headers: dict[str, str], body: dict[str, Any]) -> Call:
         parts = body["messages"][-1]["content"]
+        parts = [{"type": "text", "text": parts}] if isinstance(parts, str) else parts
         text = "".join(part.get("text", "") for part in parts)
         url = "".join(part["image_url"]["url"] for part in parts if part["type"] == "image_url")
         with self._lock:

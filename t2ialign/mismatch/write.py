@@ -1,0 +1,289 @@
+"""A data set of images, each with a prompt that fits and one that does not: what `data: text_pairs` reads.
+
+It can be stopped at any moment: answers go to a journal as they come and are never asked for twice.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+from PIL import Image
+
+from t2ialign.data.pairs import SingleData
+from t2ialign.draws import keyed_seed
+from t2ialign.errors import DataError, InputError, TryAgainError
+from t2ialign.files import append_lines, cut_torn_line, link_or_copy, whole_file
+from t2ialign.mismatch.base import KINDS, Answer, Editor, Kind, Outcome
+from t2ialign.progress import track
+
+TABLE = "text_pairs.csv"
+RECORD = "perturb.json"
+JOURNAL = ".answers.journal"
+COLUMNS = ("image", "prompt", "mismatched", "kind")
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+
+Question = tuple[str, Kind]
+"""A prompt, and which kind of mismatch is wanted."""
+
+
+class Totals(NamedTuple):
+    """images = covered + left_out; asked = written + inapplicable + unchanged + near_synonym + malformed + failed, a
+    question being a prompt and a kind."""
+
+    images: int
+    """Distinct images with their prompt."""
+    covered: int
+    """With at least one mismatched prompt."""
+    left_out: int
+    rows: int
+    """Of the table."""
+    asked: int
+    outcomes: dict[str, int]
+    kinds: dict[str, int]
+    """Rows of each kind."""
+
+
+class Perturbed(NamedTuple):
+    """A finished folder."""
+
+    table: Path
+    totals: Totals
+    was_finished: bool
+    """An earlier call had written it already."""
+
+
+def perturb_images(
+    data: Path,
+    out: Path,
+    editor: Editor,
+    *,
+    kinds: Sequence[Kind] = tuple(KINDS),
+    per_image: int = 1,
+    seed: int = 0,
+    max_failed: float = 0.05,
+) -> Perturbed:
+    """Writes `out/text_pairs.csv`, `out/images` and `out/perturb.json`; `t2ialign data perturb`.
+
+    Of a prompt the kinds are tried in an order that the seed gives it, until enough are written, so that the kinds come
+    about equally often.
+
+    Args:
+        data: images with prompts, as data 'singles' reads them; of pairs the preferred images.
+        editor: writes the prompts.
+        kinds: which are wanted.
+        per_image: mismatched prompts of an image at most, each of another kind.
+        seed: of which kind and which word.
+        max_failed: share of questions that may stay without an answer.
+
+    Raises:
+        InputError: the kinds are not known and distinct, or `out` was written with other settings.
+        DataError: the images cannot be read, or no prompt could be changed.
+        TryAgainError: too many questions failed; the same call asks for those again.
+    """
+    _check(kinds, per_image)
+    source = SingleData.model_validate({"name": "singles", "path": data}).open()
+    examples = {(source[row].prompts[0], source[row].images[0]): source[row] for row in range(len(source))}
+    settings = {
+        "editor": editor.fingerprint,
+        "kinds": list(kinds),
+        "per_image": per_image,
+        "seed": seed,
+        "data": source.fingerprint,
+    }
+    done = _finished(out, settings)
+    if done is not None:
+        return done
+    prompts = list(dict.fromkeys(prompt for prompt, _ in examples))
+    answers = _ask_all(prompts, editor, out / JOURNAL, kinds, per_image, seed)
+    failures = [answer for found in answers.values() for answer in found.values() if answer.outcome == "failed"]
+    asked = sum(len(found) for found in answers.values())
+    if len(failures) > max_failed * asked:
+        raise TryAgainError(
+            f"{out}: {len(failures)} of {asked} questions have no answer, at most {max_failed:.0%} may fail; the last "
+            f"said: {failures[-1].text}. Nothing was written; the same command asks for those alone"
+        )
+    rows = list(_rows(examples, answers, out / "images"))
+    if not rows:
+        raise DataError(f"{data}: no mismatch could be written for any of {len(prompts)} prompts; {_reasons(answers)}")
+    totals = _totals(len(examples), rows, answers)
+    with whole_file(out / TABLE) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(rows)
+    with whole_file(out / RECORD) as partial:
+        partial.write_text(json.dumps({"settings": settings, "totals": totals._asdict()}, indent=1), encoding="utf-8")
+    return Perturbed(out / TABLE, totals, was_finished=False)
+
+
+def _check(kinds: Sequence[str], per_image: int) -> None:
+    if not kinds or len(set(kinds)) < len(kinds) or not set(kinds) <= set(KINDS):
+        raise InputError(f"kinds {', '.join(kinds) or 'none'}: give each of {', '.join(KINDS)} at most once")
+    if per_image < 1:
+        raise InputError(f"{per_image} mismatched prompts an image: give at least 1")
+
+
+def _finished(out: Path, settings: Mapping[str, Any]) -> Perturbed | None:
+    """What an earlier call wrote here with the same settings.
+
+    Raises:
+        InputError: the settings were others.
+    """
+    path = out / RECORD
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        before, totals = record["settings"], Totals(**record["totals"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not the record of a perturbation ({error!r}); remove it and start again") from None
+    changed = [
+        f"{key} {before.get(key)!r}, not {settings[key]!r}" for key in settings if before.get(key) != settings[key]
+    ]
+    if changed:
+        raise InputError(f"{out}: was written with {changed[0]}; give another folder, or remove {path}")
+    return Perturbed(out / TABLE, totals, was_finished=True) if (out / TABLE).is_file() else None
+
+
+Answers = dict[str, dict[Kind, Answer]]
+"""prompt -> kind -> what became of it, in the order of asking"""
+
+
+def _ask_all(
+    prompts: Sequence[str], editor: Editor, journal: Path, kinds: Sequence[Kind], per_image: int, seed: int
+) -> Answers:
+    """Asks for every prompt until it has enough mismatches, several prompts at once."""
+    known = _read_journal(journal, editor.fingerprint, seed)
+
+    def ask(prompt: str) -> dict[Kind, tuple[Answer, bool]]:
+        """Kind -> its answer, and whether it is new."""
+        found: dict[Kind, tuple[Answer, bool]] = {}
+        for kind in sorted(kinds, key=lambda kind: keyed_seed(seed, "kind", prompt, kind)):
+            before = known.get((prompt, kind))
+            found[kind] = (before or editor(prompt, kind, keyed_seed(seed, prompt, kind)), before is None)
+            if sum(answer.outcome == "written" for answer, _ in found.values()) == per_image:
+                break
+        return found
+
+    answers: Answers = {}
+    asked = _in_parallel(ask, prompts, editor.concurrency)
+    for prompt, found in track(asked, "prompts changed", len(prompts)):
+        new = {kind: answer for kind, (answer, is_new) in found.items() if is_new and answer.outcome != "failed"}
+        if new:
+            append_lines(journal, _lines(prompt, new, editor.fingerprint, seed))
+        answers[prompt] = {kind: answer for kind, (answer, _) in found.items()}
+    return {prompt: answers[prompt] for prompt in prompts}
+
+
+def _in_parallel(ask: Any, prompts: Sequence[str], concurrency: int) -> Iterator[tuple[str, Any]]:
+    """(prompt, answer) as they come, at most so many under way; an error ends it without asking further."""
+    if concurrency == 1:
+        yield from ((prompt, ask(prompt)) for prompt in prompts)
+        return
+    with ThreadPoolExecutor(concurrency) as pool:
+        waiting = iter(prompts)
+        running: dict[Future, str] = {}
+        while True:
+            for prompt in waiting:
+                running[pool.submit(ask, prompt)] = prompt
+                if len(running) == concurrency:
+                    break
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                yield running.pop(future), future.result()
+
+
+def _lines(prompt: str, answers: Mapping[Kind, Answer], fingerprint: str, seed: int) -> str:
+    rows = [
+        {"prompt": prompt, "kind": kind, "outcome": outcome, "text": text, "editor": fingerprint, "seed": seed}
+        for kind, (outcome, text) in answers.items()
+    ]
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _read_journal(path: Path, fingerprint: str, seed: int) -> dict[Question, Answer]:
+    """What this editor has answered before; lines of others are left aside."""
+    cut_torn_line(path)
+    if not path.is_file():
+        return {}
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        return {
+            (row["prompt"], row["kind"]): Answer(row["outcome"], row["text"])
+            for row in rows
+            if (row["editor"], row["seed"]) == (fingerprint, seed)
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not a journal of answers ({error!r}); remove it and start again") from None
+
+
+def _rows(examples: Mapping[tuple[str, Any], Any], answers: Answers, folder: Path) -> Iterator[tuple[str, ...]]:
+    """The table's rows; the images they need are brought into the folder."""
+    for number, ((prompt, image), example) in enumerate(examples.items()):
+        written = {kind: a.text for kind, a in answers[prompt].items() if a.outcome == "written"}
+        if written:
+            name = adopt_image(image, folder, number, example.origin)
+            yield from ((f"{folder.name}/{name}", prompt, text, kind) for kind, text in written.items())
+
+
+def adopt_image(image: Any, folder: Path, number: int, origin: str) -> str:
+    """Brings an image into a folder under a number, as a link, a copy, or the bytes that a table holds; its name.
+
+    Raises:
+        DataError: the bytes are no image.
+    """
+    if isinstance(image, Path):
+        name = f"{number}{image.suffix.lower()}"
+        if not (folder / name).is_file():
+            link_or_copy(image, folder / name)
+        return name
+    content = image if isinstance(image, bytes) else image.read()
+    try:
+        with Image.open(BytesIO(content)) as opened:
+            name = f"{number}.{(opened.format or 'png').lower()}"
+    except OSError:
+        raise DataError(f"{origin}: {image} is not an image that can be read") from None
+    with whole_file(folder / name) as partial:
+        partial.write_bytes(content)
+    return name
+
+
+def _totals(images: int, rows: Sequence[tuple[str, ...]], answers: Answers) -> Totals:
+    covered = len({row[0] for row in rows})
+    every = [answer.outcome for found in answers.values() for answer in found.values()]
+    return Totals(
+        images=images,
+        covered=covered,
+        left_out=images - covered,
+        rows=len(rows),
+        asked=len(every),
+        outcomes={outcome: every.count(outcome) for outcome in OUTCOMES},
+        kinds=dict(Counter(row[3] for row in rows)),
+    )
+
+
+def _reasons(answers: Answers) -> str:
+    counts = Counter(answer.outcome for found in answers.values() for answer in found.values())
+    return ", ".join(f"{count} {outcome.replace('_', ' ')}" for outcome, count in counts.items())
+
+
+def describe(perturbed: Perturbed) -> str:
+    """The totals in words."""
+    totals = perturbed.totals
+    outcomes = ", ".join(f"{totals.outcomes[name]} {name.replace('_', ' ')}" for name in OUTCOMES)
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(totals.kinds.items()))
+    return "\n".join(
+        (
+            f"{totals.images} images: {totals.covered} with a mismatched prompt, {totals.left_out} left out",
+            f"{totals.asked} questions: {outcomes}",
+            f"{totals.rows} rows ({kinds}) in {perturbed.table}"
+            + (" (written before)" if perturbed.was_finished else ""),
+        )
+    )
