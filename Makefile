@@ -28,7 +28,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/pylint t2ialign unigenbench scripts
+	$(BIN)/pylint --disable=all --enable=duplicate-code --min-similarity-lines=6 t2ialign unigenbench scripts
 
 test-fast: install
 	$(BIN)/python -m pytest -m 'not slow and not browser'
