@@ -84,6 +84,8 @@ def test_the_same_criterion_twice_keeps_both_test_points(tmp_path: Path):
     [prompt] = read_prompts(table(tmp_path / "p.csv", [content])).prompts
     assert [point.description for point in prompt.points] == ["woodcut", "a red fox"]
     assert all(point.flags == {"duplicate_label"} for point in prompt.points)
+    # both can be judged
+    assert len(select(read_prompts(tmp_path / "p.csv"), exclude_flagged=True).prompts) == 1
 
 
 def test_sorting_may_be_left_out(tmp_path: Path):

@@ -89,6 +89,7 @@ def test_there_are_5_themes_20_sub_themes_5_subjects_and_2_structures():
         ("Film & Story", "Sci-Fi", "Sci-Fi"),
         ("Film & Story", "Other", None),  # of other themes
         ("Design", "Art-Graphic Art", None),
+        ("Creative Divergence", "Art-Other", None),
         ("Weather", "Other", None),
     ],
 )
