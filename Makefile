@@ -21,6 +21,7 @@ $(STAMP): pyproject.toml
 
 demo: install
 	$(BIN)/t2ialign demo
+	scripts/evaluate_demo.sh
 
 test: lint test-fast
 

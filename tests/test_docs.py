@@ -18,6 +18,7 @@ SHORTER = {
     "scripts/train_sdxl_dpo.sh": "data.resolution=64 train.steps=2 train.effective_batch=2 train.precision=fp32 "
     "lora.rank=2 validate.inference_steps=2",
     "t2ialign train configs/shapes_dpo.yaml": "train.effective_batch=2 train.micro_batch=2",
+    "--prompts shapes": "--steps 1 --batch 64",
 }
 """Command -> what is added to it so that it ends within seconds."""
 
