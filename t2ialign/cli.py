@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -44,18 +45,29 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of all randomness.")]
 
 
 def _scaled(options: list[str] | None) -> dict[str, float]:
-    """{'path': scale} of `path` and `path:scale` options."""
+    """{'path': scale} of `path` and `path:scale` options; a path that exists as it stands is a path."""
     scales: dict[str, float] = {}
     for option in options or []:
-        path, colon, scale = option.rpartition(":")
-        if not colon:
-            scales[option] = 1.0
-            continue
-        try:
-            scales[path] = float(scale)
-        except ValueError:
-            scales[option] = 1.0  # the colon belongs to the path
+        path, scale = _path_and_scale(option)
+        if path in scales:
+            raise InputError(f"--lora {option}: {path} is given twice; give each LoRA once, with its whole scale")
+        scales[path] = scale
     return scales
+
+
+def _path_and_scale(option: str) -> tuple[str, float]:
+    path, colon, scale = option.rpartition(":")
+    if not colon or Path(option).exists():
+        return option, 1.0
+    try:
+        number = float(scale)
+    except ValueError:
+        if not Path(path).exists():
+            return option, 1.0  # the colon belongs to the path, as in C:\loras; whoever opens it says what is missing
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"--lora {option}: the scale {scale!r} is no number; write for example {path}:0.5")
+    return path, number
 
 
 def _policy(model: str, family: str | None, loras: list[str] | None, precision: str) -> tuple[Policy, dict[str, float]]:
@@ -220,6 +232,7 @@ def data_build(
     ] = "best_worst",
     margin: Annotated[float, typer.Option(min=0, help="Scores that differ by no more are a tie.")] = 0.0,
     ties: Annotated[str, typer.Option(help="drop or keep.")] = "drop",
+    flip: Annotated[float, typer.Option(min=0, max=0.99, help="Share of labels turned around, to study noise.")] = 0.0,
     max_failed: Annotated[
         float, typer.Option(min=0, max=1, help="Share of images that may stay without a score.")
     ] = 0.05,
@@ -240,7 +253,7 @@ def data_build(
     from t2ialign.rewards.base import parse_reward
 
     rewards = [parse_reward(text) for text in reward]
-    pairing = Pairing(keep, margin, ties)  # type: ignore[arg-type]
+    pairing = Pairing(keep, margin, ties, flip)  # type: ignore[arg-type]
     if images is not None:
         built = build_pairs(out_dir, rewards, pairing, images=images, seed=seed, max_failed=max_failed)
     else:
@@ -269,6 +282,7 @@ def data_build(
 
 
 data.command("perturb")(cli_data.perturb)
+data.command("relabel")(cli_data.relabel)
 
 
 @data.command("inspect")
@@ -276,14 +290,17 @@ def data_inspect(
     path: Annotated[Path, typer.Argument(help="A table or folder of pairs.")],
     singles: Annotated[bool, typer.Option("--singles", help="Images and prompts, no pairs.")] = False,
     columns: Annotated[list[str] | None, typer.Option(help="meaning=column, as in chosen=better. Repeatable.")] = None,
+    warn: Annotated[
+        float, typer.Option(min=0.5, max=1, help="Warn where the label follows what should not matter: AUC above this.")
+    ] = 0.65,
 ) -> None:
-    """Say how a data set is understood, and account for every row of it."""
+    """Say how a data set is understood, account for every row of it, and what else its labels follow."""
     from t2ialign.config import validated
     from t2ialign.data.inspect import render, summarise
 
     named = dict(column.split("=", 1) for column in columns or [] if "=" in column)
     content = {"name": "singles" if singles else "pairs", "path": path, "columns": named}
-    out.print(render(summarise(validated("data", content))), highlight=False, soft_wrap=True)
+    out.print(render(summarise(validated("data", content)), warn), highlight=False, soft_wrap=True)
 
 
 @app.command()

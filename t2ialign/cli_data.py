@@ -47,6 +47,21 @@ def perturb(
     out.print(describe(perturbed), highlight=False, soft_wrap=True)
 
 
+def relabel(
+    pairs: Annotated[Path, typer.Argument(help="A table or folder of pairs.")],
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder of the images and pairs.csv.")],
+    reward: Annotated[str, typer.Option(help="Name, module:attr or file.py:attr.")],
+    margin: Annotated[float, typer.Option(min=0, help="Scores that differ by no more are a tie, left out.")] = 0.0,
+    max_failed: Annotated[float, typer.Option(min=0, max=1, help="Share of images that may have no score.")] = 0.05,
+) -> None:
+    """Label pairs anew by a reward, and keep the label they had beside it."""
+    from t2ialign.relabel import describe, relabel_pairs
+    from t2ialign.rewards.base import parse_reward
+
+    relabelled = relabel_pairs(pairs, out_dir, parse_reward(reward).reward, margin=margin, max_failed=max_failed)
+    out.print(describe(relabelled), highlight=False, soft_wrap=True)
+
+
 def _editor(by: str, base_url: str | None, concurrency: int) -> Editor:
     if by == "shapes":
         from t2ialign.mismatch.shapes import ShapesEditor

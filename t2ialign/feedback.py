@@ -6,7 +6,6 @@ appear whole or not at all, and the same call goes on from what is there.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import itertools
 import json
@@ -23,16 +22,20 @@ from t2ialign.data.images import open_image
 from t2ialign.data.pairs import SingleData
 from t2ialign.draws import keyed_seed
 from t2ialign.errors import DataError, InputError
-from t2ialign.files import append_lines, cut_torn_line, link_or_copy, whole_file
+from t2ialign.files import append_lines, cut_torn_line, link_or_copy, whole_file, write_csv
 from t2ialign.generate import RECORD, generate_folder
 from t2ialign.policy import Policy
 from t2ialign.progress import track
+from t2ialign.records import read_record, write_record
 from t2ialign.rewards.base import Reward, Score, Summary, Weighted, constant, summarise
 from t2ialign.rollout import Guidance
 
 SCORES = "scores.jsonl"
 PAIRS = "pairs.csv"
 BUILD = "build.json"
+RANKED = Path("ranked") / "ranked.csv"
+"""Beside the pairs, in a folder of its own: a folder with two tables would not say which is meant."""
+RANKED_COLUMNS = ("image", "prompt", "score", "rank")
 PAIR_COLUMNS = ("prompt", "chosen", "rejected", "score_chosen", "score_rejected", "margin")
 SCORE_COLUMNS = ("image", "prompt", "reward", "score", "fingerprint", "digest")
 
@@ -266,12 +269,16 @@ class Pairing:
     """At least 0, in units of the score."""
     ties: Literal["drop", "keep"] = "drop"
     """Whether ties are written too; among equal scores chance, fixed by the seed, says which is called chosen."""
+    flip: float = 0.0
+    """Share of pairs whose label is turned around, for studies of label noise; which, the seed and the row say."""
 
     def __post_init__(self):
         if self.keep not in ("best_worst", "all") or self.ties not in ("drop", "keep"):
             raise InputError(f"keep '{self.keep}', ties '{self.ties}': keep is best_worst or all, ties is drop or keep")
         if not self.margin >= 0:
             raise InputError(f"margin {self.margin}: give a number of at least 0")
+        if not 0 <= self.flip < 1:
+            raise InputError(f"flip {self.flip}: give a share of at least 0 and below 1")
 
 
 class Pair(NamedTuple):
@@ -280,7 +287,9 @@ class Pair(NamedTuple):
     chosen: int
     rejected: int
     margin: float
-    """Score of the chosen minus score of the rejected, at least 0."""
+    """Score of the chosen minus score of the rejected, at least 0; of a flipped pair at most 0."""
+    flipped: bool = False
+    """The label was turned around on purpose."""
 
 
 def compare(members: Sequence[int], scores: Sequence[Score], keep: str, seed: int) -> list[Pair]:
@@ -349,6 +358,8 @@ class Totals(NamedTuple):
     decided: int
     ties: int
     pairs: int
+    flipped: int = 0
+    """Of the pairs."""
 
 
 class Built(NamedTuple):
@@ -399,18 +410,15 @@ def build_pairs(
     scores = score_pictures(pictures, loaded, out / "images" / SCORES)
     prompts = [picture.prompt for picture in pictures]
     summaries = {name: summarise(values, prompts) for name, values in scores.items()}
-    _check_coverage(pictures, scores, max_failed)
+    check_coverage(pictures, scores, max_failed)
     combined = combine(scores, {weighted.reward.name: weighted.weight for weighted in rewards})
     pairs, totals = pair_up(prompts, combined, pairing, seed)
     _check_pairs(totals, pairing, prompts)
-    _write_pairs(out / PAIRS, pairs, pictures, combined)
-    record = {
-        "settings": settings,
-        "totals": totals._asdict(),
-        "rewards": {name: summary._asdict() for name, summary in summaries.items()},
-    }
-    with whole_file(out / BUILD) as partial:
-        partial.write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
+    _write_pairs(out / PAIRS, pairs, pictures, combined, flips=pairing.flip > 0)
+    if pairing.keep == "all":
+        _write_ranked(out / RANKED, pictures, combined)
+    rewards_found = {name: summary._asdict() for name, summary in summaries.items()}
+    write_record(out / BUILD, settings, {"totals": totals._asdict(), "rewards": rewards_found})
     return Built(out / PAIRS, totals, summaries, was_finished=False)
 
 
@@ -470,6 +478,7 @@ def pair_up(prompts: Sequence[str], scores: Sequence[Score], pairing: Pairing, s
         decided += len(clear)
         paired += bool(kept)
         unscored += not compared
+    pairs = [_flipped(pair, row, pairing.flip, seed) for row, pair in enumerate(pairs)]
     scored = sum(score is not None for score in scores)
     return pairs, Totals(
         images=len(prompts),
@@ -483,7 +492,15 @@ def pair_up(prompts: Sequence[str], scores: Sequence[Score], pairing: Pairing, s
         decided=decided,
         ties=comparisons - decided,
         pairs=len(pairs),
+        flipped=sum(pair.flipped for pair in pairs),
     )
+
+
+def _flipped(pair: Pair, row: int, share: float, seed: int) -> Pair:
+    """The pair, turned around if chance says so, whatever the other rows are."""
+    if keyed_seed(seed, "flip", row) / 2**63 >= share:
+        return pair
+    return Pair(pair.rejected, pair.chosen, -pair.margin, flipped=True)
 
 
 def describe_build(built: Built) -> str:
@@ -495,7 +512,9 @@ def describe_build(built: Built) -> str:
             f"{totals.prompts} prompts: {totals.paired} with pairs, {totals.tied} only tied, "
             f"{totals.unscored} with fewer than two scored images",
             f"{totals.comparisons} comparisons: {totals.decided} decided, {totals.ties} tied",
-            f"{totals.pairs} pairs in {built.table}" + (" (built before)" if built.was_finished else ""),
+            f"{totals.pairs} pairs in {built.table}"
+            + (f", {totals.flipped} with their label flipped" if totals.flipped else "")
+            + (" (built before)" if built.was_finished else ""),
         )
     )
 
@@ -507,7 +526,7 @@ def _settings(rewards: Sequence[Weighted], pairing: Pairing, seed: int, pictures
         "rewards": [
             {"name": reward.name, "weight": weight, "fingerprint": reward.fingerprint} for reward, weight in rewards
         ],
-        **asdict(pairing),
+        **{key: value for key, value in asdict(pairing).items() if key != "flip" or value},
         "seed": seed,
         "images": inputs.hexdigest(),
     }
@@ -515,22 +534,12 @@ def _settings(rewards: Sequence[Weighted], pairing: Pairing, seed: int, pictures
 
 def _finished(out: Path, settings: Mapping[str, Any]) -> Built | None:
     """What an earlier call built here with the same settings, if it came to its end."""
-    path = out / BUILD
-    if not path.is_file():
-        return None
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        before = record["settings"]
-        totals = Totals(**record["totals"])
+
+    def read(record: Mapping[str, Any]) -> Built:
         summaries = {name: Summary(**summary) for name, summary in record["rewards"].items()}
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not the record of a build ({error!r}); remove it and build again") from None
-    differing = [key for key in settings if settings[key] != before.get(key)]
-    if differing:
-        key = differing[0]
-        seen = "other images" if key == "images" else f"{key} {before.get(key)!r}, not {settings[key]!r}"
-        raise InputError(f"{out}: its pairs were built with {seen}; give another folder, or remove {path}")
-    return Built(out / PAIRS, totals, summaries, was_finished=True) if (out / PAIRS).is_file() else None
+        return Built(out / PAIRS, Totals(**record["totals"]), summaries, was_finished=True)
+
+    return read_record(out / BUILD, settings, read, whole=out / PAIRS)
 
 
 def _adopt(pictures: Sequence[Picture], folder: Path) -> list[Picture]:
@@ -544,7 +553,12 @@ def _adopt(pictures: Sequence[Picture], folder: Path) -> list[Picture]:
     return adopted
 
 
-def _check_coverage(pictures: Sequence[Picture], scores: Mapping[str, Sequence[Score]], max_failed: float) -> None:
+def check_coverage(pictures: Sequence[Picture], scores: Mapping[str, Sequence[Score]], max_failed: float) -> None:
+    """Lets pass rewards that scored nearly all images.
+
+    Raises:
+        DataError: one left out more than the share `max_failed`.
+    """
     for name, values in scores.items():
         failed = [picture.name for picture, value in zip(pictures, values, strict=True) if value is None]
         if len(failed) > max_failed * len(values):
@@ -567,11 +581,13 @@ def _check_pairs(totals: Totals, pairing: Pairing, prompts: Sequence[str]) -> No
     )
 
 
-def _write_pairs(path: Path, pairs: Sequence[Pair], pictures: Sequence[Picture], scores: Sequence[Score]) -> None:
-    with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(PAIR_COLUMNS)
-        writer.writerows(_pair_rows(pairs, pictures, scores))
+def _write_pairs(
+    path: Path, pairs: Sequence[Pair], pictures: Sequence[Picture], scores: Sequence[Score], *, flips: bool
+) -> None:
+    rows = _pair_rows(pairs, pictures, scores)
+    if flips:
+        rows = ((*row, int(pair.flipped)) for row, pair in zip(rows, pairs, strict=True))
+    write_csv(path, (*PAIR_COLUMNS, "flipped") if flips else PAIR_COLUMNS, rows)
 
 
 def _pair_rows(pairs: Sequence[Pair], pictures: Sequence[Picture], scores: Sequence[Score]) -> Iterator[tuple]:
@@ -579,3 +595,18 @@ def _pair_rows(pairs: Sequence[Pair], pictures: Sequence[Picture], scores: Seque
         chosen, rejected = pictures[pair.chosen], pictures[pair.rejected]
         paths = (f"images/{chosen.name}", f"images/{rejected.name}")
         yield (chosen.prompt, *paths, scores[pair.chosen], scores[pair.rejected], pair.margin)
+
+
+def _write_ranked(path: Path, pictures: Sequence[Picture], scores: Sequence[Score]) -> None:
+    """Every scored image of a prompt that has at least two, the best first: what data 'lists' reads."""
+    groups: dict[str, list[tuple[float, str]]] = {}
+    for picture, score in zip(pictures, scores, strict=True):
+        if score is not None:
+            groups.setdefault(picture.prompt, []).append((score, picture.name))
+    rows = (
+        (f"../images/{name}", prompt, score, rank)
+        for prompt, members in groups.items()
+        if len(members) > 1
+        for rank, (score, name) in enumerate(sorted(members, key=lambda member: -member[0]), start=1)
+    )
+    write_csv(path, RANKED_COLUMNS, rows)

@@ -346,6 +346,7 @@ def assemble(config: Config) -> Run:
         prompt_dropout=data.prompt_dropout,
         null=null,
         members=data.members(source),
+        easiness=data.easiness(source),
     )
     return Run(config, policy, engine, batches, _validation(config, policy, prompts, held_out))
 

@@ -18,6 +18,7 @@ COMMANDS = {
     ("score",): {"--reward"},
     ("data", "build"): {"--reward"},
     ("data", "inspect"): set(),
+    ("data", "relabel"): {"--out", "--reward", "--margin", "--max-failed"},
     ("data", "perturb"): {"--out", "--by", "--kind", "--per-image", "--base-url", "--concurrency", "--max-failed"},
     ("report",): {"RUN", "--out"},
     ("doctor",): {"--full"},

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from t2ialign import feedback
+from t2ialign import files
+from t2ialign.data.lists import ListData
 from t2ialign.data.pairs import PairData
 from t2ialign.errors import DataError, InputError, TryAgainError
 from t2ialign.feedback import (
@@ -251,7 +252,7 @@ def test_a_full_disk_says_try_again_and_leaves_no_table(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(feedback.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(TryAgainError, match="the disk is full") as caught:
         score_folder(folder, [reward(grey)])
     assert caught.value.exit_code == 75
@@ -402,6 +403,54 @@ def test_images_of_a_table_may_lie_elsewhere(tmp_path):
     assert (tmp_path / "out" / row["chosen"]).is_file()
 
 
+def test_flipped_labels_are_recorded_and_depend_on_seed_and_row_alone(tmp_path):
+    prompts = [f"p{i // 2}" for i in range(800)]
+    scores = [float(i % 2) for i in range(800)]
+    clean, _ = pair_up(prompts, scores, Pairing(), seed=0)
+    pairs, totals = pair_up(prompts, scores, Pairing(flip=0.2), seed=0)
+    # 400 draws at 0.2: 80 flips, standard deviation 8; within 4 of them
+    assert 48 <= totals.flipped == sum(pair.flipped for pair in pairs) <= 112
+    for before, after in zip(clean, pairs, strict=True):
+        turned = Pair(before.rejected, before.chosen, -before.margin, flipped=True)
+        assert after == (turned if after.flipped else before)
+    fewer, _ = pair_up(prompts[:100], scores[:100], Pairing(flip=0.2), seed=0)
+    assert fewer == pairs[:50]
+    more, _ = pair_up(prompts, scores, Pairing(flip=0.4), seed=0)
+    assert all(pair.flipped for pair, before in zip(more, pairs, strict=True) if before.flipped)
+    assert pair_up(prompts, scores, Pairing(flip=0.2), seed=1)[0] != pairs
+
+
+def test_a_build_with_flips_says_which_and_is_no_other_build(tmp_path):
+    images = write_folder(tmp_path / "images", {f"p{i}": [10 + i, 100 + i] for i in range(20)})
+    brightness = [parse_reward("brightness")]
+    built = build_pairs(tmp_path / "out", brightness, Pairing(flip=0.5), images=images)
+    rows = rows_of(built.table)
+    assert sum(row["flipped"] == "1" for row in rows) == built.totals.flipped > 0
+    assert all((float(row["score_chosen"]) < float(row["score_rejected"])) == (row["flipped"] == "1") for row in rows)
+    assert f"20 pairs in {built.table}, {built.totals.flipped} with their label flipped" in describe_build(built)
+    with pytest.raises(InputError, match=r"built with flip 0\.5, not None"):
+        build_pairs(tmp_path / "out", brightness, Pairing(), images=images)
+    assert len(PairData(path=tmp_path / "out").open()) == 20
+
+
+def test_all_pairs_leave_ranked_groups_that_lists_read(tmp_path):
+    images = write_folder(tmp_path / "images")
+    built = build_pairs(tmp_path / "out", [parse_reward("brightness=2")], Pairing("all"), images=images)
+    rows = rows_of(tmp_path / "out" / "ranked" / "ranked.csv")
+    assert [(row["image"], row["rank"]) for row in rows[:3]] == [
+        ("../images/0_1.png", "1"),
+        ("../images/0_2.png", "2"),
+        ("../images/0_0.png", "3"),
+    ]
+    lists = ListData(path=tmp_path / "out" / "ranked", views=3).open()
+    # a red circle: three levels; two blue squares: all equal, so none; a cross: 255 twice, once left out
+    assert [(lists[i].prompts[0], lists[i].present, lists[i].scores) for i in range(len(lists))] == [
+        ("a red circle", 3, (400 / 255, 180 / 255, 20 / 255)),
+        ("a cross", 2, (2.0, 0.0, 0.0)),
+    ]
+    assert len(PairData(path=tmp_path / "out").open()) == built.totals.pairs
+
+
 def test_nothing_to_pair_is_told_and_nothing_is_written(tmp_path):
     images = write_folder(tmp_path / "images")
 
@@ -436,7 +485,9 @@ def test_too_many_failures_stop_the_build_and_few_are_left_out(tmp_path):
     assert rows_of(tmp_path / "out" / "pairs.csv")[0]["rejected"] == "images/0_2.png"
 
 
-@pytest.mark.parametrize("wrong", [{"margin": -1.0}, {"margin": float("nan")}, {"keep": "best"}, {"ties": "half"}])
+@pytest.mark.parametrize(
+    "wrong", [{"margin": -1.0}, {"margin": float("nan")}, {"keep": "best"}, {"ties": "half"}, {"flip": 1.0}]
+)
 def test_a_pairing_is_checked(wrong):
     with pytest.raises(InputError):
         Pairing(**wrong)

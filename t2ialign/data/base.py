@@ -88,3 +88,7 @@ class DataConfig(Component):
     def members(self, source: Source) -> Sequence[int]:
         """The rows of an epoch, by index; a row may stand more than once."""
         return range(len(source))
+
+    def easiness(self, source: Source) -> Sequence[float] | None:
+        """What the first pass is ordered by, the highest first, a number a row; None for a random order."""
+        return None

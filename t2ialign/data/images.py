@@ -14,6 +14,7 @@ from torch import Tensor
 
 from t2ialign.data.base import StoredImage
 from t2ialign.errors import DataError
+from t2ialign.files import link_or_copy, whole_file
 
 RULE = "centre square, Lanczos, v1"
 """What `to_pixels` does to an image; part of the cache's key."""
@@ -85,3 +86,25 @@ def to_pixels(image: Image.Image, resolution: int) -> Pixels:
     values = torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 127.5 - 1
     scale = resolution / side
     return Pixels(values, (height, width), (round(top * scale), round(left * scale)))
+
+
+def adopt_image(image: Path | bytes | StoredImage, folder: Path, number: int, origin: str) -> str:
+    """Brings an image into a folder under a number, as a link, a copy, or the bytes that a table holds; its name.
+
+    Raises:
+        DataError: the bytes are no image.
+    """
+    if isinstance(image, Path):
+        name = f"{number}{image.suffix.lower()}"
+        if not (folder / name).is_file():
+            link_or_copy(image, folder / name)
+        return name
+    content = image if isinstance(image, bytes) else image.read()
+    try:
+        with Image.open(BytesIO(content)) as opened:
+            name = f"{number}.{(opened.format or 'png').lower()}"
+    except OSError:
+        raise DataError(f"{origin}: {image} is not an image that can be read") from None
+    with whole_file(folder / name) as partial:
+        partial.write_bytes(content)
+    return name

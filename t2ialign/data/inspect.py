@@ -12,8 +12,10 @@ from rich.table import Table as Grid
 
 from t2ialign.data.base import Example
 from t2ialign.data.images import open_image
-from t2ialign.data.pairs import TableData
+from t2ialign.data.leanings import AUC_WARNING, Leaning, leanings
+from t2ialign.data.pairs import PairData, Scan, TableData
 from t2ialign.data.problems import Problem
+from t2ialign.data.tables import Row
 
 Size = tuple[int, int]
 Key = TypeVar("Key")
@@ -42,6 +44,8 @@ class Summary:
     """(width, height) -> images of usable rows, most frequent first."""
     first_better: tuple[int, int] | None
     """Of rows with a label, how many prefer the first image, and how many rows have one."""
+    leanings: tuple[Leaning, ...] = ()
+    """Of pairs, how far the label follows what should not matter."""
 
 
 def summarise(data: TableData) -> Summary:
@@ -66,19 +70,32 @@ def summarise(data: TableData) -> Summary:
         prompt_words=tuple(sorted(len(prompt.split()) for prompt in per_prompt)),
         sizes=dict(sizes.most_common()),
         first_better=scan.first_better,
+        leanings=tuple(_leanings(scan)) if isinstance(data, PairData) else (),
     )
+
+
+def _leanings(scan: Scan) -> list[Leaning]:
+    rows = {row.origin: row for row in scan.table.rows}
+    better = scan.better
+
+    def first(row: Row) -> int:
+        found = better(row) if better is not None else 0
+        assert isinstance(found, int)  # of a usable row
+        return found
+
+    return leanings(scan.usable, rows, None if better is None else first)
 
 
 def _sizes(example: Example) -> list[Size]:
     return [open_image(image).size for image in example.images]
 
 
-def render(summary: Summary) -> str:
-    """The summary as plain text."""
+def render(summary: Summary, warn: float = AUC_WARNING) -> str:
+    """The summary as plain text, with a warning of each AUC above `warn` or below 1 - `warn`."""
     grid = Grid(box=None, show_header=False, pad_edge=False)
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
-    for name, words in _lines(summary):
+    for name, words in [*_lines(summary), *_leaning_lines(summary, warn)]:
         grid.add_row(name, words)
     text = StringIO()
     Console(file=text, width=110, color_system=None).print(grid)
@@ -108,6 +125,26 @@ def _lines(summary: Summary) -> list[tuple[str, str]]:
     lines += [("problem", str(problem)) for problem in summary.problems[:SHOWN]]
     if len(summary.problems) > SHOWN:
         lines.append(("", f"and {len(summary.problems) - SHOWN:,} more"))
+    return lines
+
+
+def _leaning_lines(summary: Summary, warn: float) -> list[tuple[str, str]]:
+    lines = []
+    for place, leaning in enumerate(summary.leanings):
+        name = "label follows" if place == 0 else ""
+        lines.append(
+            (name, f"{leaning.name}: AUC {leaning.auc:.3f} ± {leaning.chance:.3f} by chance, {leaning.pairs:,}")
+        )
+    for leaning in summary.leanings:
+        if leaning.is_strong(warn):
+            more = "more" if leaning.auc > 0.5 else "less"
+            lines.append(
+                (
+                    "warning",
+                    f"the label follows {leaning.name} (chosen has {more}, AUC {leaning.auc:.2f}): a model may learn "
+                    "that instead of the preference; balance the pairs, or report it beside the result",
+                )
+            )
     return lines
 
 

@@ -47,6 +47,7 @@ class Batches:
         prompt_dropout: share of examples that get `null` for their prompt, in [0, 1).
         null: the unconditional conditioning. [1, L, D]
         members: rows of an epoch, by index; every row once if not said.
+        easiness: of each row, for a curriculum; see `Order`.
         pin_memory: page-locked memory, for copies to a GPU; where there is one if not said.
 
     Raises:
@@ -66,6 +67,7 @@ class Batches:
         prompt_dropout: float = 0.0,
         null: Conditioning | None = None,
         members: Sequence[int] | None = None,
+        easiness: Sequence[float] | None = None,
         pin_memory: bool | None = None,
     ):
         if prompt_dropout and null is None:
@@ -78,7 +80,8 @@ class Batches:
         self.prompt_dropout = prompt_dropout
         self.null = None if null is None else null.to("cpu", torch.float32)
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
-        self._order = Order([range(len(encoded)) if members is None else members], seed=seed, micro_batch=micro_batch)
+        buckets = [range(len(encoded)) if members is None else members]
+        self._order = Order(buckets, seed=seed, micro_batch=micro_batch, easiness=easiness)
 
     def __iter__(self) -> Iterator[Batch]:
         """

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from t2ialign.data import columns as role
-from t2ialign.data.base import DataConfig, Example, StoredImage
+from t2ialign.data.base import DataConfig, Example, Source, StoredImage
 from t2ialign.data.columns import Columns, find_column, match_column
 from t2ialign.data.folders import has_images, pair_folders, read_captioned, read_pair_folders
 from t2ialign.data.problems import (
@@ -42,6 +42,9 @@ class Scan(NamedTuple):
     problems: list[Problem]
     first_better: tuple[int, int] | None
     """Of the rows with a label, how many prefer the first image, and how many there are."""
+    table: Table
+    better: Callable[[Row], int | Problem] | None
+    """Which of two images is better, where a label says it."""
 
 
 class Arranged(NamedTuple):
@@ -171,7 +174,9 @@ class TableData(DataConfig):
         if layout.arrange is not None:
             usable, left_out = layout.arrange(usable)
             ties += left_out
-        return Scan(layout.words, len(table.rows), usable, ties, problems, _first_better(table, layout))
+        return Scan(
+            layout.words, len(table.rows), usable, ties, problems, _first_better(table, layout), table, layout.better
+        )
 
     def _table(self) -> Table:
         if not self.path.exists():
@@ -211,7 +216,27 @@ class PairData(TableData):
     """Pairs of images of one prompt, the first preferred."""
 
     name: str = "pairs"
+    order: Literal["random", "easy_first"] = "random"
+    """Order of the first pass: random, or by falling difference of the two scores (a curriculum); later passes are
+    random."""
     views: ClassVar[int] = 2
+
+    def easiness(self, source: Source) -> list[float] | None:
+        """
+        Raises:
+            InputError: a curriculum without scores.
+        """
+        if self.order == "random":
+            return None
+        margins = []
+        for example in (source[row] for row in range(len(source))):
+            if example.scores is None:
+                raise InputError(
+                    f"{example.origin}: data.order is easy_first, which goes by the scores of both images, and there "
+                    "are none; give columns score_chosen and score_rejected (`t2ialign data relabel` writes them)"
+                )
+            margins.append(example.scores[0] - example.scores[1])
+        return margins
 
     def layout(self, table: Table) -> Layout:
         return pair_layout(table, self.columns)

@@ -42,9 +42,18 @@ class Order:
         buckets: indices into the data set, a bucket; none empty.
         seed: of the permutations.
         micro_batch: examples of a group, m >= 1.
+        easiness: of each row of the data set; the first pass through a bucket is then by falling easiness, what is
+            equally easy at random, and only later passes are random.
     """
 
-    def __init__(self, buckets: Sequence[Sequence[int]], *, seed: int, micro_batch: int):
+    def __init__(
+        self,
+        buckets: Sequence[Sequence[int]],
+        *,
+        seed: int,
+        micro_batch: int,
+        easiness: Sequence[float] | None = None,
+    ):
         if micro_batch < 1 or not buckets or any(len(bucket) == 0 for bucket in buckets):
             raise ValueError(
                 f"micro_batch is {micro_batch}, buckets have {[len(b) for b in buckets]} members; all >= 1"
@@ -52,6 +61,7 @@ class Order:
         self.buckets = buckets
         self.seed = seed
         self.micro_batch = micro_batch
+        self.easiness = None if easiness is None else np.asarray(easiness, np.float64)
         self._permutations: dict[tuple[int, int], np.ndarray] = {}
         self._turns: tuple[int, np.ndarray] | None = None
 
@@ -121,8 +131,17 @@ class Order:
         epoch, within = divmod(position, len(members))
         order = self._permutations.get((bucket, epoch))
         if order is None:
-            order = permutation(self.seed, bucket, epoch, len(members))
+            order = self._pass(bucket, epoch)
             # the permutation before may still be needed by the next group, older ones are not
             self._permutations = {k: v for k, v in self._permutations.items() if k[0] != bucket or k[1] == epoch - 1}
             self._permutations[(bucket, epoch)] = order
         return members[int(order[within])]
+
+    def _pass(self, bucket: int, epoch: int) -> np.ndarray:
+        """The order of a bucket's members in one pass. [size]"""
+        members = self.buckets[bucket]
+        order = permutation(self.seed, bucket, epoch, len(members))
+        if epoch > 0 or self.easiness is None:
+            return order
+        easiness = self.easiness[np.asarray(members)[order]]
+        return order[np.argsort(-easiness, kind="stable")]

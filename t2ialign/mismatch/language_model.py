@@ -96,7 +96,7 @@ class ModelEditor:
                     f"look after the address, the model's name and {KEY}"
                 ) from None
             return Answer("failed", f"HTTP {error.status_code}: {_one_line(error.message)}")
-        except (openai.APIError, JSONDecodeError) as error:  # no connection, no answer in time, or an answer that is none
+        except (openai.APIError, JSONDecodeError) as error:  # no connection, no answer in time, or none at all
             return Answer("failed", _one_line(str(error.__cause__ or error)))
         return _read(prompt, reply)
 

@@ -5,23 +5,21 @@ It can be stopped at any moment: answers go to a journal as they come and are ne
 
 from __future__ import annotations
 
-import csv
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from PIL import Image
-
+from t2ialign.data.images import adopt_image
 from t2ialign.data.pairs import SingleData
 from t2ialign.draws import keyed_seed
 from t2ialign.errors import DataError, InputError, TryAgainError
-from t2ialign.files import append_lines, cut_torn_line, link_or_copy, whole_file
+from t2ialign.files import append_lines, cut_torn_line, write_csv
 from t2ialign.mismatch.base import KINDS, Answer, Editor, Kind, Outcome
 from t2ialign.progress import track
+from t2ialign.records import read_record, write_record
 
 TABLE = "text_pairs.csv"
 RECORD = "perturb.json"
@@ -97,9 +95,9 @@ def perturb_images(
         "seed": seed,
         "data": source.fingerprint,
     }
-    done = _finished(out, settings)
+    done = read_record(out / RECORD, settings, lambda record: Totals(**record["totals"]), whole=out / TABLE)
     if done is not None:
-        return done
+        return Perturbed(out / TABLE, done, was_finished=True)
     prompts = list(dict.fromkeys(prompt for prompt, _ in examples))
     answers = _ask_all(prompts, editor, out / JOURNAL, kinds, per_image, seed)
     failures = [answer for found in answers.values() for answer in found.values() if answer.outcome == "failed"]
@@ -113,12 +111,8 @@ def perturb_images(
     if not rows:
         raise DataError(f"{data}: no mismatch could be written for any of {len(prompts)} prompts; {_reasons(answers)}")
     totals = _totals(len(examples), rows, answers)
-    with whole_file(out / TABLE) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(rows)
-    with whole_file(out / RECORD) as partial:
-        partial.write_text(json.dumps({"settings": settings, "totals": totals._asdict()}, indent=1), encoding="utf-8")
+    write_csv(out / TABLE, COLUMNS, rows)
+    write_record(out / RECORD, settings, {"totals": totals._asdict()})
     return Perturbed(out / TABLE, totals, was_finished=False)
 
 
@@ -127,28 +121,6 @@ def _check(kinds: Sequence[str], per_image: int) -> None:
         raise InputError(f"kinds {', '.join(kinds) or 'none'}: give each of {', '.join(KINDS)} at most once")
     if per_image < 1:
         raise InputError(f"{per_image} mismatched prompts an image: give at least 1")
-
-
-def _finished(out: Path, settings: Mapping[str, Any]) -> Perturbed | None:
-    """What an earlier call wrote here with the same settings.
-
-    Raises:
-        InputError: the settings were others.
-    """
-    path = out / RECORD
-    if not path.is_file():
-        return None
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        before, totals = record["settings"], Totals(**record["totals"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not the record of a perturbation ({error!r}); remove it and start again") from None
-    changed = [
-        f"{key} {before.get(key)!r}, not {settings[key]!r}" for key in settings if before.get(key) != settings[key]
-    ]
-    if changed:
-        raise InputError(f"{out}: was written with {changed[0]}; give another folder, or remove {path}")
-    return Perturbed(out / TABLE, totals, was_finished=True) if (out / TABLE).is_file() else None
 
 
 Answers = dict[str, dict[Kind, Answer]]
@@ -231,28 +203,6 @@ def _rows(examples: Mapping[tuple[str, Any], Any], answers: Answers, folder: Pat
         if written:
             name = adopt_image(image, folder, number, example.origin)
             yield from ((f"{folder.name}/{name}", prompt, text, kind) for kind, text in written.items())
-
-
-def adopt_image(image: Any, folder: Path, number: int, origin: str) -> str:
-    """Brings an image into a folder under a number, as a link, a copy, or the bytes that a table holds; its name.
-
-    Raises:
-        DataError: the bytes are no image.
-    """
-    if isinstance(image, Path):
-        name = f"{number}{image.suffix.lower()}"
-        if not (folder / name).is_file():
-            link_or_copy(image, folder / name)
-        return name
-    content = image if isinstance(image, bytes) else image.read()
-    try:
-        with Image.open(BytesIO(content)) as opened:
-            name = f"{number}.{(opened.format or 'png').lower()}"
-    except OSError:
-        raise DataError(f"{origin}: {image} is not an image that can be read") from None
-    with whole_file(folder / name) as partial:
-        partial.write_bytes(content)
-    return name
 
 
 def _totals(images: int, rows: Sequence[tuple[str, ...]], answers: Answers) -> Totals:

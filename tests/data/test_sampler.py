@@ -105,3 +105,48 @@ def test_a_cursor_within_a_group_is_refused():
 def test_an_empty_bucket_is_refused():
     with pytest.raises(ValueError, match="buckets have"):
         Order([[]], seed=0, micro_batch=1)
+
+
+# --- a curriculum
+
+easinesses = st.lists(st.integers(0, 3), min_size=1, max_size=20)
+
+
+@given(seed=seeds, easiness=easinesses)
+def test_a_curriculum_starts_with_the_easiest_and_goes_on_at_random(seed: int, easiness: list[int]):
+    n = len(easiness)
+    plain = Order([range(n)], seed=seed, micro_batch=1)
+    order = Order([range(n)], seed=seed, micro_batch=1, easiness=easiness)
+    seen = examples(order, groups=3 * n)
+    assert [easiness[index] for index in seen[:n]] == sorted(easiness, reverse=True)
+    assert sorted(seen[:n]) == list(range(n))
+    assert seen[n:] == examples(plain, groups=3 * n)[n:]
+
+
+def test_what_is_equally_easy_comes_in_the_order_of_the_seed():
+    drawn = {tuple(examples(Order([range(6)], seed=s, micro_batch=1, easiness=[1.0] * 6), 6)) for s in range(20)}
+    assert len(drawn) > 10
+    equal = Order([range(6)], seed=3, micro_batch=1, easiness=[1.0] * 6)
+    assert examples(equal, 6) == examples(Order([range(6)], seed=3, micro_batch=1), 6)
+
+
+@settings(max_examples=50)
+@given(seed=seeds, counts=sizes, micro_batch=micro_batches, done=st.integers(0, 60))
+def test_a_resumed_curriculum_equals_the_uninterrupted_one(seed, counts, micro_batch, done):
+    easiness = [(7 * index) % 5 for index in range(sum(counts))]
+
+    def order() -> Order:
+        return Order(buckets_of(counts), seed=seed, micro_batch=micro_batch, easiness=easiness)
+
+    whole = list(islice(order().groups(), done + 20))
+    assert list(islice(order().groups(cursor=done * micro_batch), 20)) == whole[done:]
+
+
+@given(seed=seeds, easiness=easinesses, done=st.integers(0, 12))
+def test_a_curriculum_is_the_same_on_two_ranks_and_by_its_members(seed: int, easiness: list[int], done: int):
+    members = [index for index in range(len(easiness)) for _ in range(1 + index % 2)]  # some rows stand twice
+    one = Order([members], seed=seed, micro_batch=1, easiness=easiness)
+    two = Order([members], seed=seed, micro_batch=2, easiness=easiness)
+    singles = [group.examples[0] for group in islice(one.groups(cursor=4 * done), 4)]
+    halves = [next(two.groups(cursor=4 * done, rank=rank, world_size=2)).examples for rank in (0, 1)]
+    assert [*halves[0], *halves[1]] == singles

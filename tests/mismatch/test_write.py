@@ -168,12 +168,12 @@ def test_a_finished_folder_says_so_and_other_settings_are_refused(tmp_path: Path
     table = image_table(tmp_path / "in", ["a red circle"])
     perturb_images(table, tmp_path / "out", ShapesEditor())
     assert perturb_images(table, tmp_path / "out", ShapesEditor()).was_finished
-    with pytest.raises(InputError, match="was written with seed 0, not 1"):
+    with pytest.raises(InputError, match="was built with seed 0, not 1"):
         perturb_images(table, tmp_path / "out", ShapesEditor(), seed=1)
-    with pytest.raises(InputError, match="was written with editor"):
+    with pytest.raises(InputError, match="was built with editor"):
         perturb_images(table, tmp_path / "out", Told(lambda p, k: Answer("written", "x")))
     (tmp_path / "out" / "perturb.json").write_text("{")
-    with pytest.raises(DataError, match="not the record of a perturbation"):
+    with pytest.raises(DataError, match="not the record of a finished folder"):
         perturb_images(table, tmp_path / "out", ShapesEditor())
 
 

@@ -1,0 +1,152 @@
+"""Pairs that a reward labels anew, with the label they had: AI feedback in the place of people's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from t2ialign.data.base import Source
+from t2ialign.data.images import adopt_image
+from t2ialign.data.pairs import PairData
+from t2ialign.errors import DataError, InputError
+from t2ialign.feedback import PAIR_COLUMNS, PAIRS, SCORES, Picture, check_coverage, score_pictures
+from t2ialign.files import write_csv
+from t2ialign.records import read_record, write_record
+from t2ialign.rewards.base import Reward, Score, constant
+from t2ialign.statistics import Proportion, wilson
+
+RECORD = "relabel.json"
+COLUMNS = (*PAIR_COLUMNS, "label_kept")
+"""`label_kept` is 1 where the reward prefers the image that was chosen before, 0 where it prefers the other."""
+
+
+class Totals(NamedTuple):
+    """rows = kept + overturned + tied + unscored; the first two are written."""
+
+    rows: int
+    kept: int
+    overturned: int
+    tied: int
+    """Scores that differ by no more than the margin."""
+    unscored: int
+    """An image of the pair has no score."""
+
+
+class Relabelled(NamedTuple):
+    """A finished folder."""
+
+    table: Path
+    totals: Totals
+    was_finished: bool
+    """An earlier call had written it already."""
+
+    @property
+    def agreement(self) -> Proportion | None:
+        """Of the pairs with both labels, in how many they agree; None where there are none."""
+        both = self.totals.kept + self.totals.overturned
+        return wilson(self.totals.kept, both) if both else None
+
+
+def relabel_pairs(
+    pairs: Path, out: Path, reward: Reward, *, margin: float = 0.0, max_failed: float = 0.05
+) -> Relabelled:
+    """Writes `out/pairs.csv`, `out/images` and `out/relabel.json`; `t2ialign data relabel`.
+
+    Args:
+        pairs: a table or folder of pairs, as data 'pairs' reads it.
+        reward: prefers the image of higher score.
+        margin: scores that differ by no more are a tie, which is left out; at least 0.
+        max_failed: share of images that may be without a score.
+
+    Raises:
+        InputError: the margin is below 0, or `out` was built otherwise.
+        DataError: the pairs cannot be read, too many images failed, or the reward prefers none.
+        TryAgainError: the disk is full.
+    """
+    if not margin >= 0:
+        raise InputError(f"margin {margin}: give a number of at least 0")
+    source = PairData.model_validate({"name": "pairs", "path": pairs}).open()
+    settings = {
+        "reward": reward.name,
+        "fingerprint": reward.fingerprint,
+        "margin": margin,
+        "data": source.fingerprint,
+    }
+    done = read_record(out / RECORD, settings, lambda record: Totals(**record["totals"]), whole=out / PAIRS)
+    if done is not None:
+        return Relabelled(out / PAIRS, done, was_finished=True)
+    pictures = _adopted(source, out / "images")
+    named = {key: number for number, key in enumerate(pictures)}
+    listed = list(pictures.values())
+    scores = score_pictures(listed, [reward], out / "images" / SCORES)
+    check_coverage(listed, scores, max_failed)
+    values = scores[reward.name]
+    same = constant(values)
+    if same is not None:
+        raise DataError(f"reward '{reward.name}' gave {same:.6g} to all {len(values)} images, so it prefers none")
+    found = [
+        (source[row].prompts[0], *(named[(source[row].prompts[0], image)] for image in source[row].images))
+        for row in range(len(source))
+    ]
+    totals = _totals(found, values, margin)
+    write_csv(out / PAIRS, COLUMNS, _rows(found, listed, values, margin))
+    write_record(out / RECORD, settings, {"totals": totals._asdict()})
+    return Relabelled(out / PAIRS, totals, was_finished=False)
+
+
+def _adopted(source: Source, folder: Path) -> Mapping[tuple[str, Any], Picture]:
+    """Each image under each of its prompts once, brought into the folder."""
+    found: dict[tuple[str, Any], Picture] = {}
+    for example in (source[row] for row in range(len(source))):
+        for image in example.images:
+            key = (example.prompts[0], image)
+            if key not in found:
+                name = adopt_image(image, folder, len(found), example.origin)
+                found[key] = Picture(name, folder / name, example.prompts[0])
+    return found
+
+
+_Found = tuple[str, int, int]
+"""Prompt, and the numbers of the image chosen before and of the other."""
+
+
+def _margin(row: _Found, scores: Sequence[Score]) -> float | None:
+    """Score of the image chosen before minus the other's, or None where one has none."""
+    before, other = scores[row[1]], scores[row[2]]
+    return None if before is None or other is None else before - other
+
+
+def _totals(rows: Sequence[_Found], scores: Sequence[Score], margin: float) -> Totals:
+    margins = [_margin(row, scores) for row in rows]
+    known = [found for found in margins if found is not None]
+    kept, overturned = sum(found > margin for found in known), sum(found < -margin for found in known)
+    return Totals(len(rows), kept, overturned, len(known) - kept - overturned, len(rows) - len(known))
+
+
+def _rows(
+    rows: Sequence[_Found], pictures: Sequence[Picture], scores: Sequence[Score], margin: float
+) -> Iterator[tuple]:
+    for row in rows:
+        found = _margin(row, scores)
+        if found is not None and abs(found) > margin:
+            prompt, before, other = row
+            chosen, rejected = (before, other) if found > 0 else (other, before)
+            names = (f"images/{pictures[chosen].name}", f"images/{pictures[rejected].name}")
+            yield (prompt, *names, scores[chosen], scores[rejected], abs(found), int(found > 0))
+
+
+def describe(relabelled: Relabelled) -> str:
+    """The totals in words."""
+    totals, agreement = relabelled.totals, relabelled.agreement
+    share = ""
+    if agreement is not None:
+        share = f"; the labels agree in {agreement.mean:.1%} ({agreement.low:.1%} to {agreement.high:.1%})"
+    return "\n".join(
+        (
+            f"{totals.rows} pairs: {totals.kept} labels kept, {totals.overturned} overturned, {totals.tied} tied, "
+            f"{totals.unscored} without a score{share}",
+            f"{totals.kept + totals.overturned} pairs in {relabelled.table}"
+            + (" (written before)" if relabelled.was_finished else ""),
+        )
+    )

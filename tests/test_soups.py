@@ -1,0 +1,74 @@
+"""Mixtures of LoRAs: the weighted sum of what each adds, and how they are named on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import toys
+from peft.tuners.tuners_utils import BaseTunerLayer
+
+from t2ialign.backbones.lora import save_lora
+from t2ialign.cli import _scaled
+from t2ialign.errors import InputError
+from t2ialign.run import open_policy
+
+
+def saved(model: Path, out: Path, *, moved: float, **lora) -> Path:
+    """A LoRA of random numbers on disk."""
+    policy = toys.lora_policy(model, moved=moved, **lora)
+    save_lora(out, policy.denoiser, toys.LEARNER, family="sd15", extra={})
+    return out
+
+
+@torch.no_grad()
+def merged(model: Path, loras: dict[Path, float]) -> torch.nn.Module:
+    """The plain denoiser with sum_i w_i (alpha_i / r_i) B_i A_i added to its weights by hand."""
+    policy, mixture = open_policy(str(model), loras={str(path): scale for path, scale in loras.items()})
+    plain = dict(toys.backbone(model).denoiser.named_modules())
+    for name, layer in policy.denoiser.named_modules():
+        if isinstance(layer, BaseTunerLayer):
+            for adapter, scale in mixture.items():
+                config = policy.denoiser.peft_config[adapter]  # type: ignore[index, union-attr]
+                a, b = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight  # type: ignore[index, union-attr]
+                plain[name].weight += scale * config.lora_alpha / config.r * (b @ a)
+    return plain[""]
+
+
+def test_a_mixture_predicts_what_the_weighted_sum_of_the_deltas_predicts(sd15_folder: Path, tmp_path: Path):
+    one = saved(sd15_folder, tmp_path / "one", moved=0.3, rank=2, alpha=6)
+    other = saved(sd15_folder, tmp_path / "other", moved=-0.2, rank=3, alpha=1.5)
+    policy, mixture = open_policy(str(sd15_folder), loras={str(one): 0.75, str(other): -0.5})
+    x_t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    timesteps, cond = torch.tensor([100, 900]), policy.backbone.encode_prompts(["a red circle", "a cat"])
+    cond = cond.map(lambda t: t.flatten(0, 1) if t.ndim == 4 else t)
+    mixed = policy.denoise(x_t, timesteps, cond, weights=mixture)
+    expected = merged(sd15_folder, {one: 0.75, other: -0.5})(x_t, timesteps, cond.tokens).sample
+    torch.testing.assert_close(mixed, expected, atol=1e-4, rtol=1e-4)  # the order of float32 sums
+    base = policy.denoise(x_t, timesteps, cond, weights="base")
+    assert (mixed - base).abs().max() > 0.01
+    alone = policy.denoise(x_t, timesteps, cond, weights={"lora0": 1.0, "lora1": 0.0})
+    torch.testing.assert_close(alone, policy.denoise(x_t, timesteps, cond, weights={"lora0": 1.0}))
+
+
+def test_scales_are_read_and_a_colon_may_belong_to_the_path(tmp_path: Path):
+    (tmp_path / "run:2").mkdir()
+    assert _scaled(["a:0.5", "b:-1", "c"]) == {"a": 0.5, "b": -1.0, "c": 1.0}
+    assert _scaled([r"C:\loras\a", r"D:\loras\b:0.25"]) == {r"C:\loras\a": 1.0, r"D:\loras\b": 0.25}
+    assert _scaled([f"{tmp_path}/run:2"]) == {f"{tmp_path}/run:2": 1.0}
+    assert _scaled([f"{tmp_path}/run:2:0.5"]) == {f"{tmp_path}/run:2": 0.5}
+
+
+def test_a_bad_scale_a_repeated_and_a_missing_lora_are_told_in_one_message(tmp_path: Path, sd15_folder: Path):
+    with pytest.raises(InputError, match="the scale 'half' is no number; write for example"):
+        _scaled([f"{tmp_path}:half"])
+    for scale in ("nan", "inf"):
+        with pytest.raises(InputError, match=f"the scale '{scale}' is no number"):
+            _scaled([f"{tmp_path}:{scale}"])
+    with pytest.raises(InputError, match="a is given twice"):
+        _scaled(["a:0.5", "a:0.25"])
+    for lora in (r"C:\loras\none", "runs/none"):
+        with pytest.raises(InputError, match="no such LoRA") as caught:
+            open_policy(str(sd15_folder), loras=_scaled([f"{lora}:0.5"]))
+        assert str(caught.value).startswith(f"{lora}: ")
