@@ -61,9 +61,9 @@ class Constraint:
             case "total":
                 return f"things in the picture: {self.value}"
             case "every":
-                return f"every thing is a {self.subject}"
+                return f"every thing is {_a(self.subject)}"
             case "exists":
-                return f"there is a {self.subject}"
+                return f"there is {_a(self.subject)}"
             case "count":
                 return f"number of {self.subject}: {self.value}"
             case "absent":
@@ -73,7 +73,13 @@ class Constraint:
             case "background":
                 return f"the background is {self.value}"
             case _:
-                return f"a {self.subject} is {self.value}{'' if self.value in OPPOSITE else ' than'} a {self.target}"
+                than = "" if self.value in OPPOSITE else " than"
+                return f"{_a(self.subject)} is {self.value}{than} {_a(self.target)}"
+
+
+def _a(spec: Spec) -> str:
+    """The thing with its article."""
+    return f"an {spec}" if str(spec).startswith("orange") else f"a {spec}"
 
 
 def holds(constraint: Constraint, scene: Scene) -> bool:

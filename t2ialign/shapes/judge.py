@@ -22,8 +22,7 @@ def points_of(caption: str) -> tuple[Point, ...]:
         ValueError: the text is no caption of Shapes.
     """
     return tuple(
-        Point(criterion_of(stated.criterion).id, stated.criterion, str(stated).replace("a orange", "an orange"))
-        for stated in constraints(caption)
+        Point(criterion_of(stated.criterion).id, stated.criterion, str(stated)) for stated in constraints(caption)
     )
 
 
