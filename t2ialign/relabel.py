@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from t2ialign.data.base import Source
 from t2ialign.data.images import adopt_image
-from t2ialign.data.pairs import PairData
+from t2ialign.data.pairs import PairData, TableSource
 from t2ialign.errors import DataError, InputError
 from t2ialign.feedback import PAIR_COLUMNS, PAIRS, SCORES, Picture, check_coverage, score_pictures
 from t2ialign.files import write_csv
@@ -85,17 +84,17 @@ def relabel_pairs(
     same = constant(values)
     if same is not None:
         raise DataError(f"reward '{reward.name}' gave {same:.6g} to all {len(values)} images, so it prefers none")
-    found = [
-        (source[row].prompts[0], *(named[(source[row].prompts[0], image)] for image in source[row].images))
-        for row in range(len(source))
-    ]
+    found: list[_Found] = []
+    for example in (source[row] for row in range(len(source))):
+        before, other = (named[(example.prompts[0], image)] for image in example.images)
+        found.append((example.prompts[0], before, other))
     totals = _totals(found, values, margin)
     write_csv(out / PAIRS, COLUMNS, _rows(found, listed, values, margin))
     write_record(out / RECORD, settings, {"totals": totals._asdict()})
     return Relabelled(out / PAIRS, totals, was_finished=False)
 
 
-def _adopted(source: Source, folder: Path) -> Mapping[tuple[str, Any], Picture]:
+def _adopted(source: TableSource, folder: Path) -> Mapping[tuple[str, Any], Picture]:
     """Each image under each of its prompts once, brought into the folder."""
     found: dict[tuple[str, Any], Picture] = {}
     for example in (source[row] for row in range(len(source))):

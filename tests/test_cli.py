@@ -14,6 +14,7 @@ from t2ialign import cli
 COMMANDS = {
     ("demo",): {"--run-dir", "--prompts", "--seed"},
     ("train",): {"CONFIG"},
+    ("accuracy",): {"--model", "--lora", "--texts"},
     ("generate",): {"--model", "--out", "--prompts", "--prompt", "--lora", "--guidance", "--steps", "--seed"},
     ("score",): {"--reward"},
     ("data", "build"): {"--reward"},

@@ -146,7 +146,7 @@ class EnglishEditor:
 
     def _other_number(self, phrases: _Phrases) -> Iterator[Edit]:
         """Another number of what stands in the plural, at least half as many again or a third fewer."""
-        names = {self._english.number_to_words(number): number for number in _SMALL_NUMBERS}
+        names = {self._english.number_to_words(str(number)): number for number in _SMALL_NUMBERS}
         for place, token in enumerate(phrases.tokens):
             in_digits = token.text.isdigit() and int(token.text) in _SMALL_NUMBERS
             number = int(token.text) if in_digits else names.get(token.word)

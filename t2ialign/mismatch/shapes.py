@@ -30,7 +30,7 @@ class ShapesEditor:
             DataError: the prompt is no caption of Shapes.
         """
         try:
-            possible = [change for change in perturbations(prompt) if change in PERTURBED[kind]]
+            possible: list[Perturbation] = [change for change in perturbations(prompt) if change in PERTURBED[kind]]
         except ValueError as error:
             raise DataError(f"{error}. For other prompts: --by english, or --by openai:MODEL") from None
         if not possible:
