@@ -47,11 +47,18 @@ from t2ialign.shapes.judge import points_of
 from t2ialign.shapes.render import render_array
 from t2ialign.shapes.scene import BACKGROUNDS, CANVAS, COLORS, SHAPES, SIZES, Scene, Thing, sample_scene
 from t2ialign.shapes.verify import Unreadable, read
+from unigenbench.agree import agree
+from unigenbench.evaluate import Settings
+from unigenbench.judges.base import JudgeOptions
 from unigenbench.rubric import NativeRubric, reply_lines
+from unigenbench.run import Order, judge_folder
+from unigenbench.store import open_log
+from unigenbench.suite import to_csv
 from unigenbench.taxonomy import CRITERIA
 from unigenbench.types import Point, Prompt
 
 ROOT = Path(__file__).parent.parent
+JUDGE = ROOT / "assets/shapes-judge"
 SEED = 11
 PATCH, MERGE = 8, 2
 GRID = CANVAS // PATCH
@@ -60,7 +67,8 @@ CELLS = GRID // MERGE
 MOST_CHECKS = 8
 GENERATED = 0.45
 """Share of the training pictures that the diffusion model made."""
-DIGIT_WEIGHT = 6.0
+VERDICT_WEIGHT, DIGIT_WEIGHT = 6.0, 2.0
+"""Of the words yes and no, where each check is decided, and of the digits, which repeat them; other tokens have 1."""
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
            "<|image_pad|>", "<|video_pad|>")  # fmt: skip
 TEMPLATE = (
@@ -101,8 +109,18 @@ def answer(caption: str, seen: Scene | Unreadable) -> str:
     text = ""
     for k, (stated, digit) in enumerate(zip(constraints(caption), digits, strict=True), 1):
         text += (NEXT if text else BEGIN).replace("{k}", str(k))
-        text += f" {_wanted(stated)}{SEES} {_evidence(stated, seen)}: {'yes' if digit else 'no'}"
+        text += f" {_wanted(stated)}{SEES} {_evidence(stated, seen)}:{_again(stated)} {'yes' if digit else 'no'}"
     return f"{text}{LAST}{','.join(map(str, digits))}]</score>"
+
+
+def _again(stated: Constraint) -> str:
+    """What was wanted, once more: repeating what followed a word is learnt long before comparing two words is."""
+    if stated.kind == "background":
+        return f" {stated.value}"
+    if stated.kind not in ("every", "exists", "absent"):
+        return ""
+    words = (stated.subject.size, stated.subject.color, stated.subject.shape)
+    return "".join(f" {word}" for word in words if word)
 
 
 def _wanted(stated: Constraint) -> str:
@@ -131,7 +149,7 @@ def _evidence(stated: Constraint, seen: Scene | Unreadable) -> str:
         case "total":
             return f"{len(seen.things)} things"
         case "background":
-            return f"{seen.background} background"
+            return f"{seen.background} yes"
         case "count":
             matching = sum(stated.subject.matches(thing) for thing in seen.things)
             return f"{matching} {Spec(stated.subject.color, stated.subject.shape)}"
@@ -143,7 +161,7 @@ def _evidence(stated: Constraint, seen: Scene | Unreadable) -> str:
         case "same color":
             return _listed(seen, lambda thing: thing.color)
     subject = stated.subject
-    return _listed(
+    listed = _listed(
         seen,
         lambda thing: " ".join(
             word
@@ -151,6 +169,9 @@ def _evidence(stated: Constraint, seen: Scene | Unreadable) -> str:
             if asked
         ),
     )
+    several = stated.kind == "every" and "," in listed  # one kind among others is not what every thing is
+    mark = "no" if several or stated.kind == "absent" else "yes"
+    return listed.replace(",", f" {mark},") + f" {mark}"
 
 
 def _listed(seen: Scene, name: Callable[[Thing], str]) -> str:
@@ -212,13 +233,24 @@ def _caption(seen: Scene | Unreadable, rng: np.random.Generator) -> str:
     return perturb(caption, kinds[rng.integers(len(kinds))], rng) if kinds and 0.4 < kind < 0.85 else caption
 
 
-def make_images(out: Path, split: str, count: int, seed: int, batch: int = 50) -> None:
-    """Draws `count` pictures with assets/shapes-sd for prompts of a split, in parts that survive a kill."""
+def draw(captions: list[str], seed: int, guidance: float) -> np.ndarray:
+    """What assets/shapes-sd makes of the captions. uint8 [N, 64, 64, 3]"""
     from diffusers import StableDiffusionPipeline
 
-    pipeline = StableDiffusionPipeline.from_pretrained(ROOT / "assets/shapes-sd", safety_checker=None)
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        ROOT / "assets/shapes-sd", safety_checker=None, torch_dtype=torch.float32
+    )
     pipeline.set_progress_bar_config(disable=True)
-    captions = prompts(split, count, seed)
+    images = pipeline(
+        captions, num_inference_steps=16, guidance_scale=guidance, generator=torch.Generator().manual_seed(seed),
+        output_type="np", height=CANVAS, width=CANVAS,
+    ).images  # fmt: skip
+    return np.rint(images * 255).astype(np.uint8)
+
+
+def make_images(out: Path, count: int, seed: int, batch: int = 50) -> None:
+    """Draws `count` pictures for training prompts, in parts that survive a kill."""
+    captions = prompts("train", count, seed)
     random.Random(seed).shuffle(captions)
     parts = out.with_suffix(".parts")
     parts.mkdir(parents=True, exist_ok=True)
@@ -226,14 +258,9 @@ def make_images(out: Path, split: str, count: int, seed: int, batch: int = 50) -
         part = parts / f"{start:06d}.npy"
         if part.exists():
             continue
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + start)
         guidance = (2.0, 3.0, 5.0)[start // batch % 3]
-        images = pipeline(
-            captions[start : start + batch], num_inference_steps=16, guidance_scale=guidance, generator=generator,
-            output_type="np", height=CANVAS, width=CANVAS,
-        ).images  # fmt: skip
-        np.save(part, np.rint(images * 255).astype(np.uint8))
-        log(f"images {split} {start + batch}/{count}")
+        np.save(part, draw(captions[start : start + batch], seed * 1_000_003 + start, guidance))
+        log(f"images {start + batch}/{count}")
     pixels = np.concatenate([np.load(part) for part in sorted(parts.glob("*.npy"))])
     np.savez(out, pixels=pixels, captions=np.array(captions[: len(pixels)]))
 
@@ -343,7 +370,7 @@ def patches_of(pixels: np.ndarray, processor: Qwen2_5_VLProcessor) -> Tensor:
     return doubled.reshape(len(pixels), GRID * GRID, -1)
 
 
-def see(visual: nn.Module, patches: Tensor) -> Tensor:
+def see(visual: Any, patches: Tensor) -> Tensor:
     """What the vision tower makes of a batch of pictures of one size. [B, 64, 384] -> [B, 16, D]"""
     batch = len(patches)
     x = F.linear(patches, visual.patch_embed.proj.weight.flatten(1))
@@ -432,8 +459,8 @@ class Writer:
 
     def __init__(self, processor: Qwen2_5_VLProcessor):
         self.tokenizer = processor.tokenizer
-        self.digits = [self.tokenizer.convert_tokens_to_ids(digit) for digit in "01"]
-        self.score = self.tokenizer.convert_tokens_to_ids(LAST)
+        self.weights = dict.fromkeys((self.tokenizer.encode(digit)[0] for digit in "01"), DIGIT_WEIGHT)
+        self.weights |= dict.fromkeys((self.tokenizer.encode(word)[0] for word in (" yes", " no")), VERDICT_WEIGHT)
 
     def question(self, prompt: Prompt) -> str:
         image = "<|vision_start|>" + "<|image_pad|>" * CELLS**2 + "<|vision_end|>"
@@ -445,12 +472,8 @@ class Writer:
         for example in examples:
             asked = self.tokenizer.encode(self.question(prompt_of(example.caption)))
             said = self.tokenizer.encode(answer(example.caption, example.seen) + "<|im_end|>")
-            after = said.index(self.score)
             rows.append(asked + said)
-            weights.append(
-                [0.0] * len(asked)
-                + [DIGIT_WEIGHT if at > after and token in self.digits else 1.0 for at, token in enumerate(said)]
-            )
+            weights.append([0.0] * len(asked) + [self.weights.get(token, 1.0) for token in said])
         length = max(map(len, rows))
         pad = self.tokenizer.pad_token_id
         ids = torch.tensor([row + [pad] * (length - len(row)) for row in rows])
@@ -488,12 +511,10 @@ def answer_loss(
     wanted, weight = ids[:, 1:][asked], weights[:, 1:][asked]
     logits = model.lm_head(hidden[:, :-1][asked])
     losses = F.cross_entropy(logits.float(), wanted, reduction="none")
-    digit = weight == DIGIT_WEIGHT
     right = (logits.argmax(-1) == wanted).float()
-    return (losses * weight).sum() / weight.sum(), {
-        "digits": float(right[digit].mean()),
-        "evidence": float(right[~digit].mean()),
-    }
+    named = {"verdicts": VERDICT_WEIGHT, "digits": DIGIT_WEIGHT, "evidence": 1.0}
+    shares = {name: float(right[weight == value].mean()) for name, value in named.items()}
+    return (losses * weight).sum() / weight.sum(), shares
 
 
 # Training
@@ -623,9 +644,64 @@ def export(folder: Path, out: Path) -> None:
     log(f"export: {sum(path.stat().st_size for path in out.rglob('*')) / 1e6:.1f} MB in {out}")
 
 
+# Evaluation
+
+
+def write_held_out(folder: Path, count: int, seed: int = 2026) -> None:
+    """prompts.csv and two images of each prompt, none of which was trained on.
+
+    Image 0 is rendered from a scene with a held-out caption, in which one fact is changed for about half of the
+    prompts; image 1 is what assets/shapes-sd draws for the prompt.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    captions: list[str] = []
+    while len(captions) < count:
+        scene = sample_scene(rng)
+        caption = describe(scene, list(FAMILIES)[len(captions) % len(FAMILIES)], rng, "test")
+        if caption is None:
+            continue
+        kinds = perturbations(caption)
+        if kinds and rng.random() < 0.5:
+            caption = perturb(caption, kinds[rng.integers(len(kinds))], rng)
+        Image.fromarray(render_array(scene, rng)).save(folder / f"{len(captions)}_0.png")
+        captions.append(caption)
+    for start in range(0, count, 32):
+        for at, pixels in enumerate(draw(captions[start : start + 32], seed + start, 3.0), start):
+            Image.fromarray(pixels).save(folder / f"{at}_1.png")
+    asked = [
+        Prompt(index, text, "Art", "Graphic Art", "Other Entity", "Descriptive", points_of(text))
+        for index, text in enumerate(captions)
+    ]
+    (folder / "prompts.csv").write_text(to_csv(asked, "en"), encoding="utf-8", newline="\n")
+
+
+def order(folder: Path, run: str, judge: str, **options: Any) -> Order:
+    """A run of unigenbench over the held-out images."""
+    return Order(
+        data=str(folder / "prompts.csv"), images=folder, judge=judge, run=folder / run, images_per_prompt=2,
+        options=JudgeOptions(**options), settings=Settings(concurrency=16, max_tokens=256),
+    )  # fmt: skip
+
+
+def evaluate(folder: Path, count: int) -> None:
+    """Judges held-out images with the exported judge and with the verifier, and prints how far they agree."""
+    if not (folder / "prompts.csv").exists():
+        write_held_out(folder, count)
+    judge_folder(order(folder, "judge", f"hf:{JUDGE}", device="cpu", dtype="float32", batch_size=16))
+    judge_folder(order(folder, "verifier", "shapes"))
+    found = agree([open_log(folder / "judge"), open_log(folder / "verifier")])["pairs"][0]
+    print("| criterion | verdicts | agree | kappa | 95 % interval |\n|---|---|---|---|---|")
+    for name, entry in {**found["overall"], **found["criteria"]}.items():
+        if entry["kappa"] is not None:
+            low, high = entry["kappa_ci"]
+            total = sum(entry[cell] for cell in ("both", "only_first", "only_second", "neither"))
+            print(f"| {name} | {total} | {entry['observed']:.3f} | {entry['kappa']:.2f} | {low:.2f} to {high:.2f} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("images", "vision", "judge", "export"))
+    parser.add_argument("stage", choices=("images", "vision", "judge", "export", "evaluate"))
     parser.add_argument("--folder", type=Path, default=ROOT / "runs/judge")
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--minutes", type=float, default=math.inf)
@@ -636,10 +712,11 @@ def main() -> None:
     torch.set_num_threads(1)
     match options.stage:
         case "images":
-            make_images(options.folder / "train.npz", "train", options.images, 1)
-            make_images(options.folder / "test.npz", "test", options.images // 10, 2)
+            make_images(options.folder / "train.npz", options.images, 1)
         case "export":
-            export(options.folder, ROOT / "assets/shapes-judge")
+            export(options.folder, JUDGE)
+        case "evaluate":
+            evaluate(options.folder / "held_out", options.images)
         case stage:
             train(stage, options.folder, options.steps, options.minutes, options.batch)
 

@@ -8,6 +8,7 @@ import inspect
 import json
 import re
 import sys
+from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
@@ -33,11 +34,12 @@ def open_imported(reference: str, options: JudgeOptions) -> Judge:
         near = get_close_matches(attribute, dir(module), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise InputError(f"judge {reference!r}: {where} has no {attribute!r}{hint}")
-    made = getattr(module, attribute)
-    if not inspect.isclass(made) and not inspect.isfunction(made):
+    made: Any = getattr(module, attribute)
+    if not (isinstance(made, type) or inspect.isfunction(made)):
         seen = type(made).__name__
         raise InputError(f"judge {reference!r}: a {seen}; it must be a class, or a function that makes a judge")
-    judge = made(options) if _takes_argument(made) else made()
+    make: Callable[..., Any] = made
+    judge = make(options) if _takes_argument(make) else make()
     _check(judge, reference)
     return judge
 
