@@ -25,6 +25,8 @@ TABLE = "text_pairs.csv"
 RECORD = "perturb.json"
 JOURNAL = ".answers.journal"
 COLUMNS = ("image", "prompt", "mismatched", "kind")
+FAILED_IN_A_ROW = 30
+"""Questions without an answer, each after all its tries, after which the server is taken to be gone."""
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 Question = tuple[str, Kind]
@@ -139,17 +141,26 @@ def _ask_all(
         for kind in sorted(kinds, key=lambda kind: keyed_seed(seed, "kind", prompt, kind)):
             before = known.get((prompt, kind))
             found[kind] = (before or editor(prompt, kind, keyed_seed(seed, prompt, kind)), before is None)
-            if sum(answer.outcome == "written" for answer, _ in found.values()) == per_image:
+            written = sum(answer.outcome == "written" for answer, _ in found.values())
+            if written == per_image or found[kind][0].outcome == "failed":  # asked again, before any other kind
                 break
         return found
 
     answers: Answers = {}
+    in_a_row = 0
     asked = _in_parallel(ask, prompts, editor.concurrency)
     for prompt, found in track(asked, "prompts changed", len(prompts)):
         new = {kind: answer for kind, (answer, is_new) in found.items() if is_new and answer.outcome != "failed"}
         if new:
             append_lines(journal, _lines(prompt, new, editor.fingerprint, seed))
         answers[prompt] = {kind: answer for kind, (answer, _) in found.items()}
+        last = next(reversed(answers[prompt].values()))
+        in_a_row = in_a_row + 1 if last.outcome == "failed" else 0
+        if in_a_row == FAILED_IN_A_ROW:
+            raise TryAgainError(
+                f"{in_a_row} questions in a row have no answer, the last: {last.text}. What was answered is saved; "
+                "look after the server, then run the same command again"
+            )
     return {prompt: answers[prompt] for prompt in prompts}
 
 

@@ -139,6 +139,15 @@ def test_too_many_failures_write_nothing_and_the_same_call_asks_for_those_alone(
     assert done.totals.rows == 4
 
 
+def test_a_server_that_is_gone_ends_the_run_and_the_answers_before_are_kept(tmp_path: Path):
+    table = image_table(tmp_path / "in", [f"a dog {i}" for i in range(50)])
+    editor = Told(lambda p, kind: Answer("written", "a cat") if len(editor.asked) <= 5 else Answer("failed", "gone"))
+    with pytest.raises(TryAgainError, match="30 questions in a row have no answer, the last: gone"):
+        perturb_images(table, tmp_path / "out", editor)
+    assert len(editor.asked) == 35  # one a prompt: a failure is not covered up by another kind
+    assert len((tmp_path / "out" / ".answers.journal").read_text().splitlines()) == 5
+
+
 def test_a_few_failures_are_counted_and_left_out(tmp_path: Path):
     table = image_table(tmp_path / "in", ["a dog", "a cow"])
     editor = Told(lambda p, kind: Answer("failed", "no") if p == "a cow" else Answer("written", "a cat"))
