@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from unigenbench.rubric import OFFICIAL_FILE, NativeRubric, OfficialRubric, open
 from unigenbench.taxonomy import CRITERIA
 from unigenbench.types import Point, Prompt
 
+ROOT = Path(__file__).parents[2]
 MADE_UP = '''
 """A file with the official names and none of the official words."""
 import nothing_of_this_name
@@ -150,3 +152,11 @@ def test_the_hash_is_of_the_words():
     assert english.sha256 == NativeRubric("en").sha256
     assert english.sha256 != chinese.sha256
     assert english.id == chinese.id == "native-v1"
+
+
+def test_the_shipped_judge_was_trained_on_these_words():
+    record = json.loads((ROOT / "assets/shapes-judge/training.json").read_text(encoding="utf-8"))
+    english = NativeRubric("en")
+    assert (record["rubric"], record["rubric_sha256"]) == (english.id, english.sha256), (
+        "the wording or a meaning changed: give the rubric a new id and train the judge again, or take the change back"
+    )
