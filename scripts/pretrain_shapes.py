@@ -566,12 +566,14 @@ def role_words(caption: str) -> dict[str, str]:
 def role_loss(modules: nn.ModuleDict, ids: Tensor, captions: list[str], tokenizer: CLIPTokenizer) -> Tensor:
     """Cross-entropy of the roles, read linearly from each encoder's summary of the text."""
     said = [role_words(caption) for caption in captions]
+    heads = modules["heads"]
+    assert isinstance(heads, nn.ModuleDict)
     losses = []
     for vector in summaries(modules, ids, tokenizer):
         for role in ROLES:
             words = WORDS[role[-1]]
             labels = torch.tensor([words.index(s[role]) + 1 if role in s else 0 for s in said], device=device())
-            losses.append(F.cross_entropy(modules["heads"][role](vector.float()), labels))
+            losses.append(F.cross_entropy(heads[role](vector.float()), labels))
     return torch.stack(losses).sum()
 
 
