@@ -76,7 +76,12 @@ def judge(
     parse_tries: Annotated[int, typer.Option(min=1, help="Replies asked for before an unreadable one is final.")] = 3,
     device: Annotated[str | None, typer.Option(help="Of a model in this process.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Of a model in this process.")] = 8,
-    max_pixels: Annotated[int, typer.Option(min=1, help="A larger image is scaled down first.")] = 4_000_000,
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(
+            min=1, show_default="4000000; none with official wording", help="A larger image is scaled down first."
+        ),
+    ] = None,
     images_per_prompt: Annotated[int, typer.Option(min=1)] = 4,
     samples: Samples = 1,
     pattern: Pattern = "{index}_{image}",
@@ -159,6 +164,8 @@ def _asked(given: Mapping[str, Any]) -> Any:
         names = {field.name for field in fields(kind)}
         return {name: value for name, value in given.items() if name in names}
 
+    if given.get("max_pixels") is None and not str(given.get("rubric", "")).startswith("official"):
+        given = {**given, "max_pixels": Settings.max_pixels}  # the official clients send images of any size whole
     parts = {"options": JudgeOptions(**part(JudgeOptions)), "settings": Settings(**part(Settings))}
     return Order(**{**part(Order), **parts, "command": ("unigenbench", *sys.argv[1:])})
 

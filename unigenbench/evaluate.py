@@ -60,8 +60,8 @@ class Settings:
     """replies asked for before an unreadable one is final; each has a seed of its own"""
     max_tokens: int = 4096
     """of a reply; doubled once where it was cut"""
-    max_pixels: int = 4_000_000
-    """a larger image is scaled down before it is sent"""
+    max_pixels: int | None = 4_000_000
+    """a larger image is scaled down before it is sent; None: no image is"""
     samples: int = 1
     """judgements of each image"""
     seed: int = 0

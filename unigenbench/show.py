@@ -141,6 +141,8 @@ def show_comparison(out: Console, found: Mapping[str, Any]) -> None:
     overall = found["overall"]
     named = [("Overall, mean of dimensions", overall["macro"]), ("Overall, all test points", overall["micro"])]
     for name, entry in [*named, *_nested(found["dimensions"], found["criteria"])]:
+        if entry["a"] is None and entry["b"] is None:  # no test point of the shared prompts is about it
+            continue
         apart = entry.get("mcnemar")
         table.add_row(
             name,

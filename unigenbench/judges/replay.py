@@ -67,6 +67,7 @@ def _sample(key: str) -> str:
 
 
 def _reply(found: Judgement, n: int) -> JudgeReply:
+    """What was recorded; it costs nothing a second time, so no usage."""
     if found.status == "refused":
         raise JudgeRefused(found.error or "refused, as recorded")
     if found.status == "truncated":
@@ -78,5 +79,4 @@ def _reply(found: Judgement, n: int) -> JudgeReply:
         text=found.raw,
         verdicts=None if readable else found.verdicts,
         probabilities=found.probabilities,
-        usage=found.usage,
     )
