@@ -203,6 +203,9 @@ class Nothing:
     def encode_prompts(self, prompts: list[str]) -> Conditioning:
         return Conditioning(torch.zeros(len(prompts), 77, 2048), torch.zeros(len(prompts), 1280))
 
+    def null(self) -> Conditioning:
+        return self.encode_prompts([""])
+
     def geometry(self, original: tuple[int, int], crop: tuple[int, int], target: tuple[int, int]) -> Tensor:
         return torch.tensor([*original, *crop, *target], dtype=torch.float32)
 
