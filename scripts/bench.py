@@ -258,7 +258,8 @@ def report(options: argparse.Namespace, folder: Path) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full-size", action="store_true", help="SD1.5's own size instead of the embedded models")
-    parser.add_argument("--models", nargs="+", default=["assets/shapes-sd", "assets/shapes-sdxl"])
+    shipped = sorted(str(index.parent) for index in Path("assets").glob("*/model_index.json"))
+    parser.add_argument("--models", nargs="+", default=shipped, help="folders; the shipped models if not said")
     parser.add_argument("--block", type=int, default=8, help="steps timed together")
     parser.add_argument("--out", type=Path, help="a text file that gets the lines too")
     options = parser.parse_args()
