@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -58,6 +58,18 @@ ROLE_WEIGHT = 0.01
 EASY_NOISE = 0.5
 """With --focus, share of careless captions among the families of one thing, which guidance makes perfect otherwise."""
 EASY = ("single", "sized", "background", "negation")
+REVERSE = {
+    "left": "right",
+    "right": "left",
+    "above": "below",
+    "below": "above",
+    "larger": "smaller",
+    "smaller": "larger",
+}
+ORDER_SCALE, ORDER_WEIGHT = 0.005, 4.0
+"""With --focus, where the caption states an order, the same noise is predicted again from the reversed caption, and the
+error of that is to be larger. The two share their noise, so that the gradient speaks of nothing but the order; without
+it the order stayed at chance for 15,000 steps. The scale is of the order of what a wrong color costs."""
 LAYOUT_TIMESTEPS, LAYOUT_SHARE = 550, 0.6
 """With --focus, this share of the timesteps is drawn from this one on: layout is decided there, where an error in the
 noise weighs next to nothing in the loss."""
@@ -341,22 +353,24 @@ def build_texts(tokenizer: CLIPTokenizer, family: str) -> dict[str, nn.Module]:
     return {"text": CLIPTextModel(config).to(device()), "text_2": CLIPTextModelWithProjection(config).to(device())}
 
 
-def encode(modules: nn.ModuleDict, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+def read_texts(modules: nn.ModuleDict, ids: Tensor) -> list[Any]:
+    """What each text encoder makes of the texts."""
+    return [modules[name](ids, output_hidden_states=True) for name in ("text", "text_2") if name in modules]
+
+
+def conditioning(read: list[Any]) -> tuple[Tensor, Tensor | None]:
     """What the UNet gets of a text, as in diffusers: states [B, L, D] and, for SDXL, pooled [B, P]."""
-    if "text_2" not in modules:
-        return modules["text"](ids).last_hidden_state, None
-    first = modules["text"](ids, output_hidden_states=True).hidden_states[-2]
-    second = modules["text_2"](ids, output_hidden_states=True)
-    return torch.cat([first, second.hidden_states[-2]], dim=-1), second.text_embeds
+    if len(read) == 1:
+        return read[0].last_hidden_state, None
+    return torch.cat([output.hidden_states[-2] for output in read], dim=-1), read[1].text_embeds
 
 
-def summaries(modules: nn.ModuleDict, ids: Tensor, tokenizer: CLIPTokenizer) -> list[Tensor]:
+def summaries(read: list[Any], ids: Tensor, tokenizer: CLIPTokenizer) -> list[Tensor]:
     """One vector a text from each encoder, for the parse prediction: of what the UNet will get. [B, D] each"""
-    if "text_2" not in modules:
-        return [modules["text"](ids).pooler_output]
+    if len(read) == 1:
+        return [read[0].pooler_output]
     ends = (ids == tokenizer.eos_token_id).int().argmax(1)
-    states = modules["text"](ids, output_hidden_states=True).hidden_states[-2]
-    return [states[torch.arange(len(ids)), ends], modules["text_2"](ids).text_embeds]
+    return [read[0].hidden_states[-2][torch.arange(len(ids)), ends], read[1].text_embeds]
 
 
 def tokens(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
@@ -383,7 +397,8 @@ def train_text(options: argparse.Namespace) -> None:
     def loss_of(step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         captions = [caption for _ in range(3 * options.batch) if (caption := sample_caption(sample_scene(rng), rng))]
         slots = [parse(caption).slots for caption in captions]
-        vectors = summaries(modules, tokens(tokenizer, captions), tokenizer)
+        ids = tokens(tokenizer, captions)
+        vectors = summaries(read_texts(modules, ids), ids, tokenizer)
         losses, right = [], []
         for name in SLOTS:
             words = WORDS[name[0]]
@@ -509,31 +524,48 @@ def train_unet(options: argparse.Namespace) -> None:
     weights = FOCUS_WEIGHTS if options.focus else FAMILY_WEIGHTS
     log(f"unet: {len(latents)} latents per process, scaling factor {scale:.4f}")
 
-    def loss_of(step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        chosen = rng.integers(len(latents), size=options.batch)
-        captions = [sample_caption(scenes[i], rng, weights=weights) or "" for i in chosen]
-        captions = [careless(caption, rng, options.focus) for caption in captions]
-        captions = ["" if rng.random() < CAPTION_DROP else caption for caption in captions]
-        x_0 = latents[torch.from_numpy(chosen)].to(device()) * scale
-        noise, t = torch.randn_like(x_0), torch.from_numpy(timesteps(rng, len(x_0), options.focus)).to(device())
-        alpha = alphas[t].view(-1, 1, 1, 1)
+    def errors(
+        x_t: Tensor, t: Tensor, noise: Tensor, captions: list[str], frames: Tensor
+    ) -> tuple[Tensor, Any, Tensor]:
+        """Mean squared error of each prediction [B], what the text encoders made of the captions, and their ids."""
         with torch.autocast(device().type, torch.bfloat16, enabled=options.bf16):
-            states, pooled = encode(modules, tokens(tokenizer, captions))
+            ids = tokens(tokenizer, captions)
+            read = read_texts(modules, ids)
+            states, pooled = conditioning(read)
             added = {}
             if pooled is not None:  # SDXL's null text is zeros
                 said = torch.tensor([bool(caption) for caption in captions], device=device())[:, None]
                 states, pooled = states * said[..., None], pooled * said
-                added = {"text_embeds": pooled, "time_ids": geometry[torch.from_numpy(chosen)].to(device())}
-            x_t = alpha.sqrt() * x_0 + (1 - alpha).sqrt() * noise
+                added = {"text_embeds": pooled, "time_ids": frames}
             predicted = unet(x_t, t, states, added_cond_kwargs=added).sample
-        error = (predicted.float() - noise).square().mean((1, 2, 3))
+        return (predicted.float() - noise).square().mean((1, 2, 3)), read, ids
+
+    def loss_of(step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        chosen = rng.integers(len(latents), size=options.batch)
+        true = [sample_caption(scenes[i], rng, weights=weights) or "" for i in chosen]
+        captions = [careless(caption, rng, options.focus) for caption in true]
+        captions = ["" if rng.random() < CAPTION_DROP else caption for caption in captions]
+        rows = torch.from_numpy(chosen)
+        x_0, frames = latents[rows].to(device()) * scale, geometry[rows].to(device())
+        noise, t = torch.randn_like(x_0), torch.from_numpy(timesteps(rng, len(x_0), options.focus)).to(device())
+        alpha = alphas[t].view(-1, 1, 1, 1)
+        x_t = alpha.sqrt() * x_0 + (1 - alpha).sqrt() * noise
+        error, read, ids = errors(x_t, t, noise, captions, frames)
         weight = (5 * (1 - alpha) / alpha).clamp(max=1).view(-1)  # min-SNR-5 for epsilon: min(snr, 5) / snr
         loss = (weight * error).mean()
         shown = {"loss": loss.detach(), "error": error.detach().mean()}
         if options.focus:
-            with torch.autocast(device().type, torch.bfloat16, enabled=options.bf16):
-                said_by = role_loss(modules, tokens(tokenizer, captions), captions, tokenizer)
-            loss, shown["roles"] = loss + ROLE_WEIGHT * said_by, said_by.detach()
+            of_roles = role_loss(roles, summaries(read, ids, tokenizer), captions)
+            loss, shown["roles"] = loss + ROLE_WEIGHT * of_roles, of_roles.detach()
+            stated = [i for i, caption in enumerate(captions) if caption == true[i] and reverse(caption) != caption]
+            if stated := stated[: len(captions) // 4]:
+                wrong, *_ = errors(
+                    x_t[stated], t[stated], noise[stated], [reverse(true[i]) for i in stated], frames[stated]
+                )
+                gap = wrong - error[stated]
+                order = F.softplus(-gap / ORDER_SCALE).sum() / len(captions)
+                loss = loss + ORDER_WEIGHT * ORDER_SCALE * order
+                shown["gap"] = 1000 * gap.detach().mean()
         return loss, shown
 
     train(run, options.steps or 8000, options.minutes, loss_of)
@@ -545,6 +577,11 @@ def careless(caption: str, rng: np.random.Generator, focus: bool) -> str:
         return caption
     noise = EASY_NOISE if focus and family_of(caption) in EASY else CAPTION_NOISE
     return corrupt(caption, rng, "train") if rng.random() < noise else caption
+
+
+def reverse(caption: str) -> str:
+    """The caption with left for right, above for below, larger for smaller, and the other way round."""
+    return re.sub(rf"\b({'|'.join(REVERSE)})\b", lambda match: REVERSE[match.group()], caption)
 
 
 def role_words(caption: str) -> dict[str, str]:
@@ -563,13 +600,11 @@ def role_words(caption: str) -> dict[str, str]:
     return {}
 
 
-def role_loss(modules: nn.ModuleDict, ids: Tensor, captions: list[str], tokenizer: CLIPTokenizer) -> Tensor:
+def role_loss(heads: nn.ModuleDict, vectors: list[Tensor], captions: list[str]) -> Tensor:
     """Cross-entropy of the roles, read linearly from each encoder's summary of the text."""
     said = [role_words(caption) for caption in captions]
-    heads = modules["heads"]
-    assert isinstance(heads, nn.ModuleDict)
     losses = []
-    for vector in summaries(modules, ids, tokenizer):
+    for vector in vectors:
         for role in ROLES:
             words = WORDS[role[-1]]
             labels = torch.tensor([words.index(s[role]) + 1 if role in s else 0 for s in said], device=device())

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unigenbench.errors import InputError
-from unigenbench.run import BOARD_IMAGES_PER_PROMPT, BOARD_JUDGES
 from unigenbench.types import PromptSet, RunLog
 
 FILE = Path(__file__).parent / "data" / "leaderboard.json"
+BOARD_JUDGES = ("gemini-2.5-pro", "unigenbench-evalmodel")
+"""Parts of the names of the judges whose scores may stand beside the published ones."""
+BOARD_IMAGES_PER_PROMPT = 4
 LEAST_COVERAGE = 0.99
 """Share of images with verdicts that a row needs."""
 

@@ -21,11 +21,10 @@ from typing import Any, NamedTuple
 
 from unigenbench.errors import DataError, InputError
 from unigenbench.judges.base import judge_id
-from unigenbench.leaderboard import against_board
+from unigenbench.leaderboard import BOARD_IMAGES_PER_PROMPT, against_board
 from unigenbench.marks import Cell, Mark, check_log
 from unigenbench.parsing import ParseFailure, parse
 from unigenbench.prompts import prompt_sha256
-from unigenbench.run import BOARD_IMAGES_PER_PROMPT
 from unigenbench.store import MANIFEST, SCHEMA_VERSION, RunStore, open_log, write_whole
 from unigenbench.taxonomy import criterion_of
 from unigenbench.types import Judgement, Prompt, PromptSet, RunLog

@@ -20,15 +20,13 @@ from unigenbench.evaluate import Outcome, Plan, Progress, Settings, evaluate, ex
 from unigenbench.images import scan
 from unigenbench.judges.base import JudgeOptions, open_judge
 from unigenbench.keys import public_url, read_key, redact, url_secrets
+from unigenbench.leaderboard import BOARD_IMAGES_PER_PROMPT, against_board
 from unigenbench.prompts import parse_indices, read_prompts, select
 from unigenbench.rubric import open_rubric
 from unigenbench.store import JUDGEMENTS, REPLIES, SCHEMA_VERSION, RunStore, recall, set_aside
 from unigenbench.types import Usage
 
 GENERATION = "generation.json"
-BOARD_JUDGES = ("gemini-2.5-pro", "unigenbench-evalmodel")
-"""Parts of the names of the judges whose scores may stand beside the published ones."""
-BOARD_IMAGES_PER_PROMPT = 4
 
 
 @dataclass(frozen=True)
@@ -181,17 +179,13 @@ def _manifest(order: Order, plan: Plan) -> dict[str, Any]:
 
 def reasons_against_board(order: Order, plan: Plan) -> list[str]:
     """Why the scores may not stand beside the published ones; empty if they may."""
-    judge = order.judge.lower()
     checks = {
-        f"prompts are {plan.prompts.version!r}, not an official file": plan.prompts.version.startswith("official"),
-        f"a part of the prompts ({plan.prompts.selection})": plan.prompts.selection is None,
-        "the judge was asked in our own wording": plan.rubric.id.startswith("official"),
-        f"the judge is {order.judge}": any(name in judge for name in BOARD_JUDGES),
-        f"{order.images_per_prompt} images per prompt, not 4": order.images_per_prompt == BOARD_IMAGES_PER_PROMPT,
-        f"{plan.settings.samples} judgements per image, not 1": plan.settings.samples == 1,
-        f"the judge was asked for {plan.reply}": plan.reply == "tags",
+        "its judge was asked in our own wording": plan.rubric.id.startswith("official"),
+        f"it has {plan.settings.samples} judgements per image, not 1": plan.settings.samples == 1,
+        f"its judge was asked for {plan.reply}": plan.reply == "tags",
     }
-    return [reason for reason, holds in checks.items() if not holds]
+    of_all_runs = against_board(plan.prompts, judge=order.judge, images_per_prompt=order.images_per_prompt)
+    return of_all_runs + [reason for reason, holds in checks.items() if not holds]
 
 
 def _generation(images: Path) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from itertools import combinations
 import numpy as np
 from PIL import Image
 
-from t2ialign.shapes.render import coverage
+from t2ialign.shapes.render import coverage, pixels_of
 from t2ialign.shapes.scene import BACKGROUNDS, CANVAS, COLORS, MAX_THINGS, RADII, SHAPES, Scene, Thing
 from t2ialign.shapes.verify import Unreadable
 
@@ -52,10 +52,7 @@ def match(image: Image.Image) -> Scene | Unreadable:
     Args:
         image: any mode and size; another size than 64 x 64 px is resized first.
     """
-    image = image.convert("RGB")
-    if image.size != (CANVAS, CANVAS):
-        image = image.resize((CANVAS, CANVAS), Image.Resampling.BOX)
-    pixels = np.asarray(image, np.float32)
+    pixels = pixels_of(image)
     name, background = _background(pixels)
     figures: list[_Figure] = []
     while len(figures) < _SEARCHED:

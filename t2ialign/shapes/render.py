@@ -21,6 +21,14 @@ AREA: dict[str, float] = {
 """Area of each shape at radius 1."""
 
 
+def pixels_of(image: Image.Image) -> np.ndarray:
+    """RGB of a picture of any mode and size, brought to the canvas. [64, 64, 3] float32 in [0, 255]"""
+    image = image.convert("RGB")
+    if image.size != (CANVAS, CANVAS):
+        image = image.resize((CANVAS, CANVAS), Image.Resampling.BOX)
+    return np.asarray(image, np.float32)
+
+
 def coverage(
     shape: str, x: float, y: float, radius: float, window: tuple[int, int, int, int] | None = None
 ) -> np.ndarray:

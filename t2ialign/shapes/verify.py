@@ -8,7 +8,7 @@ from PIL import Image
 
 from t2ialign.shapes.caption import constraints
 from t2ialign.shapes.constraint import Constraint, holds
-from t2ialign.shapes.render import AREA, coverage
+from t2ialign.shapes.render import AREA, coverage, pixels_of
 from t2ialign.shapes.scene import BACKGROUNDS, CANVAS, COLORS, RADII, SHAPES, Scene, Thing
 
 _CONTRAST = (
@@ -87,10 +87,7 @@ def read(image: Image.Image) -> Scene | Unreadable:
     Args:
         image: any mode and size; another size than 64 x 64 px is resized first.
     """
-    image = image.convert("RGB")
-    if image.size != (CANVAS, CANVAS):
-        image = image.resize((CANVAS, CANVAS), Image.Resampling.BOX)
-    pixels = np.asarray(image, np.float32)
+    pixels = pixels_of(image)
     border = np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
     background = np.median(border, axis=0)
     name, error = _nearest(background, _BACKGROUND_VALUES)

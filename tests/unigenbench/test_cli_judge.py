@@ -17,6 +17,7 @@ from stub import Answer, Call, Stub, error, scores, serve
 from test_evaluate import fine, scene
 
 from unigenbench.cli import main
+from unigenbench.cli_judge import _asked
 from unigenbench.scoring import summarise
 from unigenbench.store import open_log
 
@@ -74,7 +75,7 @@ def test_a_run_ends_with_0_and_says_what_was_judged(folder: Path, monkeypatch: p
         "root": "", "pattern": "{index}_{image}", "per_prompt": 1, "samples": 1, "found": 8, "missing": 0, "bad": 0,
     }  # fmt: skip
     assert manifest["comparable"] is False
-    assert "the judge was asked in our own wording" in manifest["banner"]
+    assert "its judge was asked in our own wording" in manifest["banner"]
     assert all(judgement.judge_id == manifest["judge"]["id"] for judgement in log.judgements)
 
 
@@ -263,3 +264,11 @@ def test_a_kill_at_any_moment_costs_only_what_was_in_flight(tmp_path: Path, monk
 @pytest.mark.parametrize("seed", range(3))
 def test_many_kills_cost_only_what_was_in_flight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int):
     check_kills(tmp_path, prompts=300, kills=8, seed=seed, monkeypatch=monkeypatch)
+
+
+@pytest.mark.parametrize(("rubric", "given", "sent"), [
+    ("native-v1", None, 4_000_000), ("official-vllm", None, None), ("official-vllm", 100, 100),
+])  # fmt: skip
+def test_official_wording_gets_images_whole_unless_told(rubric: str, given: int | None, sent: int | None):
+    order = _asked({"data": "en", "images": Path("x"), "judge": "shapes", "rubric": rubric, "max_pixels": given})
+    assert order.settings.max_pixels == sent

@@ -8,7 +8,17 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from transformers import (
+    AutoProcessor,
+    GenerationConfig,
+    Qwen2VLImageProcessor,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
+)
 
 from t2ialign.shapes.render import render
 from t2ialign.shapes.scene import Scene, Thing
@@ -187,3 +197,57 @@ def test_a_real_model_reads_the_pixels():
     alone = together(judge, [request("blue")])[0]
     assert alone.text == replies[1].text
     assert alone.probabilities == pytest.approx(replies[1].probabilities, abs=1e-4)
+
+
+def tiny_qwen3_vl(folder: Path) -> Path:
+    """A folder of Qwen3-VL's architecture with random weights and the shipped judge's words."""
+    words = AutoProcessor.from_pretrained(JUDGE).tokenizer
+    ids = {name: words.convert_tokens_to_ids(f"<|{name}|>") for name in ("im_start", "im_end", "endoftext")}
+    ends = {"bos_token_id": ids["im_start"], "eos_token_id": ids["im_end"], "pad_token_id": ids["endoftext"]}
+    text = {
+        "vocab_size": len(words), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096, **ends,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "mrope_interleaved": True},
+    }  # fmt: skip
+    vision = {
+        "depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": 32,
+        "patch_size": 16, "spatial_merge_size": 2, "temporal_patch_size": 2, "num_position_embeddings": 64,
+        "deepstack_visual_indexes": [0, 1],
+    }  # fmt: skip
+    marks = {
+        f"{name}_token_id": words.convert_tokens_to_ids(f"<|{mark}|>")
+        for name, mark in (
+            ("image", "image_pad"), ("video", "video_pad"), ("vision_start", "vision_start"),
+            ("vision_end", "vision_end"),
+        )
+    }  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, vision_config=vision, **marks))
+    model.generation_config = GenerationConfig(do_sample=False, **ends)
+    side = {"patch_size": 16, "merge_size": 2, "temporal_patch_size": 2}
+    size = {"shortest_edge": 64 * 64, "longest_edge": 64 * 64}
+    processor = Qwen3VLProcessor(
+        image_processor=Qwen2VLImageProcessor(size=size, **side),
+        tokenizer=words,
+        video_processor=Qwen3VLVideoProcessor(size=size, **side),
+        chat_template=words.chat_template,
+    )
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def test_qwen3_vl_sees_the_pixels_and_answers_the_same_alone_and_in_a_batch(tmp_path):
+    options = JudgeOptions(device="cpu", dtype="float32", batch_size=4, reply="logits")
+    judge = open_judge(f"hf:{tiny_qwen3_vl(tmp_path)}", options)
+    assert isinstance(judge, HFLocal)
+    asyncio.run(judge.probe())
+    longer = replace(PROMPT, points=(*POINTS, *POINTS))
+    asked = [request("red"), request("blue"), replace(request("red"), prompt=longer, text=rubric(longer, "en"))]
+    batch = together(judge, asked)
+    alone = [together(judge, [one])[0] for one in asked]
+    for one, other in zip(batch, alone, strict=True):
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
+    assert len(batch[2].probabilities) == 6
+    assert max(abs(a - b) for a, b in zip(batch[0].probabilities, batch[1].probabilities, strict=True)) > 1e-6
