@@ -32,6 +32,7 @@ MINIATURE = Settings(
     validation_prompts=2,
     own_prompts=4,
     checked=2,
+    guidance_scale=3.0,
     overrides=TINY,
     sft_overrides=TINY,
 )
