@@ -3,7 +3,7 @@
 # A checkpoint of your own is evaluated the same way; see docs/unigenbench-judging.md.
 #   scripts/evaluate_demo.sh [demo folder] [model] [guidance]
 set -euo pipefail
-demo=${1:-runs/demo} model=${2:-assets/shapes-sd} guidance=${3:-3}
+demo=${1:-runs/demo} model=${2:-assets/shapes-sd} guidance=${3:-1.5}
 out=$demo/unigenbench
 export PATH="$(dirname "$0")/../.venv/bin:$PATH"
 

@@ -36,7 +36,7 @@ class Candidates:
     """How a round's images are made and paired."""
 
     images_per_prompt: int = 4
-    guidance_scale: float = 3.0
+    guidance_scale: float = 1.5
     inference_steps: int = 15
     batch: int = 50
     keep: str = "best_worst"

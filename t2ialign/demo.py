@@ -82,7 +82,7 @@ class Settings:
     """Which candidates of a prompt become pairs, as in `t2ialign data build`."""
     margin: float = 0.0
     """Scores that differ by no more are a tie."""
-    guidance_scale: float = 3.0
+    guidance_scale: float = 1.5
     """Of candidates, and of the images that are compared at equal guidance."""
     inference_steps: int = 15
     """DDIM steps of all images."""
