@@ -7,7 +7,7 @@ demo=${1:-runs/demo} model=${2:-assets/shapes-sd} guidance=${3:-1.5}
 out=$demo/unigenbench
 export PATH="$(dirname "$0")/../.venv/bin:$PATH"
 
-draw() { t2ialign generate --model "$model" --prompts shapes --seed 1 --guidance "$guidance" --steps 15 --batch 50 --images-per-prompt 4 "$@"; }
+draw() { t2ialign generate --model "$model" --prompts shapes --seed 1 --guidance "$guidance" --steps 10 --batch 50 --images-per-prompt 4 "$@"; }
 draw --out "$out/images/base" &
 draw --out "$out/images/aligned" --lora "$demo/training"
 wait $!

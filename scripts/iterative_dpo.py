@@ -37,7 +37,7 @@ class Candidates:
 
     images_per_prompt: int = 4
     guidance_scale: float = 1.5
-    inference_steps: int = 15
+    inference_steps: int = 10
     batch: int = 50
     keep: str = "best_worst"
     margin: float = 0.0

@@ -84,7 +84,7 @@ class Settings:
     """Scores that differ by no more are a tie."""
     guidance_scale: float = 1.5
     """Of candidates, and of the images that are compared at equal guidance."""
-    inference_steps: int = 15
+    inference_steps: int = 10
     """DDIM steps of all images."""
     scales: tuple[float, ...] = (1.0, 2.0, 3.0, 5.0, 7.5)
     """Guidance scales among which each model's own is chosen."""
