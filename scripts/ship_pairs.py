@@ -1,6 +1,7 @@
 """Rebuilds a pair set that is shipped, so that the demo spends its minutes on training and measuring.
 
 python scripts/ship_pairs.py --model shapes-sd
+python scripts/ship_pairs.py --model shapes-sdxl --pair-prompts 400
 
 Makes the demo's own pairs with its own settings and packs them, images inside, into assets/pairs/MODEL/. The demo takes
 them as long as weights and settings are the same, and makes its own otherwise.
@@ -21,10 +22,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="shapes-sd", help="folder in assets/")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pair-prompts", type=int, default=Settings.pair_prompts)
     parser.add_argument("--runs", type=Path, default=Path("runs/pairs"))
     parser.add_argument("--assets", type=Path, default=Path("assets"))
     options = parser.parse_args()
-    settings, model = Settings(seed=options.seed), shipped(f"assets/{options.model}")
+    settings = Settings(seed=options.seed, pair_prompts=options.pair_prompts)
+    model = shipped(f"assets/{options.model}")
     with Companion() as second:
         built = make_pairs(options.runs / options.model, settings, model, second, threads=1)
     table = pack_pairs(built, options.assets / "pairs" / options.model, model, pair_settings(settings))

@@ -72,9 +72,9 @@ class Settings:
     """Held-out prompts that are measured, one image each from every model."""
     seed: int = 0
     """Of prompts, images and training."""
-    pair_prompts: int = 400
+    pair_prompts: int = 800
     """Prompts of the training split that pairs are made of."""
-    images_per_prompt: int = 4
+    images_per_prompt: int = 8
     """Candidates of each of them."""
     reward: str = "shapes.mixed"
     """What labels the candidates."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from t2ialign.feedback import PAIRS
 from t2ialign.files import whole_file
@@ -55,7 +57,7 @@ def pack_pairs(built: PairSet, out: Path, model: Path, settings: Mapping[str, An
         rows = list(csv.DictReader(file))
     columns = {
         "prompt": [row["prompt"] for row in rows],
-        **{view: [(built.path / row[view]).read_bytes() for row in rows] for view in ("chosen", "rejected")},
+        **{view: [_packed(built.path / row[view]) for row in rows] for view in ("chosen", "rejected")},
         **{name: [float(row[name]) for row in rows] for name in ("score_chosen", "score_rejected", "margin")},
     }
     with whole_file(out / TABLE) as partial:
@@ -69,3 +71,11 @@ def pack_pairs(built: PairSet, out: Path, model: Path, settings: Mapping[str, An
     with whole_file(out / ABOUT) as partial:
         partial.write_text(json.dumps(about, indent=1), encoding="utf-8")
     return out / TABLE
+
+
+def _packed(path: Path) -> bytes:
+    """The image in lossless WebP, a fifth smaller than the PNG."""
+    packed = io.BytesIO()
+    with Image.open(path) as image:
+        image.save(packed, "WEBP", lossless=True, quality=100, method=6)
+    return packed.getvalue()

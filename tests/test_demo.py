@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from t2ialign.companion import Companion
 from t2ialign.config import load
+from t2ialign.data.images import open_image
 from t2ialign.demo import Recipes, Settings, best_scale, equal_steps, find_pairs, next_commands, run_demo, shipped
 from t2ialign.errors import EnvironmentProblem, InputError
 from t2ialign.pair_set import PairSet, pack_pairs, shipped_pairs
@@ -142,7 +143,9 @@ def test_shipped_pairs_are_taken_where_model_and_settings_are_theirs(finished, s
     views = [load(RECIPES.aligned, [f"data.path={path}"]).data.open() for path in (folder / "pairs", packed)]
     for loose, inside in zip(*views, strict=True):
         assert loose.prompts == inside.prompts
-        assert [image.read_bytes() for image in loose.images] == [image.read() for image in inside.images]
+        assert [open_image(image).tobytes() for image in loose.images] == [
+            open_image(image).tobytes() for image in inside.images
+        ]
 
 
 def test_a_finished_demo_says_so_and_does_nothing(finished, sd15_folder):
