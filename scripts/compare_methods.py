@@ -95,14 +95,14 @@ def studies(root: Path, model: Path, guidance: float) -> dict[str, Study]:
     passes = equal_steps(load("configs/shapes_dpo.yaml", [on_pairs]), load("configs/shapes_sft.yaml", [on_pairs]))
     as_long = f"train.steps={passes}"
     drawn = ("--guidance", guidance, "--steps", SETTINGS.inference_steps, "--batch", SETTINGS.batch)
+    count = ("--images-per-prompt", SETTINGS.images_per_prompt)
     rounds = [
         sys.executable, "scripts/iterative_dpo.py", "configs/shapes_dpo.yaml", "--out", root / "iterative", "--prompts",
-        root / "train.txt", "--reward", SETTINGS.reward, "--rounds", 3, *drawn, f"backbone.pretrained={model}",
+        root / "train.txt", "--reward", SETTINGS.reward, "--rounds", 3, *count, *drawn, f"backbone.pretrained={model}",
         "train.steps=42",
     ]  # fmt: skip
     found = {
         "dpo": one("dpo", "Diffusion-DPO", "shapes_dpo", on_pairs),
-        "sft": one("sft", "SFT on the winners, equal passes", "shapes_sft", on_pairs, as_long),
         "mapo": one("mapo", "MaPO", "shapes_mapo", on_pairs),
         "kto": one("kto", "Diffusion-KTO", "shapes_kto", on_pairs),
         "lpo": one("lpo", "list-wise DPO", "shapes_lpo", f"data.path={root / 'pairs/images/scores.jsonl'}"),
@@ -139,6 +139,11 @@ def studies(root: Path, model: Path, guidance: float) -> dict[str, Study]:
             f"LoRA soup, {weight:g} faithfulness", [], parts, (f"weighted_{weight:g}",)
         )  # fmt: skip
     return found
+
+
+def longest_first(names: Sequence[str]) -> list[str]:
+    """The order in which studies start: the rounds, which also make images, before the rest."""
+    return sorted(names, key=lambda name: name != "iterative")
 
 
 def draw(root: Path, model: Path, guidance: float, name: str, loras: Sequence[str]) -> Command:
@@ -272,7 +277,7 @@ def main() -> None:
     drawing |= {name: [draw(root, model, guidance, name, every[name].loras)] for name in names}
     trained = ["base", *(name for name in names if every[name].commands)]
     waves = [
-        {name: [*(every[name].commands if name in every else []), *drawing[name]] for name in trained},
+        {name: [*(every[name].commands if name in every else []), *drawing[name]] for name in longest_first(trained)},
         {name: commands for name, commands in drawing.items() if name not in trained},
     ]
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
