@@ -12,6 +12,7 @@ import concurrent.futures
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -62,22 +63,34 @@ def train(config: str, out: Path, model: Path, *overrides: str) -> Command:
     )  # fmt: skip
 
 
-def prepare(root: Path, model: Path, guidance: float) -> list[Command]:
-    """What several studies share: candidates with mixed labels, the same with flips, and by either preference alone."""
+def prepare(root: Path, model: Path, guidance: float) -> dict[str, Command]:
+    """What several studies share, by folder: candidates with mixed labels, with flips, and with either preference."""
     drawn = ("--guidance", guidance, "--steps", SETTINGS.inference_steps, "--batch", SETTINGS.batch)
     count = ("--images-per-prompt", SETTINGS.images_per_prompt)
     again = ("data", "build", "--images", root / "pairs/images")
     mixed = ("--reward", SETTINGS.reward)
-    return [
-        t2ialign("data", "build", "--model", model, "--prompts", root / "train.txt", *drawn, *count, *mixed, "--out",
-                 root / "pairs"),
-        t2ialign(*again, *mixed, "--flip", FLIPPED, "--out", root / "pairs_flipped"),
-        *(
-            t2ialign(*again, *labels(weight), "--max-failed", 1, "--out", root / f"pairs_{weight:g}")
-            for weight in (0.0, *MIXTURES, 1.0)
+    folders = {
+        "pairs": t2ialign(
+            "data", "build", "--model", model, "--prompts", root / "train.txt", *drawn, *count, *mixed, "--out",
+            root / "pairs",
         ),
-        t2ialign("data", "perturb", root / "scenes", "--by", "shapes", "--out", root / "text_pairs"),
-    ]  # fmt: skip
+        "pairs_flipped": t2ialign(*again, *mixed, "--flip", FLIPPED, "--out", root / "pairs_flipped"),
+        "text_pairs": t2ialign("data", "perturb", root / "scenes", "--by", "shapes", "--out", root / "text_pairs"),
+    }  # fmt: skip
+    for weight in (0.0, *MIXTURES, 1.0):
+        name = f"pairs_{weight:g}"
+        folders[name] = t2ialign(*again, *labels(weight), "--max-failed", 1, "--out", root / name)
+    return folders
+
+
+def wanted(folders: dict[str, Command], root: Path, chosen: Sequence[Study]) -> list[Command]:
+    """The commands whose folders the studies learn from, and that of the images that all others take."""
+    told = " ".join(word for study in chosen for command in study.commands for word in command)
+    return [
+        command
+        for name, command in folders.items()
+        if name == "pairs" or re.search(rf"{re.escape(str(root / name))}(\s|/|$)", told)
+    ]
 
 
 def labels(weight: float) -> list[str]:
@@ -272,7 +285,8 @@ def main() -> None:
             partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
     if not (root / "scenes").is_dir():
         write_dataset(root / "scenes.partial", SCENES, seed=1, noise=0).rename(root / "scenes")
-    run(root, "prepare", prepare(root, model, guidance))
+    needed = wanted(prepare(root, model, guidance), root, [every[name] for name in names])
+    run(root, "prepare", needed)
     drawing = {"base": [draw(root, model, guidance, "base", [])]}
     drawing |= {name: [draw(root, model, guidance, name, every[name].loras)] for name in names}
     trained = ["base", *(name for name in names if every[name].commands)]

@@ -67,3 +67,25 @@ def test_the_figure_shows_both_ways_of_mixing_and_base():
     assert drawn.count("<polyline") == 2
     assert drawn.count("<circle") == 2 * (2 + len(script.MIXTURES)) + 1
     assert all(0 <= float(x) <= 640 for x in re.findall(r'cx="([\d.]+)"', drawn))
+
+
+def test_only_what_the_chosen_studies_learn_from_is_prepared(studies: dict, tmp_path: Path):
+    folders = script.prepare(tmp_path, ROOT / "assets" / "shapes-sd", 1.5)
+    assert set(folders) == {
+        "pairs",
+        "pairs_flipped",
+        "text_pairs",
+        "pairs_0",
+        "pairs_0.25",
+        "pairs_0.5",
+        "pairs_0.75",
+        "pairs_1",
+    }
+
+    def made(*names: str) -> set[str]:
+        commands = script.wanted(folders, tmp_path, [studies[name] for name in names])
+        return {name for name, command in folders.items() if command in commands}
+
+    assert made("dpo") == {"pairs"}
+    assert made("taste_only", "tdpo") == {"pairs", "pairs_0", "text_pairs"}
+    assert made("mapo_flipped", "weighted_0.25") == {"pairs", "pairs_flipped", "pairs_0.25"}
