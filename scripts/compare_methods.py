@@ -112,7 +112,7 @@ def studies(root: Path, model: Path, guidance: float) -> dict[str, Study]:
     rounds = [
         sys.executable, "scripts/iterative_dpo.py", "configs/shapes_dpo.yaml", "--out", root / "iterative", "--prompts",
         root / "train.txt", "--reward", SETTINGS.reward, "--rounds", 3, *count, *drawn, f"backbone.pretrained={model}",
-        "train.steps=42",
+        "train.steps=50",
     ]  # fmt: skip
     found = {
         "dpo": one("dpo", "Diffusion-DPO", "shapes_dpo", on_pairs),

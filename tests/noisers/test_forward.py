@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from t2ialign.draws import Draws
+from t2ialign.errors import InputError
 from t2ialign.noisers.forward import ForwardNoiser
 from t2ialign.schedules import PredictionType, VPSchedule
 from t2ialign.types import Batch, Conditioning, Noised
 
 
-def noised(keys: list[int], *, views: int = 2, kind: PredictionType = "epsilon", seed: int = 0) -> Noised:
+def noised(
+    keys: list[int],
+    *,
+    views: int = 2,
+    kind: PredictionType = "epsilon",
+    seed: int = 0,
+    noiser: ForwardNoiser = ForwardNoiser(),
+) -> Noised:
     x_0 = torch.stack([torch.randn(views, 4, 3, 3, generator=torch.Generator().manual_seed(key)) for key in keys])
     batch = Batch(torch.tensor(keys), x_0, Conditioning(torch.zeros(len(keys), 1, 2, 3)))
     schedule = VPSchedule(torch.linspace(0.999, 0.005, 1000), kind, 1.0)
-    return ForwardNoiser()(batch, None, schedule, Draws(seed, batch.keys))
+    return noiser(batch, None, schedule, Draws(seed, batch.keys))
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
@@ -48,3 +57,19 @@ def test_shapes_are_the_latents():
 
 def test_another_seed_gives_other_noise():
     assert not torch.equal(noised([1]).noise, noised([1], seed=1).noise)
+
+
+def test_timesteps_come_evenly_from_the_range_asked_for():
+    found = noised(list(range(2000)), views=1, noiser=ForwardNoiser(min_timestep=250, max_timestep=750)).timesteps
+    assert 250 <= found.min() < 255
+    assert 745 <= found.max() < 750
+    spread = 500 / 12**0.5  # standard deviation of a uniform draw
+    assert abs(found.float().mean() - 499.5) < 4 * spread / 2000**0.5
+
+
+def test_ranges_that_hold_no_timestep_are_refused():
+    with pytest.raises(ValidationError, match="min_timestep 500 is not below max_timestep 500"):
+        ForwardNoiser(min_timestep=500, max_timestep=500)
+    for noiser in (ForwardNoiser(max_timestep=1001), ForwardNoiser(min_timestep=1000)):
+        with pytest.raises(InputError, match=r"noiser: timesteps from .* and the model has 1000"):
+            noised([1], noiser=noiser)
