@@ -111,8 +111,8 @@ def studies(root: Path, model: Path, guidance: float) -> dict[str, Study]:
     count = ("--images-per-prompt", SETTINGS.images_per_prompt)
     rounds = [
         sys.executable, "scripts/iterative_dpo.py", "configs/shapes_dpo.yaml", "--out", root / "iterative", "--prompts",
-        root / "train.txt", "--reward", SETTINGS.reward, "--rounds", 3, *count, *drawn, f"backbone.pretrained={model}",
-        "train.steps=50",
+        root / "train.txt", "--reward", SETTINGS.reward, "--rounds", 3, *count, *drawn,
+        f"backbone.name={family_of(str(model))}", f"backbone.pretrained={model}", "train.steps=44",
     ]  # fmt: skip
     found = {
         "dpo": one("dpo", "Diffusion-DPO", "shapes_dpo", on_pairs),

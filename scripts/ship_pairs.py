@@ -1,7 +1,7 @@
 """Rebuilds a pair set that is shipped, so that the demo spends its minutes on training and measuring.
 
 python scripts/ship_pairs.py --model shapes-sd
-python scripts/ship_pairs.py --model shapes-sdxl --pair-prompts 400
+python scripts/ship_pairs.py --model shapes-sdxl --pair-prompts 400 --guidance 2
 
 Makes the demo's own pairs with its own settings and packs them, images inside, into assets/pairs/MODEL/. The demo takes
 them as long as weights and settings are the same, and makes its own otherwise.
@@ -23,10 +23,11 @@ def main() -> None:
     parser.add_argument("--model", default="shapes-sd", help="folder in assets/")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pair-prompts", type=int, default=Settings.pair_prompts)
+    parser.add_argument("--guidance", type=float, default=Settings.guidance_scale)
     parser.add_argument("--runs", type=Path, default=Path("runs/pairs"))
     parser.add_argument("--assets", type=Path, default=Path("assets"))
     options = parser.parse_args()
-    settings = Settings(seed=options.seed, pair_prompts=options.pair_prompts)
+    settings = Settings(seed=options.seed, pair_prompts=options.pair_prompts, guidance_scale=options.guidance)
     model = shipped(f"assets/{options.model}")
     with Companion() as second:
         built = make_pairs(options.runs / options.model, settings, model, second, threads=1)
