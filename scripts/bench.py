@@ -147,12 +147,13 @@ def time_steps(config: Config, block: int) -> Timing:
 
 
 def embedded(folder: Path, model: str, block: int) -> Timing:
-    """One of the shipped models at the demo's batch of 32 pairs."""
+    """One of the shipped models at the demo's micro-batch of 32 pairs."""
     family = "sdxl" if model.endswith("xl") else "sd15"
     table = pairs_folder(folder / "pairs", 64)
     changes = [
         f"backbone.name={family}", f"backbone.pretrained={model}", f"data.path={table}",
         f"run_dir={folder / Path(model).name}", f"train.steps={WARMUP + REPEATS * block}",
+        "train.effective_batch=32", "train.micro_batch=32",
     ]  # fmt: skip
     return time_steps(load("configs/shapes_dpo.yaml", changes), block)
 

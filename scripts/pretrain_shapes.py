@@ -38,7 +38,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from t2ialign.shapes.caption import corrupt, family_of, parse, prompts
+from t2ialign.shapes.caption import corrupt, family_of, parse, prompts, split_of
 from t2ialign.shapes.data import CAPTION_NOISE, FAMILY_WEIGHTS, FOCUS_WEIGHTS, sample_caption
 from t2ialign.shapes.families import FAMILIES, WORDS
 from t2ialign.shapes.render import render_array
@@ -557,7 +557,7 @@ def train_unet(options: argparse.Namespace) -> None:
         if options.focus:
             of_roles = role_loss(roles, summaries(read, ids, tokenizer), captions)
             loss, shown["roles"] = loss + ROLE_WEIGHT * of_roles, of_roles.detach()
-            stated = [i for i, caption in enumerate(captions) if caption == true[i] and reverse(caption) != caption]
+            stated = [i for i, caption in enumerate(captions) if caption == true[i] and has_reverse(caption)]
             if stated := stated[: len(captions) // 4]:
                 wrong, *_ = errors(
                     x_t[stated], t[stated], noise[stated], [reverse(true[i]) for i in stated], frames[stated]
@@ -582,6 +582,12 @@ def careless(caption: str, rng: np.random.Generator, focus: bool) -> str:
 def reverse(caption: str) -> str:
     """The caption with left for right, above for below, larger for smaller, and the other way round."""
     return re.sub(rf"\b({'|'.join(REVERSE)})\b", lambda match: REVERSE[match.group()], caption)
+
+
+def has_reverse(caption: str) -> bool:
+    """Whether the caption states an order whose reverse is of the training split as well."""
+    other = reverse(caption)
+    return other != caption and split_of(other) == "train"
 
 
 def role_words(caption: str) -> dict[str, str]:

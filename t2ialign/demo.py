@@ -9,6 +9,7 @@ a stop.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shlex
@@ -41,7 +42,7 @@ from t2ialign.feedback import Pairing, build_pairs
 from t2ialign.files import whole_file
 from t2ialign.generate import RECORD
 from t2ialign.image_jobs import ImageJob, make_images
-from t2ialign.pair_set import PairSet, shipped_pairs
+from t2ialign.pair_set import PairSet, shipped_pairs, weights_digest
 from t2ialign.report import SUMMARY, TRAINING, VERDICTS, write_report
 from t2ialign.rewards.base import parse_reward
 from t2ialign.run import family_of, locked, result_path, train
@@ -142,7 +143,7 @@ def run_demo(
     model = model or shipped("assets/shapes-sd")
     recipes = recipes or Recipes(shipped("configs/shapes_dpo.yaml"), shipped("configs/shapes_sft.yaml"))
     with locked(run_dir):
-        _claim(run_dir, settings, model)
+        _claim(run_dir, settings, model, recipes)
         if (run_dir / SUMMARY).is_file():
             console.print(f"{run_dir} is finished; remove it to run the demo again")
         else:
@@ -182,14 +183,16 @@ def _short(path: Path) -> Path:
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
-def _claim(run_dir: Path, settings: Settings, model: Path) -> None:
+def _claim(run_dir: Path, settings: Settings, model: Path, recipes: Recipes) -> None:
     """Makes the folder this demo's.
 
     Raises:
-        InputError: it holds a demo with other settings, or something else.
+        InputError: it holds a demo with other settings, weights or recipes, or something else.
     """
     path = run_dir / SETTINGS
-    wanted = json.loads(json.dumps({**asdict(settings), "model": str(model.resolve())}))
+    digests = {name: hashlib.sha256(recipe.read_bytes()).hexdigest()[:16] for name, recipe in recipes._asdict().items()}
+    made_of = {"model": str(model.resolve()), "weights": weights_digest(model), "recipes": digests}
+    wanted = json.loads(json.dumps({**asdict(settings), **made_of}))
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
         changed = [
@@ -497,7 +500,7 @@ def goals(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
         ),
         *(
             (f"{MEASURES[key][0]} above SFT, the interval above zero", points(over_sft[key]), over_sft[key]["low"] > 0)
-            for key in ("faithfulness", "taste")
+            for key in ("faithfulness", "taste_satisfied")
         ),
         (
             "Diversity at least 0.9 of base",

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from t2ialign.demo import Settings, shipped
+from t2ialign.demo import Settings, find_pairs, shipped
 from t2ialign.evaluation import judge, mean
 from t2ialign.image_jobs import ImageJob, make_images
 from t2ialign.run import family_of
@@ -36,3 +36,14 @@ def test_both_models_share_one_vae():
     name = "vae/diffusion_pytorch_model.safetensors"
     one, other = (shipped(f"assets/{model}") / name for model in MODELS)
     assert other.resolve() == one.resolve()
+
+
+@pytest.mark.parametrize(("model", "prompts_and_guidance"), [("shapes-sd", (800, 1.5)), ("shapes-sdxl", (400, 2.0))])
+def test_the_demo_finds_the_shipped_pairs_of_its_settings(model: str, prompts_and_guidance: tuple[int, float]):
+    count, guidance = prompts_and_guidance
+    found = find_pairs(Settings(pair_prompts=count, guidance_scale=guidance), shipped(f"assets/{model}"))
+    assert found is not None, "run scripts/ship_pairs.py again: weights or settings have changed"
+    assert found.shipped
+    assert found.totals["prompts"] == count
+    assert 0.9 * count <= found.totals["pairs"] <= count  # a prompt of eight equal pictures gives none
+    assert found.path.stat().st_size <= 8e6

@@ -94,8 +94,10 @@ def test_sft_makes_as_many_passes_as_dpo():
 
 def test_sft_learns_from_the_same_pairs(finished):
     folder = finished[0]
-    dpo, sft = (json.loads((folder / run / "environment.json").read_text()) for run in ("training", "training_sft"))
-    assert dpo.keys() == sft.keys()
+    dpo, sft = (load(folder / run / "config.yaml").data for run in ("training", "training_sft"))
+    assert dpo.path == sft.path == folder / "pairs"
+    winners = [open_image(pair.images[0]).tobytes() for pair in dpo.open()]
+    assert [open_image(single.images[0]).tobytes() for single in sft.open()] == winners
     lines = (folder / "training_sft" / "metrics.jsonl").read_text().splitlines()
     assert sum("loss" in json.loads(line) for line in lines) == 3 * TINY["train.steps"]
 
@@ -180,6 +182,13 @@ def test_two_processes_and_a_stop_in_between_give_the_same_pairs_and_measures(
 def test_a_folder_of_another_demo_is_refused(finished, sd15_folder):
     with pytest.raises(InputError, match=r"other settings \(prompts: 6 there, 7 now\)"):
         demo(finished[0], sd15_folder, settings=Settings(**{**vars(MINIATURE), "prompts": 7}))
+
+
+def test_a_finished_demo_of_an_older_recipe_is_not_shown_as_todays(finished, sd15_folder, tmp_path):
+    newer = tmp_path / "dpo.yaml"
+    newer.write_text(RECIPES.aligned.read_text().replace("beta: 300", "beta: 299"))
+    with pytest.raises(InputError, match=r"other settings \(recipes: "):
+        demo(finished[0], sd15_folder, recipes=Recipes(newer, RECIPES.sft))
 
 
 def test_a_folder_of_something_else_is_left_alone(sd15_folder, tmp_path):

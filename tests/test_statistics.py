@@ -126,3 +126,12 @@ def test_the_promised_power_is_met():
     drawn = rng.normal(0.1, 0.5, (4000, n))
     shown = drawn.mean(1) > 1.96 * drawn.std(1, ddof=1) / n**0.5
     assert 0.88 < shown.mean() < 0.92  # 4000 draws: standard error 0.005
+
+
+def test_the_promised_power_is_met_for_a_share():
+    better, worse = 0.10, 0.05
+    n = prompts_for_share(better, worse, power=0.9)
+    counts = np.random.default_rng(0).multinomial(n, [better, worse, 1 - better - worse], 20000)
+    won, lost = counts[:, 0], counts[:, 1]
+    shown = (won - lost) / np.sqrt(won + lost) > 1.96  # McNemar's test, which Connor's formula is for
+    assert 0.90 < shown.mean() < 0.915  # 20,000 draws: standard error 0.002; the formula errs on the safe side
