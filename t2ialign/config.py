@@ -223,7 +223,7 @@ class Train(Section):
     effective_batch: int = Field(ge=1)
     """Examples (pairs, for DPO) in one optimizer step, over all processes and accumulation."""
     micro_batch: int = Field(ge=1)
-    """Examples in one forward pass of one process; changes memory and speed, not the result."""
+    """Examples in one forward pass of one process; changes memory and speed, and of objective kto alone the result."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of frozen weights and of the forward pass; trained weights, schedule and losses stay fp32."""
     gradient_checkpointing: bool = False

@@ -279,6 +279,11 @@ class Pairing:
             raise InputError(f"margin {self.margin}: give a number of at least 0")
         if not 0 <= self.flip < 1:
             raise InputError(f"flip {self.flip}: give a share of at least 0 and below 1")
+        if self.keep == "all" and self.flip:
+            raise InputError(
+                f"keep all, flip {self.flip:g}: the ranking written beside the pairs has no labels to turn around; "
+                "use keep best_worst, or flip 0"
+            )
 
 
 class Pair(NamedTuple):

@@ -50,10 +50,17 @@ class ProgressBar:
 
 
 class Saturation:
-    """Says, after 20 steps, how much of the data the log-sigmoid no longer learns from."""
+    """Says, after the first steps, what multiplies errors and for how many examples the loss is flat.
 
-    def __init__(self, multiplier: float, say: Callable[[str], None], steps: int = 20):
-        self._multiplier, self._say, self._steps = multiplier, say, steps
+    Args:
+        multiplier: of the difference of errors in the margin.
+        say: takes a line.
+        steps: the step after which it speaks; of a run that goes on it counts the steps it has seen.
+        margin_key: the objective's key that scales the margin.
+    """
+
+    def __init__(self, multiplier: float, say: Callable[[str], None], *, steps: int = 20, margin_key: str = "beta"):
+        self._multiplier, self._say, self._steps, self._margin_key = multiplier, say, steps, margin_key
         self._shares: list[float] = []
 
     def __call__(self, engine: Engine) -> None:
@@ -61,11 +68,15 @@ class Saturation:
             return
         self._shares.append(engine.metrics["saturated"])
         if engine.step == self._steps:
-            share = sum(self._shares) / len(self._shares)
-            start = f"margin multiplier {self._multiplier:g}"
-            self._say(f"{start}; {share:.0%} of examples saturated in the first {self._steps} steps")
+            seen = len(self._shares)
+            share = sum(self._shares) / seen
+            when = f"steps {self._steps - seen + 1} to {self._steps}"
+            self._say(f"margin multiplier {self._multiplier:g}; {share:.0%} of examples saturated in {when}")
             if share > 0.5:
-                self._say("warning: more than half are saturated and teach nothing; lower objective.beta or optim.lr")
+                self._say(
+                    "warning: more than half are saturated, so that their margin teaches nothing; lower "
+                    f"objective.{self._margin_key} or optim.lr"
+                )
 
 
 def grid(rows: list[list[Image.Image]]) -> Image.Image:

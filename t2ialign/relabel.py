@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from t2ialign.data.images import adopt_image
+from t2ialign.data.images import adopt_image, image_key
 from t2ialign.data.pairs import PairData, TableSource
 from t2ialign.errors import DataError, InputError
 from t2ialign.feedback import PAIR_COLUMNS, PAIRS, SCORES, Picture, check_coverage, score_pictures
@@ -75,39 +75,39 @@ def relabel_pairs(
     done = read_record(out / RECORD, settings, lambda record: Totals(**record["totals"]), whole=out / PAIRS)
     if done is not None:
         return Relabelled(out / PAIRS, done, was_finished=True)
-    pictures = _adopted(source, out / "images")
-    named = {key: number for number, key in enumerate(pictures)}
-    listed = list(pictures.values())
-    scores = score_pictures(listed, [reward], out / "images" / SCORES)
-    check_coverage(listed, scores, max_failed)
+    pictures, found = _adopted(source, out / "images")
+    scores = score_pictures(pictures, [reward], out / "images" / SCORES)
+    check_coverage(pictures, scores, max_failed)
     values = scores[reward.name]
     same = constant(values)
     if same is not None:
         raise DataError(f"reward '{reward.name}' gave {same:.6g} to all {len(values)} images, so it prefers none")
-    found: list[_Found] = []
-    for example in (source[row] for row in range(len(source))):
-        before, other = (named[(example.prompts[0], image)] for image in example.images)
-        found.append((example.prompts[0], before, other))
     totals = _totals(found, values, margin)
-    write_csv(out / PAIRS, COLUMNS, _rows(found, listed, values, margin))
+    write_csv(out / PAIRS, COLUMNS, _rows(found, pictures, values, margin))
     write_record(out / RECORD, settings, {"totals": totals._asdict()})
     return Relabelled(out / PAIRS, totals, was_finished=False)
 
 
-def _adopted(source: TableSource, folder: Path) -> Mapping[tuple[str, Any], Picture]:
-    """Each image under each of its prompts once, brought into the folder."""
-    found: dict[tuple[str, Any], Picture] = {}
-    for example in (source[row] for row in range(len(source))):
-        for image in example.images:
-            key = (example.prompts[0], image)
-            if key not in found:
-                name = adopt_image(image, folder, len(found), example.origin)
-                found[key] = Picture(name, folder / name, example.prompts[0])
-    return found
-
-
 _Found = tuple[str, int, int]
 """Prompt, and the numbers of the image chosen before and of the other."""
+
+
+def _adopted(source: TableSource, folder: Path) -> tuple[list[Picture], list[_Found]]:
+    """Each image under each of its prompts once, brought into the folder, and which of them every pair compares."""
+    numbers: dict[tuple[str, Any], int] = {}
+    pictures: list[Picture] = []
+    found: list[_Found] = []
+    for example in (source[row] for row in range(len(source))):
+        prompt = example.prompts[0]
+        keys = [(prompt, image_key(image, example.origin)) for image in example.images]
+        for key, image in zip(keys, example.images, strict=True):
+            if key not in numbers:
+                numbers[key] = len(pictures)
+                name = adopt_image(image, folder, numbers[key], example.origin)
+                pictures.append(Picture(name, folder / name, prompt))
+        before, other = (numbers[key] for key in keys)
+        found.append((prompt, before, other))
+    return pictures, found
 
 
 def _margin(row: _Found, scores: Sequence[Score]) -> float | None:

@@ -28,7 +28,7 @@ TRAINING = "training"
 """Folder of the training run inside a folder that holds more than one stage."""
 
 DPO = "dpo"
-"""The objective whose loss starts at ln 2 and is read as docs/dpo-metrics.md says."""
+"""The objective that is read as docs/dpo-metrics.md says; its loss starts at ln 2 unless an SFT term is added."""
 LN_2 = math.log(2)
 FIRST_PAIRS = 50
 """Image pairs shown from the top of the list, whatever their verdicts: a sheet of 100 images."""
@@ -62,7 +62,7 @@ _CHARTS: list[tuple[str, str, dict[str, str], dict[str, float]]] = [
     ),
     (
         "Saturated pairs",
-        "share of pairs with |margin| > 5, which hardly teach any more",
+        "share whose loss is flat, which hardly teach any more: margin > 5, with kto < -5 too",
         {"saturated": "share"},
         {},
     ),
@@ -124,7 +124,8 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
             "a demo"
         )
     config = _read_config(training / "config.yaml")
-    objective = config.get("objective.name", DPO)
+    is_dpo = config.get("objective.name", DPO) == DPO
+    starts_at_ln_2 = is_dpo and not config.get("objective.sft_weight")
     page = _template().render(
         title=_title(run_dir, summary),
         config=config,
@@ -134,9 +135,10 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         galleries=_galleries(run_dir) if summary else [],
         bars=_bars(summary) if summary else [],
         looks=_looks(run_dir, summary) if summary else [],
-        charts=training_charts(rows, objective),
-        findings=findings(rows, objective),
-        is_preference=objective == DPO and any("margin" in row for row in rows),
+        charts=training_charts(rows, starts_at_ln_2=starts_at_ln_2),
+        findings=findings(rows, starts_at_ln_2=starts_at_ln_2),
+        is_preference=is_dpo and any("margin" in row for row in rows),
+        starts_at_ln_2=starts_at_ln_2,
     )
     out = out or run_dir / "report.html"
     with whole_file(out) as partial:
@@ -189,7 +191,7 @@ def _flat(value: Any, key: str) -> Iterable[tuple[str, Any]]:
         yield from _flat(inner, f"{key}.{name}" if key else str(name))
 
 
-def training_charts(rows: list[dict[str, Any]], objective: str = DPO) -> list[Chart]:
+def training_charts(rows: list[dict[str, Any]], *, starts_at_ln_2: bool = True) -> list[Chart]:
     """A chart of every metric in the rows of metrics.jsonl; the well-known ones first, grouped and explained."""
     if len(rows) < 2:
         return []
@@ -197,13 +199,13 @@ def training_charts(rows: list[dict[str, Any]], objective: str = DPO) -> list[Ch
     charted = {key for _, _, lines, _ in _CHARTS for key in lines} | _NOT_CHARTED
     others = {key for row in rows for key, value in row.items() if isinstance(value, int | float)} - charted
     known += _other_charts(sorted(others))
-    is_dpo = objective == DPO and any("margin" in row for row in rows)
+    explains_loss = starts_at_ln_2 and any("margin" in row for row in rows)
     charts = []
     for title, note, lines, guides in known:
         present = {key: label for key, label in lines.items() if any(key in row for row in rows)}
         if not present:
             continue
-        if title == "Loss" and not is_dpo:
+        if title == "Loss" and not explains_loss:
             note, guides = "mean over the examples of a step", {}
         series = {label: [_value(row, key) for row in rows] for key, label in present.items()}
         charts.append(line_chart(title, note, [row["step"] for row in rows], series, guides))
@@ -224,7 +226,7 @@ def _value(row: dict[str, Any], key: str) -> float:
     return math.nan if value is None else float(value)
 
 
-def findings(rows: list[dict[str, Any]], objective: str = DPO) -> list[Finding]:
+def findings(rows: list[dict[str, Any]], *, starts_at_ln_2: bool = True) -> list[Finding]:
     """What held-out pairs and the last fifth of a preference run say, with the warning signs of docs/dpo-metrics.md."""
     held_out = _held_out_finding(rows)
     rows = [row for row in rows if "margin" in row]
@@ -232,7 +234,7 @@ def findings(rows: list[dict[str, Any]], objective: str = DPO) -> list[Finding]:
     if not late:
         return held_out
     loss, accuracy, saturated = (_mean(late, key) for key in ("loss", "implicit_accuracy", "saturated"))
-    found = [*held_out, *([_loss_finding(loss, accuracy)] if objective == DPO else [])]
+    found = [*held_out, *([_loss_finding(loss, accuracy)] if starts_at_ln_2 else [])]
     chosen, rejected = _mean(late, "chosen_change"), _mean(late, "rejected_change")
     if chosen > 0 and rejected > 0:
         found.append(
@@ -255,8 +257,8 @@ def findings(rows: list[dict[str, Any]], objective: str = DPO) -> list[Finding]:
         found.append(
             Finding(
                 "warning",
-                f"{saturated:.0%} of the pairs are saturated: beta is large for latents of this size, or the pairs are "
-                "learnt by heart.",
+                f"{saturated:.0%} of the pairs are saturated: beta (of mapo, logit_scale) is large for latents of this "
+                "size, or the pairs are learnt by heart.",
             )
         )
     return found

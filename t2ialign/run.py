@@ -42,9 +42,9 @@ from t2ialign.types import Batch
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PACKAGES = ("t2ialign", "torch", "diffusers", "transformers", "peft", "accelerate", "numpy")
-CHANGEABLE = ("train.micro_batch", "train.loader_workers", "train.gradient_checkpointing", "checkpoint.", "validate.")
-"""Keys that may differ from one start of a run to the next: they do not change what is learnt."""
 MAX_SMALL_MACHINE_CORES = 4
+SATURATION_STEPS = 20
+"""Optimizer steps after which saturation is told, or all of a shorter run."""
 
 
 Validation = ValidationImages | HeldOutAccuracy
@@ -117,6 +117,16 @@ def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _changeable(config: Config) -> tuple[str, ...]:
+    """How keys begin that may differ from one start of this run to the next: they do not change what is learnt."""
+    keys = ["train.loader_workers", "train.gradient_checkpointing", "checkpoint.", "validate."]
+    if not config.objective.looks_across_rows:
+        keys.append("train.micro_batch")
+    if config.optim.schedule == "constant":
+        keys.append("train.steps")
+    return tuple(keys)
+
+
 def refuse_other_config(config: Config) -> None:
     """Lets pass what may start, or go on, in the run folder.
 
@@ -127,7 +137,7 @@ def refuse_other_config(config: Config) -> None:
     if path.is_file():
         before, _ = read_yaml(path)
         old, new = _flat(before), _flat(yaml.safe_load(dump(config)))
-        changeable = (*CHANGEABLE, *(["train.steps"] if config.optim.schedule == "constant" else []))
+        changeable = _changeable(config)
         changed = [
             f"{key}: {old.get(key)!r} there, {new.get(key)!r} now"
             for key in sorted(old.keys() | new.keys())
@@ -479,7 +489,9 @@ def train(config: Config, *, console: Console | None = None, hooks: Sequence[Hoo
                 validation.measure(run.engine)
         multiplier = config.objective.margin_multiplier()
         if multiplier is not None and is_main:
-            every_step.append(Saturation(multiplier, console.print))
+            steps = min(SATURATION_STEPS, config.train.steps)
+            margin_key = config.objective.margin_key
+            every_step.append(Saturation(multiplier, console.print, steps=steps, margin_key=margin_key))
         if is_main:
             every_step.append(stack.enter_context(ProgressBar(console, config.train.steps)))
         stack.enter_context(stopping_gently(run.engine))

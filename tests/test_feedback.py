@@ -493,6 +493,11 @@ def test_a_pairing_is_checked(wrong):
         Pairing(**wrong)
 
 
+def test_all_pairs_with_flips_are_refused_since_their_ranking_would_ignore_them():
+    with pytest.raises(InputError, match=r"keep all, flip 0\.2: the ranking .* use keep best_worst, or flip 0"):
+        Pairing("all", flip=0.2)
+
+
 def test_a_reward_named_twice_or_none_is_refused(tmp_path):
     for rewards in ([], [parse_reward("brightness")] * 2):
         with pytest.raises(InputError, match="name at least one, and each once"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -58,6 +60,20 @@ def test_the_result_is_training_data_with_scores(tmp_path: Path):
     assert [source[row].scores for row in range(2)] == [(200.0, 100.0), (90.0, 50.0)]
     easiness = PairData(path=tmp_path / "out", order="easy_first").easiness(source)
     assert easiness == [100.0, 40.0]
+
+
+def test_images_of_equal_bytes_inside_a_table_are_scored_once(tmp_path: Path):
+    table(tmp_path / "in", [(200, 100), (100, 50)])
+    a, b, also_b, c = ((tmp_path / "in" / name).read_bytes() for name in ("0w.png", "0l.png", "1w.png", "1l.png"))
+    assert b == also_b
+    columns = {"prompt": ["p", "p"], "chosen": [a, b], "rejected": [b, c]}
+    pq.write_table(pa.table(columns), tmp_path / "pairs.parquet")
+    done = relabel_pairs(tmp_path / "pairs.parquet", tmp_path / "out", BRIGHT)
+    assert [(row["chosen"], row["rejected"]) for row in rows_of(done.table)] == [
+        ("images/0.png", "images/1.png"),
+        ("images/1.png", "images/2.png"),
+    ]
+    assert len((tmp_path / "out" / "images" / "scores.jsonl").read_text().splitlines()) == 3
 
 
 def test_a_margin_leaves_out_what_is_close(tmp_path: Path):

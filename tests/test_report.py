@@ -206,9 +206,19 @@ def test_held_out_pair_accuracy_comes_first_with_its_interval(low: float, kind: 
 def test_what_is_said_of_dpos_loss_is_not_said_of_other_losses():
     rows = metrics(50, loss=0.1)
     assert [finding.kind for finding in findings(rows)] == ["warning", "good"]
-    assert [finding.kind for finding in findings(rows, "mapo")] == ["good"]
+    assert [finding.kind for finding in findings(rows, starts_at_ln_2=False)] == ["good"]
     assert "ln 2" in training_charts(rows)[0].note
-    assert "ln 2" not in training_charts(rows, "mapo")[0].note
+    assert "ln 2" not in training_charts(rows, starts_at_ln_2=False)[0].note
+
+
+@pytest.mark.parametrize(("weight", "starts"), [("0.0", True), ("2.0", False)])
+def test_dpos_loss_with_an_sft_term_is_not_said_to_start_at_ln_2(weight: str, starts: bool, tmp_path: Path):
+    config = f"objective: {{name: dpo, beta: 1000, sft_weight: {weight}}}\n"
+    page = Page(write_report(training_run(tmp_path / "run", metrics(50), config)))
+    assert "How to read DPO's metrics" in page.text
+    assert ("so every run starts there" in page.text) == starts
+    assert ("starts at ln 2" in page.text) == starts
+    assert ("is added to DPO's loss" in page.text) == (not starts)
 
 
 def test_a_run_of_one_step_and_rows_of_validation_are_no_problem(tmp_path):

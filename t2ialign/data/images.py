@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from io import BytesIO
 from pathlib import Path
@@ -86,6 +87,21 @@ def to_pixels(image: Image.Image, resolution: int) -> Pixels:
     values = torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 127.5 - 1
     scale = resolution / side
     return Pixels(values, (height, width), (round(top * scale), round(left * scale)))
+
+
+def image_key(image: Path | bytes | StoredImage, origin: str) -> Path | bytes:
+    """What an image is recognised by: its file's path, or a digest of the bytes that a table holds.
+
+    Raises:
+        DataError: the table holds none.
+    """
+    if isinstance(image, Path):
+        return image
+    try:
+        content = image if isinstance(image, bytes) else image.read()
+    except DataError as error:
+        raise DataError(f"{origin}: {image}: {error}") from None
+    return hashlib.sha256(content).digest()
 
 
 def adopt_image(image: Path | bytes | StoredImage, folder: Path, number: int, origin: str) -> str:

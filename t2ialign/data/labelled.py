@@ -13,10 +13,13 @@ from t2ialign.data import columns as role
 from t2ialign.data.base import Example, Source
 from t2ialign.data.columns import find_column, match_column
 from t2ialign.data.folders import pair_folders, read_pair_folders
+from t2ialign.data.images import image_key
 from t2ialign.data.pairs import Arranged, Layout, TableData, pair_layout, read_example
 from t2ialign.data.problems import NO_LABEL, Problem
 from t2ialign.data.tables import Row, Table
 from t2ialign.data.text_pairs import text_pair_layout
+from t2ialign.errors import InputError
+from t2ialign.progress import track
 
 LIKED, DISLIKED = (1.0,), (0.0,)
 _LABELS = {"1": LIKED, "1.0": LIKED, "true": LIKED, "0": DISLIKED, "0.0": DISLIKED, "false": DISLIKED}
@@ -41,6 +44,11 @@ class LabelledData(TableData):
             pairs = pair_layout(table, self.columns)
             return Layout(f"{pairs.words}; every image once", pairs.read, pairs.better, _images_of_pairs)
         if match_column(table, role.MISMATCHED, self.columns) is not None:
+            if self.prompt_dropout:
+                raise InputError(
+                    f"data.prompt_dropout is {self.prompt_dropout:g}, but {table.path} holds text pairs: without its "
+                    "prompts an image is both liked and disliked; set data.prompt_dropout=0"
+                )
             texts = text_pair_layout(table, self.columns)
             return Layout(f"{texts.words}; a row each", texts.read, arrange=_prompts_of_pairs)
         prompt = find_column(table, role.PROMPT, self.columns)
@@ -93,9 +101,9 @@ def _label(value: Any) -> tuple[float] | None:
 def _images_of_pairs(pairs: list[Example]) -> Arranged:
     """Every image of a prompt once, in the order of their first row."""
     found: dict[Any, Example] = {}
-    for pair in pairs:
+    for pair in track(pairs, "telling the images of pairs apart", len(pairs)):
         for image, label in zip(pair.images, (LIKED, DISLIKED), strict=True):
-            key = (pair.prompts[0], image)
+            key = (pair.prompts[0], image_key(image, pair.origin))
             known = found.setdefault(key, Example(pair.prompts, (image,), label, pair.origin))
             if label == LIKED:
                 found[key] = replace(known, scores=LIKED)

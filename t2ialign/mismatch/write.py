@@ -12,8 +12,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from t2ialign.data.images import adopt_image
-from t2ialign.data.pairs import SingleData
+from t2ialign.data.base import Example
+from t2ialign.data.images import adopt_image, image_key
+from t2ialign.data.pairs import SingleData, TableSource
 from t2ialign.draws import keyed_seed
 from t2ialign.errors import DataError, InputError, TryAgainError
 from t2ialign.files import append_lines, cut_torn_line, write_csv
@@ -89,7 +90,7 @@ def perturb_images(
     """
     _check(kinds, per_image)
     source = SingleData.model_validate({"name": "singles", "path": data}).open()
-    examples = {(source[row].prompts[0], source[row].images[0]): source[row] for row in range(len(source))}
+    examples = _distinct(source)
     settings = {
         "editor": editor.fingerprint,
         "kinds": list(kinds),
@@ -116,6 +117,12 @@ def perturb_images(
     write_csv(out / TABLE, COLUMNS, rows)
     write_record(out / RECORD, settings, {"totals": totals._asdict()})
     return Perturbed(out / TABLE, totals, was_finished=False)
+
+
+def _distinct(source: TableSource) -> dict[tuple[str, Any], Example]:
+    """(prompt, key of the image) -> an example that has both."""
+    examples = (source[row] for row in range(len(source)))
+    return {(example.prompts[0], image_key(example.images[0], example.origin)): example for example in examples}
 
 
 def _check(kinds: Sequence[str], per_image: int) -> None:
@@ -207,12 +214,12 @@ def _read_journal(path: Path, fingerprint: str, seed: int) -> dict[Question, Ans
         raise DataError(f"{path}: not a journal of answers ({error!r}); remove it and start again") from None
 
 
-def _rows(examples: Mapping[tuple[str, Any], Any], answers: Answers, folder: Path) -> Iterator[tuple[str, ...]]:
+def _rows(examples: Mapping[tuple[str, Any], Example], answers: Answers, folder: Path) -> Iterator[tuple[str, ...]]:
     """The table's rows; the images they need are brought into the folder."""
-    for number, ((prompt, image), example) in enumerate(examples.items()):
+    for number, ((prompt, _), example) in enumerate(examples.items()):
         written = {kind: a.text for kind, a in answers[prompt].items() if a.outcome == "written"}
         if written:
-            name = adopt_image(image, folder, number, example.origin)
+            name = adopt_image(example.images[0], folder, number, example.origin)
             yield from ((f"{folder.name}/{name}", prompt, text, kind) for kind, text in written.items())
 
 

@@ -21,6 +21,10 @@ class Objective(Component):
     """Whether the reference's prediction is made for it."""
     reads: ClassVar[Literal["scores", "labels"] | None] = None
     """What it reads from the examples' scores: rewards, or 1 for liked and 0 for disliked images."""
+    looks_across_rows: ClassVar[bool] = False
+    """Whether an example's loss depends on the others of its micro-batch, which then has a part in what is learnt."""
+    margin_key: ClassVar[str] = "beta"
+    """The key that scales the margin: what to lower where the loss is flat for many examples."""
 
     @abstractmethod
     def __call__(self, prediction: Prediction, batch: Batch) -> LossOutput:

@@ -30,7 +30,8 @@ def diffusion_dpo_loss(
         beta: beta*T*omega(lambda_t) of Eq. 14; a scalar, or [N] to weigh pairs.
         label_smoothing: share of labels that are wrong, in [0, 0.5): cDPO (Mitchell 2023,
             https://ericmitchell.ai/cdpo.pdf, Eq. 3).
-        rejected_bound: the rejected view adds no more than this to the margin.
+        rejected_bound: the rejected view adds no more than this to the margin, as TPO (arXiv:2509.25771) clips the
+            negative term; the form of the bound is ours.
 
     Raises:
         ValueError: the two errors differ in shape, or are not pairs.
@@ -76,7 +77,8 @@ class DiffusionDPO(Objective):
     winner_preserving: float | None = Field(None, ge=0, le=1)
     """mu of Diffusion-SDPO: share of the chosen view's descent that the rejected one must leave; off if empty."""
     rejected_bound: float | None = Field(None, gt=0)
-    """The rejected view adds at most this to the margin (a bounded loser, for text pairs); unbounded if empty."""
+    """The rejected view adds at most this to the margin (a bounded loser, for text pairs); unbounded if empty. TPO
+    (arXiv:2509.25771) clips the negative term; the form of the bound is ours."""
 
     views: ClassVar[int | None] = 2
     needs_reference: ClassVar[bool] = True
@@ -99,4 +101,7 @@ class DiffusionDPO(Objective):
         )
         if self.sft_weight:
             loss = loss + self.sft_weight * policy_error[:, 0]
-        return LossOutput(loss, row_weights(batch, loss), pair_metrics(margin, policy_error, reference_error))
+        metrics = pair_metrics(margin, policy_error, reference_error)
+        if self.label_smoothing:
+            metrics["saturated"] = loss.new_zeros(len(loss))  # beyond its least point the loss rises again
+        return LossOutput(loss, row_weights(batch, loss), metrics)

@@ -64,6 +64,7 @@ class DiffusionKTO(Objective):
     views: ClassVar[int | None] = 1
     needs_reference: ClassVar[bool] = True
     reads: ClassVar[Literal["scores", "labels"] | None] = "labels"
+    looks_across_rows: ClassVar[bool] = True
 
     @property
     def needs_mismatched(self) -> bool:
@@ -90,7 +91,7 @@ class DiffusionKTO(Objective):
         metrics = {
             "implicit_accuracy": agreement(margin),
             "margin": margin.detach(),
-            "saturated": saturated(margin),
+            "saturated": saturated(margin.abs()),  # a sigmoid is flat on both sides
             "kl": baseline,
             "desirable": desirable.float(),
             "policy_error": prediction.policy_error.detach()[:, 0],

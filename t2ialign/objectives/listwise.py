@@ -18,25 +18,30 @@ ABSENT = -1e30
 """Stands for -inf, whose gradient would be NaN."""
 
 
-def list_scores(policy_error: Tensor, reference_error: Tensor, beta: float) -> Tensor:
-    """Implicit rewards of the views: -beta / 2 * (policy error - reference error). [N, K]"""
-    return -0.5 * beta * (policy_error - reference_error)
+def list_margins(policy_error: Tensor, reference_error: Tensor, beta: float) -> Tensor:
+    """s_j - s_k of every two views, s = -beta / 2 * (policy error - reference error) the implicit reward. [N, K, K]"""
+    change = policy_error - reference_error
+    return -0.5 * beta * _differences(change)  # differences first, as in dpo, so that two views are dpo to the bit
 
 
-def plackett_luce_loss(scores: Tensor, mask: Tensor) -> Tensor:
+def _differences(values: Tensor) -> Tensor:
+    """v_j - v_k. [N, K, K]"""
+    return values[:, :, None] - values[:, None, :]
+
+
+def plackett_luce_loss(margins: Tensor, mask: Tensor) -> Tensor:
     """-log P(ranking) under Plackett-Luce, summed over places (Bai et al. 2025, arXiv:2510.01540). [N]
 
-    Place j adds log sum_{k >= j} exp(s_k - s_j) = softplus(log sum_{k > j} exp(s_k - s_j)); for two views this is
+    Place j adds log sum_{k >= j} exp(s_k - s_j) = -log sigmoid(-log sum_{k > j} exp(s_k - s_j)); for two views this is
     Diffusion-DPO's loss to the bit.
 
     Args:
-        scores: implicit rewards, best view first. [N, K]
+        margins: s_j - s_k of implicit rewards, best view first. [N, K, K]
         mask: False where a list has no view; absent views stand last. [N, K] bool
     """
-    lead = scores[:, None, :] - scores[:, :, None]  # [N, j, k]: s_k - s_j
     later = _in_order(mask)
-    behind = torch.logsumexp(lead.masked_fill(~later, ABSENT), dim=2)
-    return torch.where(later.any(2), F.softplus(behind), torch.zeros_like(behind)).sum(1)
+    behind = torch.logsumexp((-margins).masked_fill(~later, ABSENT), dim=2)
+    return torch.where(later.any(2), -F.logsigmoid(-behind), torch.zeros_like(behind)).sum(1)
 
 
 def _in_order(mask: Tensor) -> Tensor:
@@ -56,34 +61,38 @@ class LambdaLoss(NamedTuple):
     loss: Tensor
     """[N]"""
     weights: Tensor
-    """Delta_ij of the pairs with label i above label j, else 0. [N, K, K]"""
+    """What multiplies the pairs with label i above label j, else 0. [N, K, K]"""
 
 
-def lipo_loss(scores: Tensor, labels: Tensor, mask: Tensor) -> LambdaLoss:
+def lipo_loss(margins: Tensor, labels: Tensor, mask: Tensor, *, normalise: bool = False) -> LambdaLoss:
     """The LiPO-lambda loss (Liu et al. 2024, arXiv:2402.01878; on diffusion models RankDPO, arXiv:2410.18013).
 
-    The sum over pairs with label_i > label_j of Delta_ij * softplus(-(s_i - s_j)), where
+    The sum over pairs with label_i > label_j of Delta_ij * -log sigmoid(s_i - s_j), where
     Delta_ij = |G_i - G_j| * |1 / D(tau_i) - 1 / D(tau_j)|, G = 2^label - 1, D(r) = ln(1 + r), and tau are the places of
     the views by score, 1 for the highest, without gradient. Equal scores, as at the start, are placed as the views are.
 
     Args:
-        scores: implicit rewards. [N, K]
+        margins: s_i - s_j of implicit rewards. [N, K, K]
         labels: in [0, 1]. [N, K]
         mask: False where a list has no view. [N, K] bool
+        normalise: divide the weights of a list by their sum; for two views this is Diffusion-DPO's loss to the bit.
     """
-    order = scores.detach().masked_fill(~mask, ABSENT).argsort(dim=1, descending=True, stable=True)
-    tau = order.argsort(dim=1) + 1
-    discount = 1 / torch.log1p(tau.to(scores))
-    gain = torch.exp2(labels.to(scores)) - 1
-    preferred = (labels[:, :, None] > labels[:, None, :]) & mask[:, :, None] & mask[:, None, :]
-    weights = _distances(gain) * _distances(discount) * preferred
-    pairs = F.softplus(scores[:, None, :] - scores[:, :, None])  # [N, i, j]: softplus(-(s_i - s_j))
-    return LambdaLoss((weights * pairs).sum((1, 2)), weights)
+    discount = 1 / torch.log1p(_places(margins.detach(), mask).to(margins))
+    gain = torch.exp2(labels.to(margins)) - 1
+    preferred = (_differences(labels) > 0) & mask[:, :, None] & mask[:, None, :]
+    weights = _differences(gain).abs() * _differences(discount).abs() * preferred
+    if normalise:
+        total = weights.sum((1, 2), keepdim=True)
+        weights = weights / total.where(total > 0, torch.ones_like(total))
+    return LambdaLoss((weights * -F.logsigmoid(margins)).sum((1, 2)), weights)
 
 
-def _distances(values: Tensor) -> Tensor:
-    """|v_i - v_j|. [N, K, K]"""
-    return (values[:, :, None] - values[:, None, :]).abs()
+def _places(margins: Tensor, mask: Tensor) -> Tensor:
+    """1 for the view of the highest score, 2 for the next; views of equal score in their order. [N, K]"""
+    count = mask.shape[1]
+    earlier = torch.ones(count, count, dtype=torch.bool, device=mask.device).tril(diagonal=-1)
+    ahead = (margins < 0) | ((margins == 0) & earlier)  # [N, i, j]: j is placed before i
+    return 1 + (ahead & mask[:, None, :]).sum(2)
 
 
 class Listwise(Objective):
@@ -97,17 +106,17 @@ class Listwise(Objective):
     def margin_multiplier(self) -> float:
         return self.beta / 2
 
-    def scores_and_mask(self, prediction: Prediction, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Implicit rewards of the views, and which views there are. [N, K] both"""
-        scores = list_scores(prediction.policy_error, prediction.reference_error, self.beta)
-        mask = torch.ones_like(scores, dtype=torch.bool) if batch.mask is None else batch.mask
-        return scores, mask
+    def margins_and_mask(self, prediction: Prediction, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Differences of the views' implicit rewards [N, K, K], and which views there are [N, K]."""
+        margins = list_margins(prediction.policy_error, prediction.reference_error, self.beta)
+        mask = torch.ones_like(prediction.policy_error, dtype=torch.bool) if batch.mask is None else batch.mask
+        return margins, mask
 
 
-def list_metrics(scores: Tensor, mask: Tensor, prediction: Prediction) -> dict[str, Tensor]:
+def list_metrics(margins: Tensor, mask: Tensor, prediction: Prediction) -> dict[str, Tensor]:
     """Means over all pairs of a list, as docs/dpo-metrics.md explains them; changes of its best and worst view. [N]"""
     pairs = _in_order(mask)
-    margins = scores.detach()[:, :, None] - scores.detach()[:, None, :]
+    margins = margins.detach()
     count = pairs.sum((1, 2)).clamp(min=1)
 
     def mean(values: Tensor) -> Tensor:
@@ -131,9 +140,9 @@ class DiffusionLPO(Listwise):
     name: str = "lpo"
 
     def __call__(self, prediction: Prediction, batch: Batch) -> LossOutput:
-        scores, mask = self.scores_and_mask(prediction, batch)
-        loss = plackett_luce_loss(scores, mask)
-        return LossOutput(loss, row_weights(batch, loss), list_metrics(scores, mask, prediction))
+        margins, mask = self.margins_and_mask(prediction, batch)
+        loss = plackett_luce_loss(margins, mask)
+        return LossOutput(loss, row_weights(batch, loss), list_metrics(margins, mask, prediction))
 
 
 class LiPO(Listwise):
@@ -153,10 +162,8 @@ class LiPO(Listwise):
         """
         if batch.scores is None:
             raise ValueError("lipo needs scores: batch.scores is None")
-        scores, mask = self.scores_and_mask(prediction, batch)
-        loss, pair_weights = lipo_loss(scores, relative_labels(batch.scores, mask), mask)
-        total = pair_weights.sum((1, 2))
-        has_pairs = total > 0
-        if self.normalise:
-            loss = loss / total.where(has_pairs, torch.ones_like(total))
-        return LossOutput(loss, row_weights(batch, loss) * has_pairs, list_metrics(scores, mask, prediction))
+        margins, mask = self.margins_and_mask(prediction, batch)
+        labels = relative_labels(batch.scores, mask)
+        loss, pair_weights = lipo_loss(margins, labels, mask, normalise=self.normalise)
+        has_pairs = (pair_weights > 0).any(2).any(1)
+        return LossOutput(loss, row_weights(batch, loss) * has_pairs, list_metrics(margins, mask, prediction))

@@ -68,6 +68,7 @@ class MaPO(Objective):
     """T: what the difference of two bounded scores is multiplied by inside the log-sigmoid."""
 
     views: ClassVar[int | None] = 2
+    margin_key: ClassVar[str] = "logit_scale"
 
     def margin_multiplier(self) -> float:
         return self.logit_scale * self.error_scale / 2  # the bounded score's slope at small errors is -1/2

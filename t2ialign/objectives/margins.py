@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 SATURATED = 5.0
-"""Beyond this margin a rightly ordered pair passes on sigmoid(-5) < 1 % of its gradient."""
+"""Above this margin a log-sigmoid passes on less than sigmoid(-5) = 0.7 % of its gradient."""
 
 
 class PairLoss(NamedTuple):
@@ -27,7 +27,8 @@ def pair_margin(
         policy_error: ||noise - noise_theta||^2 / (C*H*W), views (chosen, rejected). [N, 2]
         reference_error: the same for the frozen reference. [N, 2]
         beta: beta*T*omega(lambda_t) of arXiv:2311.12908, Eq. 14; a scalar, or [N] to weigh pairs.
-        rejected_bound: the rejected view adds no more than this to the margin, and no gradient beyond.
+        rejected_bound: the rejected view adds no more than this to the margin, and no gradient beyond. TPO
+            (arXiv:2509.25771) clips the negative term; that it is done by a minimum is ours.
 
     Raises:
         ValueError: the two errors differ in shape, or are not pairs.
@@ -49,8 +50,8 @@ def agreement(margin: Tensor) -> Tensor:
 
 
 def saturated(margin: Tensor) -> Tensor:
-    """1 where the log-sigmoid (or sigmoid) is flat, else 0."""
-    return (margin.detach().abs() > SATURATED).float()
+    """1 where -log sigmoid(margin) is flat, else 0: far below 0, where the order is wrong, it is steepest."""
+    return (margin.detach() > SATURATED).float()
 
 
 def pair_metrics(margin: Tensor, policy_error: Tensor, reference_error: Tensor | None) -> dict[str, Tensor]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from own_data import PlainBackbone, write_csv, write_image
@@ -12,7 +14,7 @@ from own_data import PlainBackbone, write_csv, write_image
 from t2ialign.data.cache import encode
 from t2ialign.data.labelled import LabelledData, balanced
 from t2ialign.data.loader import Batches
-from t2ialign.errors import DataError
+from t2ialign.errors import DataError, InputError
 
 
 def labels_of(data: LabelledData) -> list[tuple[str, str, float]]:
@@ -56,10 +58,33 @@ def test_of_pairs_every_image_is_taken_once_and_is_liked_if_it_ever_was_preferre
     ]
 
 
+def test_of_pairs_inside_a_table_images_of_equal_bytes_are_one(tmp_path: Path):
+    a, b, c = (write_image(tmp_path / f"{name}.png", seed=ord(name)).read_bytes() for name in "abc")
+    pairs = {"prompt": ["p", "p"], "chosen": [a, b], "rejected": [b, c]}
+    pq.write_table(pa.table(pairs), tmp_path / "pairs.parquet")
+    source = LabelledData(path=tmp_path / "pairs.parquet").open()
+    rows = [source[row] for row in range(len(source))]
+    assert [(row.images[0].read(), row.scores) for row in rows] == [(a, (1.0,)), (b, (1.0,)), (c, (0.0,))]  # type: ignore[union-attr]
+
+
+def test_an_image_that_a_table_of_pairs_lacks_is_named(tmp_path: Path):
+    pairs = {"prompt": ["p"], "chosen": [write_image(tmp_path / "a.png").read_bytes()], "rejected": [b""]}
+    pq.write_table(pa.table(pairs), tmp_path / "pairs.parquet")
+    with pytest.raises(DataError, match=r"pairs\.parquet:row 1: rejected in row 1: no image stored"):
+        LabelledData(path=tmp_path / "pairs.parquet").open()
+
+
 def test_of_text_pairs_the_image_is_liked_under_the_prompt_that_fits(tmp_path: Path):
     rows = [["a.png", "a red circle", "a blue circle"]]
     data = LabelledData(path=table(tmp_path, ["image", "prompt", "mismatched"], rows))
     assert labels_of(data) == [("a red circle", "a.png", 1.0), ("a blue circle", "a.png", 0.0)]
+
+
+def test_prompts_of_text_pairs_cannot_be_dropped(tmp_path: Path):
+    # without its prompt the image would be liked and disliked at once
+    path = table(tmp_path, ["image", "prompt", "mismatched"], [["a.png", "a red circle", "a blue circle"]])
+    with pytest.raises(InputError, match=r"data\.prompt_dropout is 0\.1, but .*table\.csv holds text pairs"):
+        LabelledData(path=path, prompt_dropout=0.1).open()
 
 
 @pytest.mark.parametrize(

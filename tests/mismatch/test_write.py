@@ -198,13 +198,13 @@ def test_kinds_are_checked(kinds: list, tmp_path: Path):
         perturb_images(tmp_path, tmp_path / "out", ShapesEditor(), kinds=kinds)
 
 
-def test_images_inside_a_table_are_written_out(tmp_path: Path):
+def test_images_inside_a_table_are_written_out_and_equal_ones_once(tmp_path: Path):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     image_table(tmp_path / "in", ["a red circle"])
     content = (tmp_path / "in" / "0.png").read_bytes()
-    table = pa.table({"jpg": [content], "prompt": ["a red circle"]})
+    table = pa.table({"jpg": [content] * 2, "prompt": ["a red circle"] * 2})
     pq.write_table(table, tmp_path / "images.parquet")
     done = perturb_images(tmp_path / "images.parquet", tmp_path / "out", ShapesEditor())
     assert (tmp_path / "out" / rows_of(done.table)[0]["image"]).read_bytes() == content

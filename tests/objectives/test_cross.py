@@ -109,11 +109,12 @@ def test_swapping_a_pair_with_smoothed_labels_adds_the_margin_times_what_is_sure
     torch.testing.assert_close(swapped.losses - output.losses, 0.8 * output.metrics["margin"])
 
 
-def test_swapping_the_prompts_of_a_text_pair_flips_the_margin_below_the_bound():
+def test_swapping_the_prompts_of_a_text_pair_adds_the_margin_to_the_loss_below_the_bound():
     policy, reference = policy_and_reference(CASES["tdpo"])
     close = reference + 0.1 * (policy - reference)  # changes of at most 0.02: the loser adds 0.2 of 4
     output, swapped = (run(CASES["tdpo"], *pair) for pair in ((close, reference), (close.flip(1), reference.flip(1))))
     torch.testing.assert_close(swapped.metrics["margin"], -output.metrics["margin"])
+    torch.testing.assert_close(swapped.losses - output.losses, output.metrics["margin"], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name not in ("kto", "ipo")])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from t2ialign.objectives.dpo import DiffusionDPO, diffusion_dpo_loss
+from t2ialign.objectives.margins import saturated
 from t2ialign.schedules import PredictionType, VPSchedule
 from t2ialign.types import Batch, Conditioning, Noised, Prediction
 
@@ -201,6 +202,12 @@ def test_a_prediction_without_reference_is_refused():
     bare = Prediction(prediction.policy, None, prediction.noised, prediction.schedule)
     with pytest.raises(ValueError, match="needs_reference"):
         DiffusionDPO(beta=1.0)(bare, batch)
+
+
+def test_only_pairs_that_are_rightly_ordered_saturate():
+    # beta 2: margins 6, 4 and -6; at -6 the loss is steepest
+    policy = torch.tensor([[-6.0, 0.0], [-4.0, 0.0], [6.0, 0.0]], dtype=torch.float64)
+    assert saturated(diffusion_dpo_loss(policy, torch.zeros_like(policy), 2.0).margin).tolist() == [1, 0, 0]
 
 
 def test_the_multiplier_is_half_of_beta():

@@ -33,6 +33,15 @@ def test_with_label_smoothing_the_loss_is_least_where_the_sigmoid_is_the_share_o
     torch.testing.assert_close(gradient, torch.zeros_like(gradient), atol=1e-12, rtol=0)
 
 
+def test_with_label_smoothing_no_pair_is_saturated():
+    # margin 10: s(10) - 0.9, a tenth of a unit of loss per unit of margin
+    policy = tensor([-10.0, 0.0])
+    assert outcome(DiffusionDPO(beta=2), policy, torch.zeros_like(policy)).metrics["saturated"].item() == 1
+    smoothed = outcome(DiffusionDPO(beta=2, label_smoothing=0.1), policy, torch.zeros_like(policy))
+    assert smoothed.metrics["margin"].item() == 10
+    assert smoothed.metrics["saturated"].item() == 0
+
+
 def test_the_sft_term_adds_the_chosen_error():
     plain = outcome(DiffusionDPO(beta=2000), POLICY, REFERENCE)
     mixed = outcome(DiffusionDPO(beta=2000, sft_weight=3.0), POLICY, REFERENCE)

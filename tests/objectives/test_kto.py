@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -81,11 +82,22 @@ def test_a_liked_images_error_sinks_and_a_disliked_ones_rises():
     assert policy.grad[1] < 0
 
 
-def test_a_liked_and_a_disliked_twin_cancel_only_where_their_sigmoids_are_equally_steep():
-    # gain 0 for both and baseline 0: slopes +-beta/4; with a baseline the margins are -z and +z, equally steep as well
-    twin = tensor([0.1]).expand(2, 1).clone().requires_grad_()
-    outcome(DiffusionKTO(beta=4, baseline="batch"), twin, tensor([0.1], [0.1]), scores=LABELS).losses.sum().backward()
-    torch.testing.assert_close(twin.grad, tensor([1.0], [-1.0]))
+@pytest.mark.parametrize("baseline", [0.0, 0.3])
+def test_a_liked_and_a_disliked_twin_cancel_whatever_the_baseline(baseline: float):
+    # margins z and -z: a sigmoid is equally steep there, beta * s(z) * s(-z), and the two pull against each other
+    gain = torch.full((2,), 0.1, dtype=torch.float64, requires_grad=True)
+    diffusion_kto_loss(gain, torch.tensor([True, False]), baseline, 4.0).loss.sum().backward()
+    z = 4.0 * (0.1 - baseline)
+    slope = 4.0 * math.exp(-z) / (1 + math.exp(-z)) ** 2
+    torch.testing.assert_close(gain.grad, torch.tensor([-slope, slope], dtype=torch.float64))
+
+
+def test_saturated_is_what_lies_on_either_flat_side_of_the_sigmoid():
+    # beta 10 and no baseline (the mean gain is below 0): margins 10 * (0.4, -0.6, -0.4, 0.6) of liked images
+    policy, reference = tensor([0.1], [1.1], [0.9], [0.1]), tensor([0.5], [0.5], [0.5], [0.7])
+    output = outcome(DiffusionKTO(beta=10, baseline="batch"), policy, reference, scores=torch.ones(4, 1))
+    assert output.metrics["kl"] == 0
+    assert output.metrics["saturated"].tolist() == [0, 1, 0, 1]
 
 
 def test_the_multiplier_is_beta_without_one_half():

@@ -12,7 +12,14 @@ from of_errors import errors, outcome, tensor
 from t2ialign.objectives.dpo import DiffusionDPO
 from t2ialign.objectives.listwise import DiffusionLPO, LiPO, lipo_loss, plackett_luce_loss, relative_labels
 
+
+def differences(scores: torch.Tensor) -> torch.Tensor:
+    """s_j - s_k. [N, K, K]"""
+    return scores[:, :, None] - scores[:, None, :]
+
+
 SCORES = tensor([2.0, 0.5, -1.0])
+MARGINS = differences(SCORES)
 LABELS = tensor([1.0, 0.5, 0.0])
 ALL = torch.ones(1, 3, dtype=torch.bool)
 
@@ -20,28 +27,27 @@ ALL = torch.ones(1, 3, dtype=torch.bool)
 def test_plackett_luce_by_hand():
     # ln(1 + e^-1.5 + e^-3) + ln(1 + e^-1.5) + 0
     expected = math.log(1 + math.exp(-1.5) + math.exp(-3)) + math.log1p(math.exp(-1.5))
-    assert plackett_luce_loss(SCORES, ALL).item() == pytest.approx(expected)
+    assert plackett_luce_loss(MARGINS, ALL).item() == pytest.approx(expected)
     assert expected == pytest.approx(0.442725, abs=1e-6)
 
 
 def test_plackett_luce_is_a_distribution_over_rankings():
     scores = tensor([0.3, -1.2, 2.0, 0.7])
     mask = torch.ones(1, 4, dtype=torch.bool)
-    total = sum(
-        math.exp(-plackett_luce_loss(scores[:, list(order)], mask).item()) for order in itertools.permutations(range(4))
-    )
+    rankings = [differences(scores[:, list(order)]) for order in itertools.permutations(range(4))]
+    total = sum(math.exp(-plackett_luce_loss(margins, mask).item()) for margins in rankings)
     assert total == pytest.approx(1)
 
 
 @pytest.mark.parametrize("views", [2, 3, 5])
 def test_equal_scores_leave_the_logarithm_of_the_number_of_rankings(views: int):
-    loss = plackett_luce_loss(torch.zeros(1, views), torch.ones(1, views, dtype=torch.bool))
+    loss = plackett_luce_loss(torch.zeros(1, views, views), torch.ones(1, views, dtype=torch.bool))
     assert loss.item() == pytest.approx(math.log(math.factorial(views)), rel=1e-6)
 
 
 def test_lipo_by_hand():
     # gains 2^psi - 1 = 1, 0.414214, 0; discounts 1/ln 2, 1/ln 3, 1/ln 4 = 1.442695, 0.910239, 0.721348
-    found = lipo_loss(SCORES, LABELS, ALL)
+    found = lipo_loss(MARGINS, LABELS, ALL)
     gains, discounts = [1.0, math.sqrt(2) - 1, 0.0], [1 / math.log(1 + place) for place in (1, 2, 3)]
     expected = {
         (i, j): abs(gains[i] - gains[j]) * abs(discounts[i] - discounts[j]) for i, j in ((0, 1), (0, 2), (1, 2))
@@ -58,7 +64,7 @@ def test_lipo_by_hand():
 
 def test_places_follow_the_scores_and_not_the_labels():
     # reversed scores: the best label stands third, so the outer pair keeps its weight and the inner ones change places
-    found = lipo_loss(SCORES.flip(1), LABELS, ALL).weights[0]
+    found = lipo_loss(differences(SCORES.flip(1)), LABELS, ALL).weights[0]
     discounts = [1 / math.log(4), 1 / math.log(3), 1 / math.log(2)]
     root = math.sqrt(2)
     assert found[0, 1].item() == pytest.approx((2 - root) * (discounts[1] - discounts[0]))
@@ -67,8 +73,25 @@ def test_places_follow_the_scores_and_not_the_labels():
 
 
 def test_equal_scores_are_placed_as_the_views_are():
-    ordered = lipo_loss(SCORES, LABELS, ALL).weights
-    torch.testing.assert_close(lipo_loss(torch.zeros_like(SCORES), LABELS, ALL).weights, ordered)
+    ordered = lipo_loss(MARGINS, LABELS, ALL).weights
+    torch.testing.assert_close(lipo_loss(torch.zeros_like(MARGINS), LABELS, ALL).weights, ordered)
+
+
+def test_absent_views_take_no_place():
+    # the absent view has the highest score; the other three are placed as without it
+    margins = differences(tensor([2.0, 0.5, -1.0, 9.0]))
+    mask = torch.tensor([[True, True, True, False]])
+    found = lipo_loss(margins, tensor([1.0, 0.5, 0.0, 0.0]), mask).weights
+    torch.testing.assert_close(found[:, :3, :3], lipo_loss(MARGINS, LABELS, ALL).weights)
+    assert not found[:, 3].any()
+    assert not found[:, :, 3].any()
+
+
+def test_normalised_weights_add_up_to_one():
+    found = lipo_loss(MARGINS, LABELS, ALL, normalise=True)
+    plain = lipo_loss(MARGINS, LABELS, ALL)
+    assert found.weights.sum().item() == pytest.approx(1)
+    torch.testing.assert_close(found.loss, plain.loss / plain.weights.sum())
 
 
 def test_labels_are_brought_to_0_and_1_within_a_list():
@@ -77,24 +100,24 @@ def test_labels_are_brought_to_0_and_1_within_a_list():
     assert relative_labels(labels, mask).tolist() == [[1, 0.5, 0, 0], [0, 0, 0, 0]]
 
 
-@pytest.mark.parametrize("scale", [1.0, 40.0, 4000.0])
-def test_two_views_are_exactly_dpo(scale: float):
-    for dtype in (torch.float32, torch.float64):
-        policy = errors(16, 2, seed=3).to(dtype).requires_grad_()
-        reference = errors(16, 2, seed=4).to(dtype)
-        scores = torch.tensor([[0.9, 0.3]], dtype=dtype).expand(16, 2)
-        expected = outcome(DiffusionDPO(beta=scale), policy, reference)
-        (gradient,) = torch.autograd.grad(expected.losses.sum(), policy)
-        for objective in (DiffusionLPO(beta=scale), LiPO(beta=scale)):
-            found = outcome(objective, policy, reference, scores=scores)
-            torch.testing.assert_close(
-                found.losses, expected.losses, atol=0, rtol=1e-5 if dtype == torch.float32 else 1e-12
-            )
-            torch.testing.assert_close(
-                torch.autograd.grad(found.losses.sum(), policy)[0], gradient, atol=1e-12, rtol=1e-4
-            )
-            for key, value in found.metrics.items():
-                torch.testing.assert_close(value, expected.metrics[key].to(value), atol=1e-4, rtol=1e-4, msg=key)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("beta", [1.0, 40.0, 4000.0])
+def test_two_views_are_dpo_to_the_bit(beta: float, dtype: torch.dtype):
+    # margins of -30 to 30, and of errors as networks have them; softplus and log-sigmoid part ways above 20
+    margins = torch.linspace(-30, 30, 241, dtype=torch.float64)
+    wide = torch.stack([0.3 - margins / beta, 0.3 + margins / beta], 1)
+    policy = torch.cat([wide, errors(16, 2, seed=3)]).to(dtype).requires_grad_()
+    reference = torch.cat([torch.full_like(wide, 0.3), errors(16, 2, seed=4)]).to(dtype)
+    scores = torch.tensor([[0.9, 0.3]], dtype=dtype).expand(len(policy), 2)
+    expected = outcome(DiffusionDPO(beta=beta), policy, reference)
+    (gradient,) = torch.autograd.grad(expected.losses.sum(), policy)
+    assert expected.metrics["margin"].max() > 29
+    for objective in (DiffusionLPO(beta=beta), LiPO(beta=beta)):
+        found = outcome(objective, policy, reference, scores=scores)
+        assert torch.equal(found.losses, expected.losses)
+        assert torch.equal(torch.autograd.grad(found.losses.sum(), policy)[0], gradient)
+        for key, value in found.metrics.items():
+            torch.testing.assert_close(value, expected.metrics[key].to(value), msg=key)
 
 
 def test_the_papers_sum_of_two_views_is_dpo_times_their_weight():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from rich.console import Console
 from toys import assert_same_gradients, batch, engine, gradients, lora_policy, pair_folder, write_config
 
-from t2ialign.config import load
+from t2ialign.config import Optim, load
 from t2ialign.errors import InputError
 from t2ialign.noisers.forward import ForwardNoiser
 from t2ialign.objectives.base import Objective
@@ -21,9 +22,9 @@ from t2ialign.objectives.listwise import DiffusionLPO, LiPO
 from t2ialign.objectives.mapo import MaPO, MaPOv2
 from t2ialign.offline import evaluate
 from t2ialign.policy import Policy
-from t2ialign.run import assemble, train
+from t2ialign.run import assemble, claim, refuse_other_config, train
 from t2ialign.trackers import read_metrics
-from t2ialign.types import Batch
+from t2ialign.types import Batch, Conditioning
 
 QUIET = Console(quiet=True)
 PER_ROW = {
@@ -77,6 +78,18 @@ def test_ktos_baseline_is_a_micro_batchs_own(sd15_folder: Path, tmp_path: Path):
     assert (whole - cut).abs().max() < 0.5
 
 
+def test_ktos_micro_batch_may_not_change_between_two_starts(sd15_folder: Path, tmp_path: Path):
+    path = write_config(tmp_path / "c.yaml", model=sd15_folder, pairs=tmp_path, run_dir=tmp_path / "run")
+    wider = ["train.micro_batch=4"]
+    claim(load(path))
+    refuse_other_config(load(path, wider))  # of dpo it may
+    path.write_text(path.read_text().replace("name: dpo", "name: kto").replace("name: pairs", "name: labelled"))
+    claim(load(path))
+    refuse_other_config(load(path))
+    with pytest.raises(InputError, match=r"holds a run of another config \(train\.micro_batch: 2 there, 4 now\)"):
+        refuse_other_config(load(path, wider))
+
+
 def test_other_prompts_are_looked_at_without_gradient_and_change_only_the_baseline(sd15_folder: Path):
     policy = lora_policy(sd15_folder, moved=0.1, dtype=torch.float64)
     rows = replace(batch(policy, [0, 1], views=1), scores=torch.tensor([[1.0], [0.0]]))
@@ -100,15 +113,43 @@ def test_other_prompts_are_looked_at_without_gradient_and_change_only_the_baseli
     ]
 
 
+def text_pairs(policy: Policy, keys: list[int]) -> Batch:
+    """One image a row under two prompts."""
+    rows = batch(policy, keys)
+    others = batch(policy, [key + 100 for key in keys]).cond.tokens
+    tokens = torch.cat([rows.cond.tokens, others], 1)
+    return replace(rows, latents=rows.latents[:, :1].expand(-1, 2, -1, -1, -1), cond=Conditioning(tokens))
+
+
+def steepest(policy: Policy, rows: Batch) -> tuple[list[float], float]:
+    """TDPO's losses, and the largest gradient of any trained number."""
+    output = evaluate(policy, rows, ForwardNoiser(), DiffusionDPO(beta=100, rejected_bound=4), 0)
+    found = torch.autograd.grad(output.losses.sum(), list(policy.trained_parameters().values()), allow_unused=True)
+    return output.losses.tolist(), max(g.abs().max().item() for g in found if g is not None)
+
+
 def test_equal_prompts_of_a_text_pair_have_loss_ln_2_and_no_gradient(sd15_folder: Path):
     policy = lora_policy(sd15_folder, moved=0.1, dtype=torch.float64)
-    rows = batch(policy, [0, 1])
-    same = replace(rows, latents=rows.latents[:, :1].expand(-1, 2, -1, -1, -1))
-    output = evaluate(policy, same, ForwardNoiser(), DiffusionDPO(beta=100, rejected_bound=4), 0)
-    assert output.losses.tolist() == pytest.approx([0.6931471805599453] * 2)
-    output.losses.sum().backward()
-    for name, parameter in policy.trained_parameters().items():
-        assert parameter.grad is None or parameter.grad.abs().max() < 1e-9, name
+    rows = text_pairs(policy, [0, 1])
+    equal = replace(rows, cond=rows.cond.map(lambda tensor: tensor[:, :1].expand(-1, 2, -1, -1)))
+    losses, gradient = steepest(policy, equal)
+    assert losses == pytest.approx([math.log(2)] * 2)
+    assert gradient < 1e-9
+    assert steepest(policy, rows)[1] > 1e-3  # unequal prompts do teach
+
+
+def test_a_network_that_does_not_read_its_prompt_learns_nothing_from_text_pairs(sd15_folder: Path):
+    policy = lora_policy(sd15_folder, moved=0.1, dtype=torch.float64)
+    rows = text_pairs(policy, [0, 1])
+    predict, null = policy.predict, policy.backbone.null()
+
+    def blind(x_t, timesteps, cond, geometry, weights="policy"):
+        return predict(x_t, timesteps, cond.map(lambda _: null.tokens[None].to(cond.tokens)), geometry, weights)
+
+    policy.predict = blind  # type: ignore[method-assign]
+    losses, gradient = steepest(policy, rows)
+    assert losses == pytest.approx([math.log(2)] * 2)
+    assert gradient < 1e-9  # rounding: both views add up to 0
 
 
 @pytest.mark.parametrize("objective", [DiffusionDPO(beta=300), DiffusionDPO(beta=300, winner_preserving=0.9)])
@@ -116,11 +157,28 @@ def test_one_pair_over_fitted_is_ordered_more_and_more(objective: DiffusionDPO, 
     policy = lora_policy(sd15_folder)
     made = engine(policy, tmp_path)
     pair = batch(policy, [0])
-    for _ in range(25):
+    margins = []
+    for _ in range(50):
         metrics = made.update(lambda: evaluate(policy, pair, ForwardNoiser(), objective, 0))
         assert metrics is not None
-    assert metrics["margin"] > 0.5
+        margins.append(metrics["margin"])
+    assert margins[4] < margins[24] < margins[49]
+    assert margins[24] > 0.5
     assert metrics["chosen_change"] < 1e-3
+
+
+@pytest.mark.parametrize("name", PER_ROW)
+def test_at_rate_0_every_step_measures_the_same(name: str, sd15_folder: Path, tmp_path: Path):
+    policy = lora_policy(sd15_folder, moved=0.1)
+    made = engine(policy, tmp_path, optim=Optim(lr=1e-3).model_copy(update={"lr": 0.0}))
+    rows = rows_of(policy, [0, 1], PER_ROW[name])
+    seen = []
+    for _ in range(3):
+        metrics = made.update(lambda: evaluate(policy, rows, ForwardNoiser(), PER_ROW[name], 0))
+        assert metrics is not None
+        seen.append({key: value for key, value in metrics.items() if key not in ("step", "samples_seen", "seconds")})
+    assert len(seen[0]) > 3
+    assert seen[0] == seen[1] == seen[2]
 
 
 def test_objective_and_data_must_fit(sd15_folder: Path, tmp_path: Path):
