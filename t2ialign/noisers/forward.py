@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -17,13 +17,13 @@ class ForwardNoiser(Noiser):
     """One timestep and one noise per example, shared by its views (the pseudo-code of arXiv:2311.12908)."""
 
     name: str = "forward"
-    min_timestep: int = Field(0, ge=0)
+    min_timestep: int = Field(default=0, ge=0)
     """The least noisy timestep that is drawn; what a picture shows is decided at the noisy ones."""
-    max_timestep: int | None = Field(None, ge=1)
+    max_timestep: int | None = Field(default=None, ge=1)
     """Timesteps below this are drawn; those of the whole schedule without it."""
 
     @model_validator(mode="after")
-    def _not_empty(self) -> Self:
+    def _not_empty(self) -> ForwardNoiser:
         if self.max_timestep is not None and self.min_timestep >= self.max_timestep:
             raise ValueError(f"min_timestep {self.min_timestep} is not below max_timestep {self.max_timestep}")
         return self
