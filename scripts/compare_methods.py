@@ -234,6 +234,7 @@ def pareto(found: dict[str, Any]) -> str:
         if name != "base"
     }
     base = [100 * found["base"][key] for key in ("taste", "faithfulness")]
+    lines = {label: (color, [name for name in names if name in points]) for label, (color, names) in lines.items()}
     used = [base, *(points[name] for _, names in lines.values() for name in names)]
     low, high = ([pick(point[i] for point in used) for i in (0, 1)] for pick in (min, max))
 
