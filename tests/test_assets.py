@@ -38,7 +38,7 @@ def test_both_models_share_one_vae():
     assert other.resolve() == one.resolve()
 
 
-@pytest.mark.parametrize(("model", "prompts_and_guidance"), [("shapes-sd", (800, 1.5)), ("shapes-sdxl", (400, 2.0))])
+@pytest.mark.parametrize(("model", "prompts_and_guidance"), [("shapes-sd", (800, 1.5)), ("shapes-sdxl", (400, 1.5))])
 def test_the_demo_finds_the_shipped_pairs_of_its_settings(model: str, prompts_and_guidance: tuple[int, float]):
     count, guidance = prompts_and_guidance
     found = find_pairs(Settings(pair_prompts=count, guidance_scale=guidance), shipped(f"assets/{model}"))
