@@ -1,7 +1,7 @@
 """Runs the demo for several seeds, gathers what each measured, and prints the README's table.
 
 python scripts/demo_seeds.py --model shapes-sd --seeds 0 1 2
-python scripts/demo_seeds.py --model shapes-sdxl --seeds 0 1 2 --pair-prompts 400 --guidance 2
+python scripts/demo_seeds.py --model shapes-sdxl --seeds 0 1 2 --pair-prompts 400
 
 A finished seed is not run again. Figures go to assets/benchmarks/demo_MODEL.json, the first seed's sheet of images to
 assets/samples/MODEL.png.

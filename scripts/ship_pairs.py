@@ -1,7 +1,7 @@
 """Rebuilds a pair set that is shipped, so that the demo spends its minutes on training and measuring.
 
 python scripts/ship_pairs.py --model shapes-sd
-python scripts/ship_pairs.py --model shapes-sdxl --pair-prompts 400 --guidance 2
+python scripts/ship_pairs.py --model shapes-sdxl --pair-prompts 400
 
 Makes the demo's own pairs with its own settings and packs them, images inside, into assets/pairs/MODEL/. The demo takes
 them as long as weights and settings are the same, and makes its own otherwise.
