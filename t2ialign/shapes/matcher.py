@@ -17,7 +17,8 @@ from t2ialign.shapes.render import coverage, pixels_of
 from t2ialign.shapes.scene import BACKGROUNDS, CANVAS, COLORS, MAX_THINGS, RADII, SHAPES, Scene, Thing
 from t2ialign.shapes.verify import Unreadable
 
-_TEMPLATES = tuple((shape, radius + change) for shape in SHAPES for radius in RADII.values() for change in (-0.5, 0.5))
+_FIRST_RADII = (7.5, 8.5, 9.5, 10.5, 11.5, 12.5, 13.5)  # also between the world's 8 and 13, as a model may draw it
+_TEMPLATES = tuple((shape, radius) for shape in SHAPES for radius in _FIRST_RADII)
 _SEARCHED = MAX_THINGS + 3  # more than a scene holds, so that too many are noticed
 _LEAST_GAIN = 20 * 119.0**2  # squared RGB distance that a thing must explain: 20 px of the palette's least contrast
 _LEAST_LIKENESS = 0.4  # gain / largest possible gain

@@ -9,8 +9,8 @@ from PIL import Image, ImageFilter
 
 from t2ialign.shapes import matcher
 from t2ialign.shapes.matcher import match
-from t2ialign.shapes.render import render
-from t2ialign.shapes.scene import Scene, Thing, sample_scene
+from t2ialign.shapes.render import coverage, render
+from t2ialign.shapes.scene import BACKGROUNDS, COLORS, SHAPES, Scene, Thing, sample_scene
 from t2ialign.shapes.verify import Unreadable, read
 
 
@@ -38,6 +38,16 @@ def test_soft_pictures_are_read_as_the_verifier_reads_them():
 
 def on_white(*things: Thing) -> Image.Image:
     return render(Scene("white", things))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_shape_is_known_at_sizes_that_only_a_model_draws(shape: str):
+    for radius in np.arange(7.5, 14.0, 0.5):
+        cover = coverage(shape, 30.0, 33.0, radius)[..., None]
+        pixels = np.array(BACKGROUNDS["white"]) * (1 - cover) + np.array(COLORS["red"]) * cover
+        found = match(Image.fromarray(pixels.round().astype(np.uint8)))
+        assert isinstance(found, Scene), (radius, found)
+        assert [(thing.shape, thing.color) for thing in found.things] == [(shape, "red")], radius
 
 
 def test_an_empty_picture_is_a_scene_without_things():
