@@ -4,16 +4,16 @@
 #   scripts/evaluate_demo.sh [demo folder] [model] [guidance]
 set -euo pipefail
 demo=${1:-runs/demo} model=${2:-assets/shapes-sd} guidance=${3:-1.5}
-out=$demo/unigenbench
+out=$demo/unigenbench each=2 # images a prompt
 export PATH="$(dirname "$0")/../.venv/bin:$PATH"
 
-draw() { t2ialign generate --model "$model" --prompts shapes --seed 1 --guidance "$guidance" --steps 10 --batch 50 --images-per-prompt 4 "$@"; }
+draw() { t2ialign generate --model "$model" --prompts shapes --seed 1 --guidance "$guidance" --steps 10 --batch 50 --images-per-prompt "$each" "$@"; }
 draw --out "$out/images/base" &
 draw --out "$out/images/aligned" --lora "$demo/training"
 wait $!
 
 for name in base aligned; do
-  unigenbench judge --data shapes --images "$out/images/$name" --judge shapes --run "$out/$name"
+  unigenbench judge --data shapes --images "$out/images/$name" --images-per-prompt "$each" --judge shapes --run "$out/$name"
 done
 unigenbench compare "$out/base" "$out/aligned"
 unigenbench report "$out/base" "$out/aligned" --out "$out/report.html" --embed-images
