@@ -12,7 +12,7 @@ import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
@@ -397,8 +397,8 @@ def validated(kind: str, content: dict[str, Any]) -> Any:
         raise InputError("\n".join(problems)) from None
 
 
-def _apply(content: dict[str, Any], override: str) -> tuple[str | int, ...]:
-    """Writes one `key.path=value` into the content."""
+def _apply(content: dict[str, Any], override: str, overrides: Sequence[str]) -> tuple[str | int, ...]:
+    """Writes one `key.path=value` of `overrides` into the content."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise InputError(f"override '{override}' is not key=value, as in train.steps=100")
@@ -415,12 +415,15 @@ def _apply(content: dict[str, Any], override: str) -> tuple[str | int, ...]:
         if not isinstance(section, dict):
             raise InputError(f"override '{override}': '{part}' holds {section!r}, which has no keys")
     last = path[-1]
-    old = section.get(last)
-    if last == "name" and len(path) > 1 and old not in (None, value) and len(section) > 1:
-        raise InputError(
-            f"override '{override}' would keep the other keys of '{'.'.join(path[:-1])}', written for '{old}'; "
-            "start from another config"
-        )
+    if last == "name" and len(path) > 1 and section.get(last) not in (None, value):
+        prefix = ".".join(path[:-1])
+        given = tuple(other.partition("=")[0] + "." for other in overrides)
+        kept = [key for key in section if key != last and not any(g.startswith(f"{prefix}.{key}.") for g in given)]
+        if kept:
+            raise InputError(
+                f"override '{override}' would keep {', '.join(kept)} of '{prefix}', written for '{section[last]}'; "
+                f"give {prefix}.{kept[0]}=... as well, or start from another config"
+            )
     section[last] = value
     return path
 
@@ -474,7 +477,7 @@ def load(path: Path | str, overrides: list[str] | tuple[str, ...] = ()) -> Confi
     """
     path = Path(path)
     content, lines = read_yaml(path)
-    overridden = {_apply(content, override): override for override in overrides}
+    overridden = {_apply(content, override, overrides): override for override in overrides}
     return _validate(content, lambda where: _place(where, path, lines, overridden))
 
 

@@ -216,13 +216,19 @@ def test_overrides_replace_values_and_add_sections(here: Path):
     assert loaded.lora is None
 
 
+def test_a_component_is_exchanged_with_all_of_its_keys(here: Path):
+    given = ["backbone.name=sdxl", "backbone.pretrained=somewhere/xl"]
+    for overrides in (given, given[::-1]):
+        assert config.load(written(GOOD), overrides).backbone.family == "sdxl"
+
+
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
         (
             "objective.name=denoising",
-            "override 'objective.name=denoising' would keep the other keys of 'objective', written for 'dpo'; start "
-            "from another config",
+            "override 'objective.name=denoising' would keep beta of 'objective', written for 'dpo'; give "
+            "objective.beta=... as well, or start from another config",
         ),
         ("train.steps", "override 'train.steps' is not key=value, as in train.steps=100"),
         ("=3", "override '=3' is not key=value"),
