@@ -158,15 +158,15 @@ def embedded(folder: Path, model: str, block: int) -> Timing:
     return time_steps(load("configs/shapes_dpo.yaml", changes), block)
 
 
-def full_size(folder: Path) -> Timing:
+def full_size(folder: Path, block: int) -> Timing:
     """SD1.5's UNet (860 M parameters, random weights, bfloat16), LoRA rank 64, one pair of 256 px a step."""
     table = pairs_folder(folder / "pairs", 8, side=256)
     changes = [
         f"backbone.pretrained={full_sd15(folder / 'model')}", f"data.path={table}", "data.resolution=256",
-        f"run_dir={folder / 'run'}", f"train.steps={WARMUP + REPEATS}", "train.effective_batch=1",
+        f"run_dir={folder / 'run'}", f"train.steps={WARMUP + REPEATS * block}", "train.effective_batch=1",
         "train.micro_batch=1", "train.precision=bf16", "train.gradient_checkpointing=false", "validate.prompts=",
     ]  # fmt: skip
-    return time_steps(load("configs/dpo_sd15.yaml", changes), 1)
+    return time_steps(load("configs/dpo_sd15.yaml", changes), block)
 
 
 def full_sd15(folder: Path) -> Path:
@@ -247,7 +247,7 @@ def report(options: argparse.Namespace, folder: Path) -> Iterator[str]:
     yield f"load average at the start: {os.getloadavg()[0]:.2f}"
     if options.full_size:
         yield from ("", "SD1.5 at full size, random weights, bfloat16, LoRA rank 64, one pair of 256 px")
-        yield from full_size(folder).lines()
+        yield from full_size(folder, options.block).lines()
         return
     for model in options.models:
         yield from ("", f"{model}, LoRA rank 16 on all layers, 32 pairs")
