@@ -75,16 +75,13 @@ def main() -> None:
     parser.add_argument(
         "--pair-prompts", type=int, default=Settings.pair_prompts, help="shipped pairs are taken if as many"
     )
-    parser.add_argument("--guidance", type=float, default=Settings.guidance_scale, help="of pairs and comparison")
     parser.add_argument("--runs", type=Path, default=Path("runs/demo_seeds"))
     parser.add_argument("--assets", type=Path, default=Path("assets"))
     options = parser.parse_args()
     seeds: dict[int, dict[str, Any]] = {}
     for seed in options.seeds:
         run_dir = options.runs / options.model / f"seed{seed}"
-        settings = Settings(
-            prompts=options.prompts, seed=seed, pair_prompts=options.pair_prompts, guidance_scale=options.guidance
-        )
+        settings = Settings(prompts=options.prompts, seed=seed, pair_prompts=options.pair_prompts)
         summary = run_demo(run_dir, settings=settings, model=shipped(f"assets/{options.model}"))
         seeds[seed] = figures(summary)
     out = options.assets / "benchmarks" / f"demo_{options.model}.json"

@@ -23,11 +23,10 @@ def main() -> None:
     parser.add_argument("--model", default="shapes-sd", help="folder in assets/")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pair-prompts", type=int, default=Settings.pair_prompts)
-    parser.add_argument("--guidance", type=float, default=Settings.guidance_scale)
     parser.add_argument("--runs", type=Path, default=Path("runs/pairs"))
     parser.add_argument("--assets", type=Path, default=Path("assets"))
     options = parser.parse_args()
-    settings = Settings(seed=options.seed, pair_prompts=options.pair_prompts, guidance_scale=options.guidance)
+    settings = Settings(seed=options.seed, pair_prompts=options.pair_prompts)
     model = shipped(f"assets/{options.model}")
     with Companion() as second:
         built = make_pairs(options.runs / options.model, settings, model, second, threads=1)
