@@ -24,22 +24,24 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from t2ialign.config import Config, Optim, load
+from t2ialign.config.reader import load
+from t2ialign.config.schema import Config, Optim
 from t2ialign.data.base import Cache
-from t2ialign.data.cache import encode
-from t2ialign.data.loader import Batches
-from t2ialign.data.pairs import PairData
-from t2ialign.draws import Draws
-from t2ialign.engine import Engine
+from t2ialign.data.encoding.cache import encode
+from t2ialign.data.kinds.pairs import PairData
+from t2ialign.data.loading.loader import Batches
 from t2ialign.noisers.forward import ForwardNoiser
 from t2ialign.objectives.dpo import DiffusionDPO
-from t2ialign.offline import train_offline
 from t2ialign.policy import Policy
-from t2ialign.run import Run, assemble, settle_process
+from t2ialign.rng import Draws
+from t2ialign.runtime import configure_runtime
 from t2ialign.schedules import VPSchedule
 from t2ialign.shapes.caption import prompts
 from t2ialign.shapes.render import render
 from t2ialign.shapes.scene import sample_scene
+from t2ialign.training.engine import Engine
+from t2ialign.training.offline import train_offline
+from t2ialign.training.run import Run, assemble
 from t2ialign.types import Conditioning, Posterior
 
 WARMUP = 3
@@ -264,7 +266,7 @@ def main() -> None:
     parser.add_argument("--block", type=int, default=8, help="steps timed together")
     parser.add_argument("--out", type=Path, help="a text file that gets the lines too")
     options = parser.parse_args()
-    settle_process()
+    configure_runtime()
     with tempfile.TemporaryDirectory(prefix="bench") as folder:
         lines = []
         for line in report(options, Path(folder)):

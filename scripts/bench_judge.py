@@ -51,9 +51,9 @@ def resident_megabytes() -> float:
 
 def measure(folder: Path, url: str) -> dict[str, float]:
     """Judges everything once, then again."""
-    from unigenbench.evaluate import Progress, Settings
     from unigenbench.judges.base import JudgeOptions
-    from unigenbench.run import Order, judge_folder
+    from unigenbench.judging.evaluate import Progress, Settings
+    from unigenbench.judging.run import Order, judge_folder
 
     order = Order(
         data=str(folder / "prompts.csv"),

@@ -21,15 +21,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from t2ialign.config import load
-from t2ialign.demo import Settings, equal_steps, interval
-from t2ialign.demo import shipped as of_package
+from t2ialign.config.reader import load
+from t2ialign.demo.evaluation import Row, compare_models, judge
+from t2ialign.demo.pipeline import Settings, equal_steps, interval
 from t2ialign.errors import TryAgainError
-from t2ialign.evaluation import Row, compare_models, judge
-from t2ialign.files import whole_file
-from t2ialign.run import family_of
+from t2ialign.models import family_of
 from t2ialign.shapes.caption import prompts as shapes_prompts
 from t2ialign.shapes.data import write_dataset
+from t2ialign.storage.atomic import atomic_write
+from t2ialign.storage.resources import shipped as of_package
 
 SETTINGS = Settings()
 SCENES = 2000
@@ -282,7 +282,7 @@ def main() -> None:
         "test": prompts,
         "train": shapes_prompts("train", SETTINGS.pair_prompts, SETTINGS.seed),
     }.items():
-        with whole_file(root / f"{name}.txt") as partial:
+        with atomic_write(root / f"{name}.txt") as partial:
             partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
     if not (root / "scenes").is_dir():
         write_dataset(root / "scenes.partial", SCENES, seed=1, noise=0).rename(root / "scenes")
@@ -303,15 +303,15 @@ def main() -> None:
     found = measure(root, prompts, names, every)
     stem = f"methods_{model.name}"
     about = {"machine": platform.processor() or platform.machine(), "prompts": len(prompts), "guidance": guidance}
-    with whole_file(options.out / f"{stem}.json") as partial:
+    with atomic_write(options.out / f"{stem}.json") as partial:
         partial.write_text(json.dumps({**about, "studies": found}, indent=1), encoding="utf-8")
     told = table(
         found, f"{len(prompts):,} held-out prompts, guidance {guidance:g}, {model.name}; differences in points"
     )
-    with whole_file(options.out / f"{stem}.md") as partial:
+    with atomic_write(options.out / f"{stem}.md") as partial:
         partial.write_text(told, encoding="utf-8")
     if "soup_0.5" in found and "weighted_0.5" in found:
-        with whole_file(options.out / f"pareto_{model.name}.svg") as partial:
+        with atomic_write(options.out / f"pareto_{model.name}.svg") as partial:
             partial.write_text(pareto(found), encoding="utf-8")
     print(told)
 

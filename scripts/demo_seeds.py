@@ -15,9 +15,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from t2ialign.demo import SHEET, Settings, interval, run_demo, shipped
-from t2ialign.files import whole_file
+from t2ialign.demo.pipeline import SHEET, Settings, interval, run_demo
 from t2ialign.statistics import prompts_for_mean, prompts_for_share
+from t2ialign.storage.atomic import atomic_write
+from t2ialign.storage.resources import shipped
 
 SHOWN = ("faithfulness", "all_right", "taste", "taste_satisfied", "more_to_taste")
 POWER = 0.9
@@ -85,12 +86,12 @@ def main() -> None:
         summary = run_demo(run_dir, settings=settings, model=shipped(f"assets/{options.model}"))
         seeds[seed] = figures(summary)
     out = options.assets / "benchmarks" / f"demo_{options.model}.json"
-    with whole_file(out) as partial:
+    with atomic_write(out) as partial:
         partial.write_text(
             json.dumps({"machine": platform.processor() or platform.machine(), "seeds": seeds}, indent=1)
         )
     sheet = options.assets / "samples" / f"{options.model}.png"
-    with whole_file(sheet) as partial:
+    with atomic_write(sheet) as partial:
         shutil.copyfile(options.runs / options.model / f"seed{options.seeds[0]}" / SHEET, partial)
     for compared in ("equal", "own"):
         for pair in ("aligned - base", "aligned - sft"):

@@ -18,15 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from t2ialign.config import Config, load
-from t2ialign.data.prompts import read_prompts
-from t2ialign.draws import keyed_seed
+from t2ialign.config.reader import load
+from t2ialign.config.schema import Config
+from t2ialign.data.kinds.prompts import read_prompts
 from t2ialign.errors import InputError, UserError
-from t2ialign.feedback import Built, Pairing, describe_build, generate_pairs
-from t2ialign.files import whole_file
+from t2ialign.feedback.build import Built, describe_build, generate_pairs
+from t2ialign.feedback.pairing import Pairing
+from t2ialign.models import open_policy
 from t2ialign.rewards.base import Weighted, parse_reward
-from t2ialign.rollout import Guidance
-from t2ialign.run import open_policy, result_path, train
+from t2ialign.rng import keyed_seed
+from t2ialign.sampling.guidance import Guidance
+from t2ialign.storage.atomic import atomic_write
+from t2ialign.training.run import result_path, train
 
 SUMMARY = "summary.json"
 
@@ -139,7 +142,7 @@ def iterate(
         )
     total = {key: sum(one["passes"][key] for one in done) for key in ("generation", "training")}
     summary = {"rounds": done, "passes": {**total, "all": sum(total.values())}, "adapter": str(before)}
-    with whole_file(out / SUMMARY) as partial:
+    with atomic_write(out / SUMMARY) as partial:
         partial.write_text(json.dumps(summary, indent=1, ensure_ascii=False), encoding="utf-8")
     return summary
 

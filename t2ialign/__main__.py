@@ -1,5 +1,5 @@
 """`python -m t2ialign`, which launchers of several processes need."""
 
-from t2ialign.cli import main
+from t2ialign.cli.main import main
 
 main()

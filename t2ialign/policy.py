@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -11,7 +11,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from t2ialign.backbones.base import Backbone
-from t2ialign.types import Conditioning
+from t2ialign.schedules import Schedule
+from t2ialign.types import Conditioning, Weights
 
 LEARNER = "learner"
 """The adapter that is trained."""
@@ -19,9 +20,6 @@ INIT = "init"
 """A frozen copy of the adapter that training started from."""
 EMA = "ema"
 """The moving average of what is trained."""
-
-Weights = str | Mapping[str, float]
-"""'policy', 'reference', 'base', 'ema', or a mixture {adapter: scale}; {} is the base."""
 
 
 class Policy:
@@ -59,7 +57,7 @@ class Policy:
             for name, module in self.denoiser.named_modules()
             if name.endswith(f".lora_dropout.{LEARNER}") and isinstance(module, nn.Dropout)
         ]
-        self.trains_all = trains
+        self.full_finetune = trains
         self.copies: dict[str, nn.Module] = {}
         if trains and keeps_reference:
             self.copies["reference"] = self._frozen_copy(autocast)
@@ -75,10 +73,18 @@ class Policy:
     def device(self) -> torch.device:
         return next(self.denoiser.parameters()).device
 
+    @property
+    def schedule(self) -> Schedule:
+        return self.backbone.schedule
+
+    def null(self) -> Conditioning:
+        """The conditioning of an empty prompt. [1, ...]"""
+        return self.backbone.null()
+
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters that the optimizer gets, by name: an explicit list, not whatever happens to need gradients."""
         named = self.denoiser.named_parameters()
-        if self.trains_all:
+        if self.full_finetune:
             return dict(named)
         return {name: parameter for name, parameter in named if f".{LEARNER}." in name}
 
@@ -103,7 +109,7 @@ class Policy:
 
     def _module(self, weights: Weights) -> nn.Module:
         """The module that answers: the denoiser, or one of the copies that full fine-tuning keeps."""
-        if not self.trains_all or weights == "policy":
+        if not self.full_finetune or weights == "policy":
             return self.denoiser
         name = "reference" if weights in ("base", {}) else weights
         if not isinstance(name, str) or name not in self.copies:
@@ -126,7 +132,7 @@ class Policy:
         A backward pass of the policy is refused inside, unless these weights are the policy's: recomputed activations
         would come from the wrong weights.
         """
-        if self.trains_all:
+        if self.full_finetune:
             yield self._module(weights)
             return
         before, wanted = self._mixture, self.resolve(weights)
@@ -167,7 +173,7 @@ class Policy:
 
     def _refuse_wrong_backward(self, gradient: Tensor) -> None:
         expected = self.resolve("policy")
-        if not self.trains_all and self._mixture != expected:
+        if not self.full_finetune and self._mixture != expected:
             raise RuntimeError(
                 f"backward of the policy while the active adapters are {self._mixture or 'off'}, not {expected}; "
                 "leave the `with policy.mixture(...)` block first"
@@ -199,7 +205,7 @@ class Policy:
     @torch.no_grad()
     def advance_ema(self, decay: float) -> None:
         """average <- decay * average + (1 - decay) * trained."""
-        if self.trains_all:
+        if self.full_finetune:
             pairs = zip(self.copies["ema"].parameters(), self.denoiser.parameters(), strict=True)
         else:
             named = dict(self.denoiser.named_parameters())
@@ -210,6 +216,6 @@ class Policy:
 
     def ema_parameters(self) -> dict[str, Tensor]:
         """The average's tensors by name; empty where none is kept."""
-        if self.trains_all:
+        if self.full_finetune:
             return dict(self.copies["ema"].named_parameters()) if "ema" in self.copies else {}
         return {name: p for name, p in self.denoiser.named_parameters() if f".{EMA}." in name}

@@ -6,15 +6,20 @@ Views stay example-major ([N, V, ...]) everywhere; only `Policy.predict` flatten
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
     from t2ialign.schedules import Schedule
+
+
+Weights = str | Mapping[str, float]
+"""'policy', 'reference', 'base', 'ema', or a mixture {adapter: scale}; {} is the base."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class Conditioning:
     pooled: Tensor | None = None
     """Pooled text embedding of the families that have one (SDXL). [..., P]"""
 
-    def map(self, function) -> Conditioning:
+    def map(self, function: Callable[[Tensor], Tensor]) -> Conditioning:
         """The same conditioning with `function` applied to each tensor."""
         return Conditioning(function(self.tokens), None if self.pooled is None else function(self.pooled))
 
@@ -56,6 +61,8 @@ class Batch:
 
     keys: Tensor
     """Global sample numbers, the only source of a row's randomness. [N] int64"""
+    rows: Tensor
+    """The data set's row of each example, by which what was computed once for it is found. [N] int64"""
     latents: Tensor
     """Clean latents x_0, times the scaling factor. [N, V, C, H, W]"""
     cond: Conditioning
@@ -162,3 +169,43 @@ class LossOutput:
     """0 for what must not count. [N]"""
     metrics: dict[str, Tensor] = field(default_factory=dict)
     """Detached, per example [N] or scalar."""
+
+
+class Denoiser(Protocol):
+    """What a noiser, a sampler and pair accuracy may ask of a policy."""
+
+    @property
+    def schedule(self) -> Schedule:
+        """The noise schedule of the network."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network's weights are."""
+        ...
+
+    def null(self) -> Conditioning:
+        """The conditioning of an empty prompt. [1, ...]"""
+        ...
+
+    def denoise(
+        self,
+        x_t: Tensor,
+        timesteps: Tensor,
+        cond: Conditioning,
+        geometry: Tensor | None = None,
+        weights: Weights = "policy",
+    ) -> Tensor:
+        """The prediction for [B, C, H, W] latents at [B] timesteps. [B, C, H, W]"""
+        ...
+
+    def predict(
+        self,
+        x_t: Tensor,
+        timesteps: Tensor,
+        cond: Conditioning,
+        geometry: Tensor | None = None,
+        weights: Weights = "policy",
+    ) -> Tensor:
+        """The prediction for [N, V, C, H, W] latents at [N, V] timesteps. [N, V, C, H, W]"""
+        ...

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from t2ialign.demo import Settings, find_pairs, shipped
-from t2ialign.evaluation import judge, mean
-from t2ialign.image_jobs import ImageJob, make_images
-from t2ialign.run import family_of
+from t2ialign.demo.evaluation import judge, mean
+from t2ialign.demo.pipeline import Settings, find_pairs
+from t2ialign.generation.shards import ImageJob, make_images
+from t2ialign.models import family_of
 from t2ialign.shapes.caption import family_of as family_of_caption
 from t2ialign.shapes.caption import prompts
+from t2ialign.storage.resources import shipped
 
 MODELS = {"shapes-sd": "sd15", "shapes-sdxl": "sdxl"}
 
@@ -41,7 +42,7 @@ def test_both_models_share_one_vae():
 @pytest.mark.parametrize(("model", "count"), [("shapes-sd", 800), ("shapes-sdxl", 400)])
 def test_the_demo_finds_the_shipped_pairs_of_its_settings(model: str, count: int):
     found = find_pairs(Settings(pair_prompts=count), shipped(f"assets/{model}"))
-    assert found is not None, "run scripts/ship_pairs.py again: weights or settings have changed"
+    assert found is not None, "run scripts/research/ship_pairs.py again: weights or settings have changed"
     assert found.shipped
     assert found.totals["prompts"] == count
     assert 0.9 * count <= found.totals["pairs"] <= count  # a prompt of eight equal pictures gives none

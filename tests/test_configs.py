@@ -12,9 +12,10 @@ from rich.console import Console
 from safetensors.torch import load_file
 from toys import pair_folder, saved_lora
 
-from t2ialign.config import Config, dump, load, parse, read_yaml
-from t2ialign.run import train
-from t2ialign.trackers import read_metrics
+from t2ialign.config.reader import dump, load, parse, read_yaml
+from t2ialign.config.schema import Config
+from t2ialign.training.run import train
+from t2ialign.training.trackers import read_metrics
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))

@@ -8,24 +8,41 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LAYERS = (
-    "types draws errors statistics",
-    "files progress companion",
-    "schedules config records",
-    "objectives rewards.base backbones.base",
-    "noisers data backbones rewards shapes charts",
-    "policy rollout checkpoint trackers",
-    "engine generate",
-    "offline hooks held_out export feedback mismatch plan report doctor",
-    "evaluation pair_set relabel",
-    "run sheet",
-    "image_jobs",
-    "demo cli_data",
-    "cli",
-    "__main__",
-)
-"""Modules or packages of t2ialign, lowest first; a longer name wins, so that rewards.base lies below rewards."""
-LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names.split()}
+LAYERS = {
+    "t2ialign": (
+        "types rng errors statistics",
+        "progress storage config.component",
+        "schedules",
+        "objectives rewards.base backbones.base data.base noisers.base",
+        "config runtime",
+        "data backbones rewards shapes",
+        "policy",
+        "models sampling",
+        "noisers",
+        "generation",
+        "feedback training",
+        "report",
+        "demo",
+        "cli",
+        "__main__",
+    ),
+    "unigenbench": (
+        "errors",
+        "taxonomy types",
+        "prompts",
+        "protocol runs",
+        "judges",
+        "scoring",
+        "judging report",
+        "cli",
+        "__main__",
+    ),
+}
+"""Modules or rooms of each package, lowest first; a longer name wins, so that rewards.base lies below rewards."""
+LAYER = {
+    package: {name: layer for layer, names in enumerate(layers) for name in names.split()}
+    for package, layers in LAYERS.items()
+}
 BRIDGE = (
     "unigenbench.errors",
     "unigenbench.judges",
@@ -67,33 +84,34 @@ def imports(path: Path) -> list[tuple[str, int]]:
     return found
 
 
-def owner(name: str) -> str | None:
-    """The entry of LAYER that a dotted name below t2ialign belongs to."""
+def owner(package: str, name: str) -> str | None:
+    """The entry of LAYER that a dotted name below the package belongs to."""
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
-        if ".".join(parts[:length]) in LAYER:
+        if ".".join(parts[:length]) in LAYER[package]:
             return ".".join(parts[:length])
     return None
 
 
-@pytest.mark.parametrize(("name", "path"), modules("t2ialign"), ids=str)
-def test_a_module_imports_lower_layers_and_its_own_package_only(name: str, path: Path):
-    if not name:  # t2ialign/__init__.py
-        assert not [what for what, _ in imports(path) if what.startswith("t2ialign")]
-        return
-    own = owner(name)
+EVERY = [(package, name, path) for package in LAYERS for name, path in modules(package) if name]
+
+
+@pytest.mark.parametrize(("package", "name", "path"), EVERY, ids=[f"{package}.{name}" for package, name, _ in EVERY])
+def test_a_module_imports_lower_layers_and_its_own_room_only(package: str, name: str, path: Path):
+    own = owner(package, name)
     assert own is not None, f"{path} has no layer; give it one in {Path(__file__).name}"
+    layer = LAYER[package]
     wrong = []
     for what, line in imports(path):
-        inner = what.removeprefix("t2ialign.")
+        inner = what.removeprefix(f"{package}.")
         if inner == what:
             continue
-        other = owner(inner)
+        other = owner(package, inner)
         if other is None:
             continue  # the package itself: `from t2ialign import __version__`
-        same_package = inner.split(".")[0] == name.split(".")[0] and (ROOT / "t2ialign" / name.split(".")[0]).is_dir()
-        if LAYER[other] >= LAYER[own] and not same_package:
-            wrong.append(f"{path.relative_to(ROOT)}:{line}: layer {LAYER[own]} imports {inner} of layer {LAYER[other]}")
+        same_room = inner.split(".")[0] == name.split(".")[0] and (ROOT / package / name.split(".")[0]).is_dir()
+        if layer[other] >= layer[own] and not same_room:
+            wrong.append(f"{path.relative_to(ROOT)}:{line}: layer {layer[own]} imports {inner} of layer {layer[other]}")
     assert not wrong, "\n".join(wrong)
 
 
@@ -118,7 +136,7 @@ def test_only_the_command_reads_arguments_and_leaves_the_process():
     wrong = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for name, path in modules("t2ialign")
-        if name not in ("cli", "__main__")
+        if name.split(".")[0] not in ("cli", "__main__")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if (isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "sys")
         and node.attr in ("argv", "exit")

@@ -10,9 +10,9 @@ import toys
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from t2ialign.backbones.lora import save_lora
-from t2ialign.cli import _scaled
+from t2ialign.cli.main import _scaled
 from t2ialign.errors import InputError
-from t2ialign.run import open_policy
+from t2ialign.models import open_policy
 
 
 def saved(model: Path, out: Path, *, moved: float, **lora) -> Path:

@@ -12,6 +12,7 @@ from t2ialign.types import Batch, Conditioning, Noised, Prediction
 def test_moving_a_batch_keeps_every_field():
     batch = Batch(
         keys=torch.tensor([4, 5]),
+        rows=torch.tensor([1, 0]),
         latents=torch.ones(2, 3, 4, 2, 2),
         cond=Conditioning(torch.ones(2, 1, 5, 6), torch.ones(2, 1, 7)),
         geometry=torch.ones(2, 3, 6),
@@ -20,8 +21,16 @@ def test_moving_a_batch_keeps_every_field():
     moved = batch.to("meta")
     assert len(moved) == 2
     assert moved.views == 3
-    tensors = (moved.keys, moved.latents, moved.cond.tokens, moved.cond.pooled, moved.geometry, moved.weights)
-    assert [tensor.device.type for tensor in tensors if tensor is not None] == ["meta"] * 6
+    tensors = (
+        moved.keys,
+        moved.rows,
+        moved.latents,
+        moved.cond.tokens,
+        moved.cond.pooled,
+        moved.geometry,
+        moved.weights,
+    )
+    assert [tensor.device.type for tensor in tensors if tensor is not None] == ["meta"] * 7
     assert moved.scores is None
     assert moved.mask is None
 

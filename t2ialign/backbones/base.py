@@ -11,7 +11,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from t2ialign.config import Component
+from t2ialign.config.component import Component
 from t2ialign.schedules import Schedule
 from t2ialign.types import Conditioning, Posterior
 
@@ -93,7 +93,7 @@ class Backbone(Protocol):
 class BackboneConfig(Component):
     """Which weights a backbone loads, and how."""
 
-    kind: ClassVar[str] = "backbone"
+    slot: ClassVar[str] = "backbone"
     family: ClassVar[str]
     """Name of the architecture, as in a LoRA's metadata."""
     pretrained: str

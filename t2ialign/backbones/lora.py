@@ -22,10 +22,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from t2ialign.backbones.loading import PICKLES, near_miss, one_line
-from t2ialign.config import Lora
-from t2ialign.draws import generator
+from t2ialign.config.schema import Lora
 from t2ialign.errors import InputError
-from t2ialign.files import whole_file
+from t2ialign.rng import generator
+from t2ialign.storage.atomic import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ def save_lora(folder: Path, denoiser: nn.Module, adapter: str, *, family: str, e
         PROVENANCE_KEY: json.dumps({"family": family, **extra}),
     }
     path = folder / FILE_NAME
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         save_file(tensors, partial, metadata=header)
     return path
 

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal, Protocol
 
 from pydantic import Field
 
-from t2ialign.config import Component, Section
+from t2ialign.config.component import Component, Section
 
 
 class StoredImage(Protocol):
@@ -69,7 +69,7 @@ class Cache(Section):
 class DataConfig(Component):
     """Where examples come from and how they are shown to the model."""
 
-    kind: ClassVar[str] = "data"
+    slot: ClassVar[str] = "data"
     views: ClassVar[int]
     """Views of an example."""
     path: Path
@@ -89,6 +89,6 @@ class DataConfig(Component):
         """The rows of an epoch, by index; a row may stand more than once."""
         return range(len(source))
 
-    def easiness(self, source: Source) -> Sequence[float] | None:
+    def curriculum_scores(self, source: Source) -> Sequence[float] | None:
         """What the first pass is ordered by, the highest first, a number a row; None for a random order."""
         return None

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from t2ialign.data.base import StoredImage
 from t2ialign.errors import DataError
-from t2ialign.files import link_or_copy, whole_file
+from t2ialign.storage.atomic import atomic_write, link_or_copy
 
 RULE = "centre square, Lanczos, v1"
 """What `to_pixels` does to an image; part of the cache's key."""
@@ -121,6 +121,6 @@ def adopt_image(image: Path | bytes | StoredImage, folder: Path, number: int, or
             name = f"{number}.{(opened.format or 'png').lower()}"
     except OSError:
         raise DataError(f"{origin}: {image} is not an image that can be read") from None
-    with whole_file(folder / name) as partial:
+    with atomic_write(folder / name) as partial:
         partial.write_bytes(content)
     return name

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from t2ialign.config import Component
-from t2ialign.draws import Draws
+from t2ialign.config.component import Component
+from t2ialign.rng import Draws
 from t2ialign.schedules import Schedule
-from t2ialign.types import Batch, Noised
+from t2ialign.types import Batch, Denoiser, Noised
 
 
 class Noiser(Component):
     """Reaches x_t; may ask the policy (inversion, self-rollout). A frozen config section that is callable."""
 
-    kind: ClassVar[str] = "noiser"
+    slot: ClassVar[str] = "noiser"
 
     @abstractmethod
-    def __call__(self, batch: Batch, policy: Any, schedule: Schedule, draws: Draws) -> Noised:
+    def __call__(self, batch: Batch, policy: Denoiser, schedule: Schedule, draws: Draws) -> Noised:
         """x_t = alpha_t * x_0 + sigma_t * noise for every view."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import Field, model_validator
 
-from t2ialign.draws import Draws
 from t2ialign.errors import InputError
 from t2ialign.noisers.base import Noiser
+from t2ialign.rng import Draws
 from t2ialign.schedules import Schedule
-from t2ialign.types import Batch, Noised
+from t2ialign.types import Batch, Denoiser, Noised
 
 
 class ForwardNoiser(Noiser):
@@ -28,7 +26,7 @@ class ForwardNoiser(Noiser):
             raise ValueError(f"min_timestep {self.min_timestep} is not below max_timestep {self.max_timestep}")
         return self
 
-    def __call__(self, batch: Batch, policy: Any, schedule: Schedule, draws: Draws) -> Noised:
+    def __call__(self, batch: Batch, policy: Denoiser, schedule: Schedule, draws: Draws) -> Noised:
         """
         Raises:
             InputError: the schedule has not that many timesteps.

@@ -7,21 +7,21 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from t2ialign.config import Component
+from t2ialign.config.component import Component
 from t2ialign.types import Batch, LossOutput, Prediction
 
 
 class Objective(Component):
     """A loss over predictions; a frozen config section that is callable and keeps no state."""
 
-    kind: ClassVar[str] = "objective"
+    slot: ClassVar[str] = "objective"
     views: ClassVar[int | None] = None
     """How many views of an example it compares; None for any number."""
     needs_reference: ClassVar[bool] = False
     """Whether the reference's prediction is made for it."""
     reads: ClassVar[Literal["scores", "labels"] | None] = None
     """What it reads from the examples' scores: rewards, or 1 for liked and 0 for disliked images."""
-    looks_across_rows: ClassVar[bool] = False
+    batch_dependent: ClassVar[bool] = False
     """Whether an example's loss depends on the others of its micro-batch, which then has a part in what is learnt."""
     margin_key: ClassVar[str] = "beta"
     """The key that scales the margin: what to lower where the loss is flat for many examples."""

@@ -64,7 +64,7 @@ class DiffusionKTO(Objective):
     views: ClassVar[int | None] = 1
     needs_reference: ClassVar[bool] = True
     reads: ClassVar[Literal["scores", "labels"] | None] = "labels"
-    looks_across_rows: ClassVar[bool] = True
+    batch_dependent: ClassVar[bool] = True
 
     @property
     def needs_mismatched(self) -> bool:

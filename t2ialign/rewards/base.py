@@ -24,7 +24,7 @@ import torch
 import yaml
 from PIL.Image import Image
 
-from t2ialign.config import import_reference
+from t2ialign.config.component import import_reference
 from t2ialign.errors import InputError
 
 ENTRY_POINTS = "t2ialign.rewards"

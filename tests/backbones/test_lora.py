@@ -23,7 +23,7 @@ from t2ialign.backbones.lora import (
     tuner_layers,
 )
 from t2ialign.backbones.stable_diffusion import StableDiffusion15, StableDiffusionXL
-from t2ialign.config import Lora
+from t2ialign.config.schema import Lora
 from t2ialign.errors import InputError
 from t2ialign.policy import Policy
 

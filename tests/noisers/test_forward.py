@@ -6,9 +6,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from t2ialign.draws import Draws
 from t2ialign.errors import InputError
 from t2ialign.noisers.forward import ForwardNoiser
+from t2ialign.rng import Draws
 from t2ialign.schedules import PredictionType, VPSchedule
 from t2ialign.types import Batch, Conditioning, Noised
 
@@ -22,7 +22,7 @@ def noised(
     noiser: ForwardNoiser = ForwardNoiser(),
 ) -> Noised:
     x_0 = torch.stack([torch.randn(views, 4, 3, 3, generator=torch.Generator().manual_seed(key)) for key in keys])
-    batch = Batch(torch.tensor(keys), x_0, Conditioning(torch.zeros(len(keys), 1, 2, 3)))
+    batch = Batch(torch.tensor(keys), torch.tensor(keys), x_0, Conditioning(torch.zeros(len(keys), 1, 2, 3)))
     schedule = VPSchedule(torch.linspace(0.999, 0.005, 1000), kind, 1.0)
     return noiser(batch, None, schedule, Draws(seed, batch.keys))
 

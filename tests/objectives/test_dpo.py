@@ -33,7 +33,7 @@ def pairs(count: int, *, kind: PredictionType = "epsilon", offset: Tensor | None
     offset = normal(count, 2, seed=3) if offset is None else offset
     policy = (target + offset[:, :, None, None, None]).requires_grad_()
     prediction = Prediction(policy, target + 0.1, noised, schedule)
-    return prediction, Batch(torch.arange(count), x_0, Conditioning(torch.zeros(count, 1, 1, 1)))
+    return prediction, Batch(torch.arange(count), torch.arange(count), x_0, Conditioning(torch.zeros(count, 1, 1, 1)))
 
 
 def permuted(prediction: Prediction, batch: Batch, rows: Tensor, views: list[int]) -> tuple[Prediction, Batch]:
@@ -47,7 +47,7 @@ def permuted(prediction: Prediction, batch: Batch, rows: Tensor, views: list[int
     assert prediction.reference is not None
     return (
         Prediction(pick(prediction.policy), pick(prediction.reference), moved, prediction.schedule),
-        Batch(batch.keys[rows], pick(batch.latents), batch.cond),
+        Batch(batch.keys[rows], batch.rows[rows], pick(batch.latents), batch.cond),
     )
 
 
@@ -185,7 +185,7 @@ def test_changes_are_measured_against_the_reference():
 def test_the_batch_says_which_pairs_count():
     prediction, batch = pairs(3)
     assert DiffusionDPO(beta=1.0)(prediction, batch).weights.tolist() == [1, 1, 1]
-    weighted = Batch(batch.keys, batch.latents, batch.cond, weights=torch.tensor([1, 0, 1]))
+    weighted = Batch(batch.keys, batch.rows, batch.latents, batch.cond, weights=torch.tensor([1, 0, 1]))
     output = DiffusionDPO(beta=1.0)(prediction, weighted)
     assert output.weights.tolist() == [1, 0, 1]
     assert output.weights.dtype == output.losses.dtype

@@ -100,7 +100,7 @@ def test_a_step_in_the_networks_output_leaves_the_winner_its_share():
     noised = Noised(target, target, target, torch.zeros(64, 2, dtype=torch.int64))
     schedule = VPSchedule(torch.tensor([0.64], dtype=torch.float64), "epsilon", 1.0)
     made = Prediction(policy, target + 0.1, noised, schedule)
-    rows = Batch(torch.arange(64), target, Conditioning(torch.zeros(64, 1, 1, 1)))
+    rows = Batch(torch.arange(64), torch.arange(64), target, Conditioning(torch.zeros(64, 1, 1, 1)))
     kept = {}
     for mu in (None, 0.3):
         output = DiffusionDPO(beta=2.0, winner_preserving=mu)(made, rows)

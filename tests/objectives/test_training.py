@@ -11,7 +11,8 @@ import torch
 from rich.console import Console
 from toys import assert_same_gradients, batch, engine, gradients, lora_policy, pair_folder, write_config
 
-from t2ialign.config import Optim, load
+from t2ialign.config.reader import load
+from t2ialign.config.schema import Optim
 from t2ialign.errors import InputError
 from t2ialign.noisers.forward import ForwardNoiser
 from t2ialign.objectives.base import Objective
@@ -20,10 +21,10 @@ from t2ialign.objectives.ipo import IPO
 from t2ialign.objectives.kto import DiffusionKTO
 from t2ialign.objectives.listwise import DiffusionLPO, LiPO
 from t2ialign.objectives.mapo import MaPO, MaPOv2
-from t2ialign.offline import evaluate
 from t2ialign.policy import Policy
-from t2ialign.run import assemble, claim, refuse_other_config, train
-from t2ialign.trackers import read_metrics
+from t2ialign.training.offline import evaluate
+from t2ialign.training.run import assemble, check_same_config, train, write_run_manifest
+from t2ialign.training.trackers import read_metrics
 from t2ialign.types import Batch, Conditioning
 
 QUIET = Console(quiet=True)
@@ -81,13 +82,13 @@ def test_ktos_baseline_is_a_micro_batchs_own(sd15_folder: Path, tmp_path: Path):
 def test_ktos_micro_batch_may_not_change_between_two_starts(sd15_folder: Path, tmp_path: Path):
     path = write_config(tmp_path / "c.yaml", model=sd15_folder, pairs=tmp_path, run_dir=tmp_path / "run")
     wider = ["train.micro_batch=4"]
-    claim(load(path))
-    refuse_other_config(load(path, wider))  # of dpo it may
+    write_run_manifest(load(path))
+    check_same_config(load(path, wider))  # of dpo it may
     path.write_text(path.read_text().replace("name: dpo", "name: kto").replace("name: pairs", "name: labelled"))
-    claim(load(path))
-    refuse_other_config(load(path))
+    write_run_manifest(load(path))
+    check_same_config(load(path))
     with pytest.raises(InputError, match=r"holds a run of another config \(train\.micro_batch: 2 there, 4 now\)"):
-        refuse_other_config(load(path, wider))
+        check_same_config(load(path, wider))
 
 
 def test_other_prompts_are_looked_at_without_gradient_and_change_only_the_baseline(sd15_folder: Path):

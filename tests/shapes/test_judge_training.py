@@ -11,19 +11,19 @@ import torch
 from PIL import Image
 
 from t2ialign.shapes.caption import constraints
-from unigenbench.parsing import Parsed, parse
-from unigenbench.rubric import render
+from unigenbench.protocol.parsing import Parsed, parse
+from unigenbench.protocol.rubric import render
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def script():
-    sys.path.insert(0, str(ROOT / "scripts"))
+    sys.path.insert(0, str(ROOT / "scripts" / "research"))
     import train_shapes_judge
 
     yield train_shapes_judge
-    sys.path.remove(str(ROOT / "scripts"))
+    sys.path.remove(str(ROOT / "scripts" / "research"))
 
 
 @pytest.fixture(scope="module")

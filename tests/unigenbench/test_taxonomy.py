@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from unigenbench.cli import app
+from unigenbench.cli.main import app
 from unigenbench.errors import InputError
-from unigenbench.prompts import OFFICIAL, read_prompts
+from unigenbench.prompts.reading import OFFICIAL, read_prompts
 from unigenbench.taxonomy import (
     CRITERIA,
     DIMENSION_OF,
@@ -169,8 +169,8 @@ def test_the_command_lists_them_all():
 def test_the_package_needs_neither_torch_nor_t2ialign():
     code = (
         "import sys\nfor name in ('torch', 't2ialign', 'transformers', 'diffusers'): sys.modules[name] = None\n"
-        "import unigenbench, unigenbench.taxonomy, unigenbench.cli\nsys.argv = ['unigenbench', 'taxonomy']\n"
-        "unigenbench.cli.main()"
+        "import unigenbench, unigenbench.taxonomy, unigenbench.cli.main\nsys.argv = ['unigenbench', 'taxonomy']\n"
+        "unigenbench.cli.main.main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

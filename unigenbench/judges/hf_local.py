@@ -17,12 +17,7 @@ from PIL import Image
 
 from unigenbench.errors import InputError
 from unigenbench.judges.base import FatalFailure, JudgeError, JudgeOptions, JudgeTruncated, Probe, judge_id
-from unigenbench.judges.openai_compatible import (
-    JSON_INSTRUCTION,
-    LOGIT_INSTRUCTION,
-    PROBE_TEXT,
-    RETRY_TEMPERATURE,
-)
+from unigenbench.judges.openai_compatible import JSON_INSTRUCTION, LOGIT_INSTRUCTION, PROBE_TEXT, RETRY_TEMPERATURE
 from unigenbench.types import JudgeReply, JudgeRequest, Usage
 
 if TYPE_CHECKING:

@@ -29,8 +29,8 @@ from unigenbench.judges.base import (
     TransientFailure,
     judge_id,
 )
-from unigenbench.keys import VARIABLES, public_url, redact, url_secrets
-from unigenbench.retry import classify, retry_after_seconds
+from unigenbench.judges.keys import VARIABLES, public_url, redact, url_secrets
+from unigenbench.judges.retry import classify, retry_after_seconds
 from unigenbench.types import JudgeReply, JudgeRequest, Usage
 
 if TYPE_CHECKING:

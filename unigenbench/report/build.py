@@ -13,7 +13,7 @@ import jinja2
 from markupsafe import Markup
 
 from unigenbench.errors import InputError
-from unigenbench.keys import VARIABLES
+from unigenbench.judges.keys import VARIABLES
 from unigenbench.report.facts import LETTERS, Comparison, Run, banners, facts, run_names, warnings
 from unigenbench.report.gallery import gallery, pack
 from unigenbench.report.pictures import Album
@@ -58,8 +58,8 @@ def write_report(runs: Sequence[Path], out: Path, *, thumbs: int | None = None, 
     Raises:
         InputError: no run, or more than four.
     """
-    from unigenbench.scoring import summarise
-    from unigenbench.store import open_log
+    from unigenbench.runs.store import open_log
+    from unigenbench.scoring.scores import summarise
 
     check_count(len(runs))
     logs = [open_log(path) for path in runs]
@@ -69,7 +69,7 @@ def write_report(runs: Sequence[Path], out: Path, *, thumbs: int | None = None, 
 
 def beside(first: RunLog, second: RunLog) -> Comparison:
     """The second run compared with the first, or why that would say nothing."""
-    from unigenbench.compare import TooManyFailures, compare
+    from unigenbench.scoring.compare import TooManyFailures, compare
 
     try:
         return Comparison(compare(first, second))

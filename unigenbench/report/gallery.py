@@ -8,10 +8,10 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
-from unigenbench.keys import redact
-from unigenbench.marks import cell_of
+from unigenbench.judges.keys import redact
 from unigenbench.report.facts import Run
 from unigenbench.report.pictures import Album
+from unigenbench.scoring.verdicts import cell_of
 from unigenbench.taxonomy import DIMENSIONS
 from unigenbench.types import Judgement, Prompt
 

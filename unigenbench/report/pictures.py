@@ -14,7 +14,7 @@ from urllib.parse import quote
 from PIL import Image
 
 from unigenbench.errors import DataError
-from unigenbench.store import JUDGEMENTS
+from unigenbench.runs.store import JUDGEMENTS
 from unigenbench.types import Judgement, RunLog
 
 MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}

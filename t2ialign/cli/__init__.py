@@ -1,0 +1,1 @@
+"""The `t2ialign` command, one file a group of commands."""

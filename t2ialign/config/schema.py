@@ -1,0 +1,151 @@
+"""The sections of a config, validated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import (
+    ConfigDict,
+    Field,
+    model_validator,
+)
+
+from t2ialign.config.component import Section, component
+
+
+class Lora(Section):
+    """Low-rank adapters on the denoiser (Hu et al. 2021, arXiv:2106.09685)."""
+
+    rank: int = Field(16, ge=1)
+    """Rank of each adapter."""
+    alpha: float = Field(16, gt=0)
+    """Adapter outputs are scaled by alpha / rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the adapters' inputs; above 0 the policy differs from the reference at the start."""
+    targets: Literal["attention", "attention+ff", "all"] = "attention"
+    """Which layers get an adapter: attention projections, also the feed-forward layers, or also convolutions."""
+    init: Path | None = None
+    """A saved LoRA to start from; it becomes the reference too."""
+
+
+class Optim(Section):
+    """AdamW and its schedule, counted in optimizer steps."""
+
+    name: Literal["adamw", "adamw8bit"] = "adamw"
+    """adamw8bit needs the extra `bnb` and a GPU."""
+    lr: float = Field(gt=0)
+    """Learning rate, as used: nothing scales it by batch size or processes."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's decay rates."""
+    eps: float = Field(1e-8, gt=0)
+    """AdamW's epsilon."""
+    weight_decay: float = Field(1e-2, ge=0)
+    """Decoupled weight decay."""
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """What follows the warm-up; cosine and linear end at 0."""
+    warmup_steps: int = Field(0, ge=0)
+    """Optimizer steps of linear warm-up."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients are clipped to this global norm."""
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    """Decay of an exponential moving average of the trained weights; none is kept if empty."""
+
+
+class Train(Section):
+    """How long, how much at once, how precise."""
+
+    steps: int = Field(ge=1)
+    """Optimizer steps in all, whatever was done before a restart."""
+    effective_batch: int = Field(ge=1)
+    """Examples (pairs, for DPO) in one optimizer step, over all processes and accumulation."""
+    micro_batch: int = Field(ge=1)
+    """Examples in one forward pass of one process; changes memory and speed, and of objective kto alone the result."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Precision of frozen weights and of the forward pass; trained weights, schedule and losses stay fp32."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a quarter more time."""
+    attention: Literal["default", "math", "xformers"] = "default"
+    """Attention backend: torch's own, plain matrix products (fastest for small models on a CPU), or xformers."""
+    compile: bool = False
+    """Compile the denoiser with torch.compile."""
+    loader_workers: int = Field(0, ge=0)
+    """Processes that read data ahead."""
+
+
+class Checkpoint(Section):
+    """When state is saved, and how much of it is kept."""
+
+    every_steps: int = Field(100, ge=1)
+    """Optimizer steps between checkpoints."""
+    keep: int = Field(2, ge=1)
+    """Newest checkpoints kept."""
+
+
+class Validate(Section):
+    """What is looked at while training: images of fixed prompts and seeds, the base on the left, and held-out pairs."""
+
+    every_steps: int = Field(100, ge=1)
+    """Optimizer steps between validations; there is also one before the first step and one after the last."""
+    prompts: Path | None = None
+    """A text file, one prompt a line. Without it no images are made."""
+    max_prompts: int = Field(8, ge=1)
+    """How many of them, from the top."""
+    guidance_scale: float = Field(5.0, ge=1)
+    """Classifier-free guidance of the images."""
+    inference_steps: int = Field(30, ge=1)
+    """DDIM steps of the images."""
+    rewards: list[str] = Field([])
+    """Rewards measured on the images, for base and policy; not used in training."""
+    pairs: component("data", optional=True) = None  # type: ignore[valid-type]
+    """Held-out pairs, of images or of prompts: how often the policy orders them as their labels do."""
+    max_pairs: int = Field(200, ge=2)
+    """How many of them, drawn once by the run's seed."""
+    draws: int = Field(5, ge=1)
+    """Looks at each pair, at fixed timesteps and noise."""
+
+    @property
+    def compares(self) -> bool:
+        """Whether anything is measured."""
+        return self.prompts is not None or self.pairs is not None
+
+
+class Config(Section):
+    """One run: `t2ialign train FILE` builds everything from this."""
+
+    loop: Literal["offline"] = "offline"
+    """Kind of training: from stored examples."""
+    run_dir: Path
+    """Folder of everything this run needs or makes."""
+    seed: int = Field(0, ge=0)
+    """The seed of all randomness."""
+    backbone: component("backbone")  # type: ignore[valid-type]
+    """The pretrained model."""
+    lora: Lora | None = None
+    """Train adapters; without this section the whole denoiser is trained."""
+    data: component("data")  # type: ignore[valid-type]
+    """The examples."""
+    noiser: component("noiser")  # type: ignore[valid-type]
+    """How a noisy latent is reached."""
+    objective: component("objective")  # type: ignore[valid-type]
+    """The loss."""
+    optim: Optim
+    """The optimizer."""
+    train: Train
+    """Length, batch and precision."""
+    checkpoint: Checkpoint = Field(default_factory=lambda: Checkpoint.model_validate({}))
+    """Saved states."""
+    validation: Validate = Field(default_factory=lambda: Validate.model_validate({}), alias="validate")
+    """Images and scores along the way."""
+
+    model_config = ConfigDict(serialize_by_alias=True, validate_by_alias=True)
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> Config:
+        effective, micro = self.train.effective_batch, self.train.micro_batch
+        if effective % micro:
+            raise ValueError(
+                f"train.effective_batch {effective} is not a multiple of train.micro_batch {micro}; "
+                f"nearest: {max(micro, effective - effective % micro)} or {effective - effective % micro + micro}"
+            )
+        return self

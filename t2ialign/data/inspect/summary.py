@@ -1,0 +1,158 @@
+"""What a data set holds, in numbers that add up."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from io import StringIO
+from typing import TypeVar
+
+from rich.console import Console
+from rich.table import Table as Grid
+
+from t2ialign.data.base import Example
+from t2ialign.data.images import open_image
+from t2ialign.data.inspect.label_bias import AUC_WARNING, LabelBias, label_biases
+from t2ialign.data.kinds.pairs import PairData
+from t2ialign.data.problems import Problem
+from t2ialign.data.tables.source import Scan, TableData
+from t2ialign.data.tables.table import Row
+
+Size = tuple[int, int]
+Key = TypeVar("Key")
+SHOWN = 5
+"""Problems and image sizes listed one by one."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """`rows` = `usable` + ties + problems, always."""
+
+    layout: str
+    """What was understood, in words."""
+    views: int
+    rows: int
+    usable: int
+    ties: tuple[Problem, ...]
+    problems: tuple[Problem, ...]
+    prompts: int
+    """Distinct prompts of usable rows."""
+    rows_per_prompt: dict[int, int]
+    """Rows of a prompt -> prompts that have so many."""
+    prompt_words: tuple[int, ...]
+    """Words of each distinct prompt, ascending."""
+    sizes: dict[Size, int]
+    """(width, height) -> images of usable rows, most frequent first."""
+    first_better: tuple[int, int] | None
+    """Of rows with a label, how many prefer the first image, and how many rows have one."""
+    label_biases: tuple[LabelBias, ...] = ()
+    """Of pairs, how far the label follows what should not matter."""
+
+
+def summarise(data: TableData) -> Summary:
+    """Reads all rows and decodes all images, whatever `on_bad` and `ties` say.
+
+    Raises:
+        InputError: the path does not exist or is no kind of table.
+        DataError: the table as a whole cannot be read, or columns are missing.
+    """
+    scan = data.scan(decode=True)
+    per_prompt = Counter(prompt for example in scan.usable for prompt in example.prompts)
+    sizes = Counter(size for example in scan.usable for size in _sizes(example))
+    return Summary(
+        layout=scan.layout,
+        views=data.views,
+        rows=scan.rows,
+        usable=len(scan.usable),
+        ties=tuple(scan.ties),
+        problems=tuple(scan.problems),
+        prompts=len(per_prompt),
+        rows_per_prompt=dict(sorted(Counter(per_prompt.values()).items())),
+        prompt_words=tuple(sorted(len(prompt.split()) for prompt in per_prompt)),
+        sizes=dict(sizes.most_common()),
+        first_better=scan.first_better,
+        label_biases=tuple(_leanings(scan)) if isinstance(data, PairData) else (),
+    )
+
+
+def _leanings(scan: Scan) -> list[LabelBias]:
+    rows = {row.origin: row for row in scan.table.rows}
+    better = scan.better
+
+    def first(row: Row) -> int:
+        found = better(row) if better is not None else 0
+        assert isinstance(found, int)  # of a usable row
+        return found
+
+    return label_biases(scan.usable, rows, None if better is None else first)
+
+
+def _sizes(example: Example) -> list[Size]:
+    return [open_image(image).size for image in example.images]
+
+
+def render(summary: Summary, warn: float = AUC_WARNING) -> str:
+    """The summary as plain text, with a warning of each AUC above `warn` or below 1 - `warn`."""
+    grid = Grid(box=None, show_header=False, pad_edge=False)
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, words in [*_lines(summary), *_leaning_lines(summary, warn)]:
+        grid.add_row(name, words)
+    text = StringIO()
+    Console(file=text, width=110, color_system=None).print(grid)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+
+def _lines(summary: Summary) -> list[tuple[str, str]]:
+    reasons = Counter(problem.reason for problem in summary.problems)
+    lost = [f"{len(summary.ties):,} tie"] if summary.ties else []
+    lost += [f"{count:,} {reason}" for reason, count in reasons.items()]
+    lines = [
+        ("understood", summary.layout),
+        ("rows", f"{summary.rows:,} = {' + '.join([f'{summary.usable:,} usable', *lost])}"),
+    ]
+    if summary.usable:
+        words, counts = summary.prompt_words, summary.rows_per_prompt
+        per_prompt = ", ".join(f"{prompts:,} with {rows}" for rows, prompts in list(counts.items())[:SHOWN])
+        lines += [
+            ("prompts", f"{summary.prompts:,} distinct; rows per prompt: {per_prompt}{_more(counts)}"),
+            ("words per prompt", f"{words[0]} to {words[-1]}, median {words[len(words) // 2]}"),
+            ("image sizes", _sizes_words(summary.sizes)),
+        ]
+    if summary.first_better is not None:
+        first, labelled = summary.first_better
+        share = f" ({first / labelled:.0%})" if labelled else ""
+        lines.append(("label balance", f"the first image is better in {first:,} of {labelled:,} labelled rows{share}"))
+    lines += [("problem", str(problem)) for problem in summary.problems[:SHOWN]]
+    if len(summary.problems) > SHOWN:
+        lines.append(("", f"and {len(summary.problems) - SHOWN:,} more"))
+    return lines
+
+
+def _leaning_lines(summary: Summary, warn: float) -> list[tuple[str, str]]:
+    lines = []
+    for place, leaning in enumerate(summary.label_biases):
+        name = "label follows" if place == 0 else ""
+        lines.append(
+            (name, f"{leaning.name}: AUC {leaning.auc:.3f} ± {leaning.chance:.3f} by chance, {leaning.pairs:,}")
+        )
+    for leaning in summary.label_biases:
+        if leaning.is_strong(warn):
+            more = "more" if leaning.auc > 0.5 else "less"
+            lines.append(
+                (
+                    "warning",
+                    f"the label follows {leaning.name} (chosen has {more}, AUC {leaning.auc:.2f}): a model may learn "
+                    "that instead of the preference; balance the pairs, or report it beside the result",
+                )
+            )
+    return lines
+
+
+def _sizes_words(sizes: dict[Size, int]) -> str:
+    shown = ", ".join(f"{width} x {height} px: {count:,}" for (width, height), count in list(sizes.items())[:SHOWN])
+    return shown + _more(sizes)
+
+
+def _more(counts: dict[Key, int]) -> str:
+    return f", and {len(counts) - SHOWN} more kinds" if len(counts) > SHOWN else ""

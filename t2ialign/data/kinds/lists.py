@@ -1,0 +1,108 @@
+"""Several images of a prompt, ranked by a score."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from t2ialign.data.base import Example
+from t2ialign.data.problems import TIE, Problem
+from t2ialign.data.tables import columns as role
+from t2ialign.data.tables.columns import find_column, match_column
+from t2ialign.data.tables.source import Arranged, Layout, TableData, read_example
+from t2ialign.data.tables.table import Row, Table
+from t2ialign.errors import DataError
+
+
+class ListData(TableData):
+    """Ranked images of a prompt, from a table with a row an image, such as the scores.jsonl of `t2ialign score`."""
+
+    name: str = "lists"
+    views: int = Field(4, ge=2)
+    """Images of a list at most; of a longer one the best, the worst, and evenly spaced ranks between them."""
+    reward: str | None = None
+    """Which reward's scores rank, where the table holds several."""
+    margin: float = Field(0.0, ge=0)
+    """An image whose score is within this of the better one before it is a tie and left out; units of the score."""
+
+    def layout(self, table: Table) -> Layout:
+        prompt = find_column(table, role.PROMPT, self.columns)
+        image = find_column(table, role.IMAGE, self.columns)
+        score = find_column(table, role.SCORE, self.columns)
+        reward = self._reward_column(table)
+
+        def read(row: Row) -> Example | Problem:
+            return read_example(row, table, prompt, (image,), (score,))
+
+        def takes(row: Row) -> bool:
+            return reward is None or row.cells.get(reward) == self.reward
+
+        words = f"{table.path.name}: image '{image}', prompt '{prompt}', score '{score}', up to {self.views} a prompt"
+        return Layout(words, read, arrange=self._ranked, takes=takes)
+
+    def _reward_column(self, table: Table) -> str | None:
+        """The column that must name the wanted reward; None where one reward gave all scores."""
+        column = match_column(table, role.REWARD, self.columns)
+        known = [] if column is None else sorted({str(row.cells.get(column)) for row in table.rows})
+        if self.reward is None and len(known) > 1:
+            raise DataError(f"{table.path}: holds scores of {', '.join(known)}; set data.reward to one of them")
+        if self.reward is not None and self.reward not in known:
+            raise DataError(
+                f"{table.path}: data.reward is '{self.reward}'; it holds scores of {', '.join(known) or 'one, unnamed'}"
+            )
+        return column if len(known) > 1 else None
+
+    def _ranked(self, rows: list[Example]) -> Arranged:
+        prompts: dict[str, list[Example]] = {}
+        for row in rows:
+            prompts.setdefault(row.prompts[0], []).append(row)
+        lists, ties = [], []
+        for members in prompts.values():
+            kept, left_out = _distinct(members, self.margin)
+            ties += left_out
+            if len(kept) < 2:
+                ties.append(Problem(kept[0].origin, TIE, f"the only image left of {kept[0].prompts[0]!r}"))
+            else:
+                lists.append(_list_of(_spread(kept, self.views), self.views))
+        return Arranged(lists, ties)
+
+    def read_folder(self, folder: Path) -> Table | None:
+        return None
+
+
+def _score(row: Example) -> float:
+    assert row.scores is not None
+    return row.scores[0]
+
+
+def _distinct(members: list[Example], margin: float) -> tuple[list[Example], list[Problem]]:
+    """Images by falling score, each more than the margin below the one before, and those that are not."""
+    kept: list[Example] = []
+    ties = []
+    for member in sorted(members, key=_score, reverse=True):
+        if kept and _score(kept[-1]) - _score(member) <= margin:
+            ties.append(Problem(member.origin, TIE, f"score {_score(member):g} after {_score(kept[-1]):g}"))
+        else:
+            kept.append(member)
+    return kept, ties
+
+
+def _spread(ranked: list[Example], count: int) -> list[Example]:
+    """At most `count` of a ranking, the first and the last among them."""
+    if len(ranked) <= count:
+        return ranked
+    return [ranked[round(place * (len(ranked) - 1) / (count - 1))] for place in range(count)]
+
+
+def _list_of(ranked: list[Example], views: int) -> Example:
+    """One example of `views` views, filled up with its last image."""
+    filling = [ranked[-1]] * (views - len(ranked))
+    members = [*ranked, *filling]
+    return Example(
+        ranked[0].prompts,
+        tuple(member.images[0] for member in members),
+        tuple(_score(member) for member in members),
+        ranked[0].origin,
+        present=len(ranked),
+    )

@@ -1,0 +1,130 @@
+"""Pairs: a prompt, a chosen and a rejected image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from t2ialign.data.base import Example, Source
+from t2ialign.data.problems import NO_LABEL, TIE, Problem
+from t2ialign.data.tables import columns as role
+from t2ialign.data.tables.columns import Columns, find_column, match_column
+from t2ialign.data.tables.folders import pair_folders, read_pair_folders
+from t2ialign.data.tables.source import Layout, TableData, _number, read_example
+from t2ialign.data.tables.table import Row, Table
+from t2ialign.errors import DataError, InputError
+
+
+class PairData(TableData):
+    """Pairs of images of one prompt, the first preferred."""
+
+    name: str = "pairs"
+    order: Literal["random", "easy_first"] = "random"
+    """Order of the first pass: random, or by falling difference of the two scores (a curriculum); later passes are
+    random."""
+    views: ClassVar[int] = 2
+
+    def curriculum_scores(self, source: Source) -> list[float] | None:
+        """
+        Raises:
+            InputError: a curriculum without scores.
+        """
+        if self.order == "random":
+            return None
+        margins = []
+        for example in (source[row] for row in range(len(source))):
+            if example.scores is None:
+                raise InputError(
+                    f"{example.origin}: data.order is easy_first, which goes by the scores of both images, and there "
+                    "are none; give columns score_chosen and score_rejected (`t2ialign data relabel` writes them)"
+                )
+            margins.append(example.scores[0] - example.scores[1])
+        return margins
+
+    def layout(self, table: Table) -> Layout:
+        return pair_layout(table, self.columns)
+
+    def read_folder(self, folder: Path) -> Table | None:
+        names = pair_folders(folder)
+        return None if names is None else read_pair_folders(folder, names)
+
+
+def pair_layout(table: Table, columns: Columns) -> Layout:
+    """How a table of pairs is read: chosen and rejected columns, or two images and which is better.
+
+    Raises:
+        DataError: columns are missing, with the likely typo.
+    """
+    prompt = find_column(table, role.PROMPT, columns)
+    by_label = match_column(table, role.IMAGE_0, columns) is not None
+    if by_label and match_column(table, role.CHOSEN, columns) is None:
+        return _labelled_layout(table, columns, prompt)
+    views = (find_column(table, role.CHOSEN, columns), find_column(table, role.REJECTED, columns))
+    scores = _score_columns(table, columns)
+    words = f"{table.path.name}: chosen '{views[0]}', rejected '{views[1]}', prompt '{prompt}'"
+    words += f", scores '{scores[0]}' and '{scores[1]}'" if scores else ""
+    return Layout(words, lambda row: read_example(row, table, prompt, views, scores))
+
+
+def _score_columns(table: Table, columns: Columns) -> tuple[str, str] | None:
+    chosen = match_column(table, role.SCORE_CHOSEN, columns)
+    rejected = match_column(table, role.SCORE_REJECTED, columns)
+    if (chosen is None) != (rejected is None):
+        raise DataError(
+            f"{table.path}: has only '{chosen or rejected}' of two score columns; add the other or remove it"
+        )
+    return None if chosen is None or rejected is None else (chosen, rejected)
+
+
+def _labelled_layout(table: Table, columns: Columns, prompt: str) -> Layout:
+    views = (find_column(table, role.IMAGE_0, columns), find_column(table, role.IMAGE_1, columns))
+    preferred = match_column(table, role.PREFERRED, columns)
+    if preferred is not None:
+        words = f"'{preferred}' is the number of the better image"
+        better = _by_number(preferred)
+    else:
+        label = find_column(table, role.LABEL, columns)
+        words = f"'{label}' is 1 where '{views[0]}' is better, 0 where '{views[1]}' is (Pick-a-Pic's rule)"
+        better = _by_label(label, match_column(table, role.LABEL_1, columns))
+
+    def read(row: Row) -> Example | Problem:
+        first = better(row)
+        if isinstance(first, Problem):
+            return first
+        ordered = views if first == 0 else views[::-1]
+        return read_example(row, table, prompt, ordered, None)
+
+    return Layout(f"{table.path.name}: images '{views[0]}' and '{views[1]}', prompt '{prompt}', {words}", read, better)
+
+
+def _by_number(column: str) -> Callable[[Row], int | Problem]:
+    """Which image is better, from a column that holds its number."""
+
+    def better(row: Row) -> int | Problem:
+        value = _number(row.cells.get(column))
+        if value in (0.0, 1.0):
+            return int(value)
+        detail = f"{column} is {row.cells.get(column)!r}; known are 0 and 1, the number of the better image"
+        return Problem(row.origin, NO_LABEL, detail)
+
+    return better
+
+
+def _by_label(column: str, other: str | None) -> Callable[[Row], int | Problem]:
+    """Which image is better, from Pick-a-Pic's label of the first image, checked against the second's."""
+
+    def better(row: Row) -> int | Problem:
+        first = _number(row.cells.get(column))
+        if first not in (0.0, 0.5, 1.0):
+            detail = f"{column} is {row.cells.get(column)!r}; known are 1, 0 and 0.5"
+            return Problem(row.origin, NO_LABEL, detail)
+        second = 1 - first if other is None else _number(row.cells.get(other))
+        if first == second:
+            return Problem(row.origin, TIE, f"{column} is {first:g}" + ("" if other is None else f", {other} too"))
+        if second != 1 - first:
+            detail = f"{column} is {first:g}, but {other} is {row.cells.get(other or '')!r}"
+            return Problem(row.origin, NO_LABEL, detail)
+        return 0 if first == 1.0 else 1
+
+    return better

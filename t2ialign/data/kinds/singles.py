@@ -1,0 +1,53 @@
+"""Single images and their prompts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from t2ialign.data.base import Example
+from t2ialign.data.kinds.pairs import pair_layout
+from t2ialign.data.problems import Problem
+from t2ialign.data.tables import columns as role
+from t2ialign.data.tables.columns import find_column, match_column
+from t2ialign.data.tables.folders import has_images, pair_folders, read_captioned, read_pair_folders
+from t2ialign.data.tables.source import Layout, TableData, _first_view, read_example
+from t2ialign.data.tables.table import Row, Table, find_table
+
+
+class SingleData(TableData):
+    """Single images with their prompt; of a table of pairs the preferred ones."""
+
+    name: str = "singles"
+    views: ClassVar[int] = 1
+
+    def layout(self, table: Table) -> Layout:
+        image = match_column(table, role.IMAGE, self.columns)
+        if image is None:
+            return self._chosen(table)
+        prompt = find_column(table, role.PROMPT, self.columns)
+
+        def read(row: Row) -> Example | Problem:
+            return read_example(row, table, prompt, (image,), None)
+
+        return Layout(f"{table.path.name}: image '{image}', prompt '{prompt}'", read)
+
+    def _chosen(self, table: Table) -> Layout:
+        if match_column(table, role.CHOSEN, self.columns) is not None:
+            chosen = find_column(table, role.CHOSEN, self.columns)
+            prompt = find_column(table, role.PROMPT, self.columns)
+            words = f"{table.path.name}: image '{chosen}', the chosen one of each pair, prompt '{prompt}'"
+            return Layout(words, lambda row: read_example(row, table, prompt, (chosen,), None))
+        if match_column(table, role.IMAGE_0, self.columns) is None:
+            find_column(table, role.IMAGE, self.columns)  # raises: there is no column of images
+        pairs = pair_layout(table, self.columns)
+        words = f"{pairs.words}; only the better image"
+        return Layout(words, lambda row: _first_view(pairs.read(row)), pairs.better)
+
+    def read_folder(self, folder: Path) -> Table | None:
+        names = pair_folders(folder)
+        if names is not None:
+            return read_pair_folders(folder, names)
+        if has_images(folder) and find_table(folder) is None:
+            return read_captioned(folder)
+        return None

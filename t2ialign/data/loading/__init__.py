@@ -1,0 +1,1 @@
+"""The order of the rows, and batches of them."""

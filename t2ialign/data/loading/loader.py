@@ -1,0 +1,178 @@
+"""Batches for ever, from a cursor: rows are read by workers, all draws are made here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
+from typing import NamedTuple
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from t2ialign.data.encoding.cache import Encoded, RawRows, Reader, Rows
+from t2ialign.data.loading.sampler import Order
+from t2ialign.errors import UserError
+from t2ialign.rng import Draws
+from t2ialign.types import Batch, Conditioning
+
+
+class _Refused(NamedTuple):
+    """An error of the user's data, carried out of a worker as it is: torch would wrap its message in a traceback."""
+
+    error: UserError
+
+
+class _RowReader(Dataset):
+    """Reads a micro-batch of rows by their indices."""
+
+    def __init__(self, reader: Reader):
+        self.reader = reader
+
+    def __getitem__(self, rows: list[int]) -> RawRows | _Refused:
+        try:
+            return self.reader(rows)
+        except UserError as error:
+            return _Refused(error)
+
+
+class Batches:
+    """One rank's batches, without end; the same whatever the number of workers.
+
+    Args:
+        encoded: the data set.
+        seed: of order, posterior draws and prompt dropout.
+        micro_batch: examples of a batch.
+        cursor: examples already seen, over all ranks.
+        workers: processes that read ahead; 0 reads in this one.
+        prompt_dropout: share of examples that get `null` for their prompt, in [0, 1).
+        null: the unconditional conditioning. [1, L, D]
+        members: rows of an epoch, by index; every row once if not said.
+        curriculum_scores: of each row, for a curriculum; see `Order`.
+        pin_memory: page-locked memory, for copies to a GPU; where there is one if not said.
+
+    Raises:
+        ValueError: prompt dropout without `null`.
+    """
+
+    def __init__(
+        self,
+        encoded: Encoded,
+        *,
+        seed: int,
+        micro_batch: int,
+        world_size: int = 1,
+        rank: int = 0,
+        cursor: int = 0,
+        workers: int = 0,
+        prompt_dropout: float = 0.0,
+        null: Conditioning | None = None,
+        members: Sequence[int] | None = None,
+        curriculum_scores: Sequence[float] | None = None,
+        pin_memory: bool | None = None,
+    ):
+        if prompt_dropout and null is None:
+            raise ValueError(f"prompt_dropout is {prompt_dropout}, but no null conditioning was given")
+        self.encoded = encoded
+        self.seed = seed
+        self.cursor = cursor
+        self.rank, self.world_size = rank, world_size
+        self.workers = workers
+        self.prompt_dropout = prompt_dropout
+        self.null = None if null is None else null.to("cpu", torch.float32)
+        self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
+        buckets = [range(len(encoded)) if members is None else members]
+        self._order = Order(buckets, seed=seed, micro_batch=micro_batch, curriculum_scores=curriculum_scores)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """
+        Raises:
+            UserError: a row cannot be read or encoded.
+            ValueError: the cursor lies within a micro-batch.
+        """
+        groups = self._order.groups(cursor=self.cursor, rank=self.rank, world_size=self.world_size)
+        for group, raw in zip(groups, self._raw_rows(), strict=False):
+            if isinstance(raw, _Refused):
+                raise raw.error
+            batch = self._batch(torch.tensor(group.keys), torch.tensor(group.examples), self.encoded.finish(raw))
+            yield _pinned(batch) if self.pin_memory else batch
+
+    def _raw_rows(self) -> Iterator[RawRows | _Refused]:
+        groups = self._order.groups(cursor=self.cursor, rank=self.rank, world_size=self.world_size)
+        loader = DataLoader(
+            _RowReader(self.encoded.reader),
+            batch_size=None,
+            sampler=(group.examples for group in groups),  # type: ignore[arg-type]
+            num_workers=self.workers,
+            collate_fn=_as_it_is,  # type: ignore[arg-type]
+            generator=torch.Generator(),  # the workers' seeds must not be drawn from the global generator
+        )
+        yield from loader
+
+    def _batch(self, keys: torch.Tensor, rows: torch.Tensor, encoded: Rows) -> Batch:
+        draws = Draws(self.seed, keys)
+        mean, std = encoded.latents.mean, encoded.latents.std
+        latents = mean + std * draws.normal(tuple(mean.shape[1:]), "posterior")
+        batch = assembled(keys, rows, encoded, latents, self.encoded.views)
+        if not self.prompt_dropout:
+            return batch
+        dropped = draws.uniform("dropout") < self.prompt_dropout
+        return replace(batch, cond=_without_prompts(batch.cond, dropped, self.null))
+
+
+def assembled(keys: torch.Tensor, rows: torch.Tensor, encoded: Rows, latents: torch.Tensor, views: int) -> Batch:
+    """The batch of encoded rows.
+
+    One image stands for all views where only prompts differ; views that none of the lists has are cut off.
+
+    Args:
+        keys: global sample numbers. [N]
+        rows: the data set's row of each example. [N]
+        encoded: what is stored of these rows.
+        latents: x_0 drawn from the rows' posteriors. [N, V or 1, C, h, w]
+    """
+    geometry, scores, mask = encoded.latents.geometry, encoded.scores, encoded.mask
+    latents = latents.expand(-1, views, -1, -1, -1)
+    geometry = None if geometry is None else geometry.expand(-1, views, -1)
+    if mask is None:
+        return Batch(keys, rows, latents, encoded.cond, geometry, scores)
+    longest = int(mask.sum(1).max())
+    return Batch(
+        keys,
+        rows,
+        latents[:, :longest],
+        encoded.cond,
+        None if geometry is None else geometry[:, :longest],
+        None if scores is None else scores[:, :longest],
+        mask[:, :longest],
+    )
+
+
+def _as_it_is(rows: RawRows | _Refused) -> RawRows | _Refused:
+    return rows
+
+
+def _without_prompts(cond: Conditioning, dropped: torch.Tensor, null: Conditioning | None) -> Conditioning:
+    """The conditioning with `null` in the rows where `dropped` [N] holds."""
+    assert null is not None
+
+    def replaced(tensor: torch.Tensor, empty: torch.Tensor) -> torch.Tensor:
+        rows = dropped.view(-1, *[1] * (tensor.ndim - 1))
+        return torch.where(rows, empty.expand_as(tensor), tensor)
+
+    pooled = None
+    if cond.pooled is not None:
+        assert null.pooled is not None
+        pooled = replaced(cond.pooled, null.pooled)
+    return Conditioning(replaced(cond.tokens, null.tokens), pooled)
+
+
+def _pinned(batch: Batch) -> Batch:
+    """The batch in page-locked memory."""
+    pinned = {}
+    for entry in fields(batch):
+        value = getattr(batch, entry.name)
+        if isinstance(value, Conditioning):
+            pinned[entry.name] = value.map(torch.Tensor.pin_memory)
+        elif value is not None:
+            pinned[entry.name] = value.pin_memory()
+    return replace(batch, **pinned)

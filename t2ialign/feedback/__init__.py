@@ -1,0 +1,1 @@
+"""Preference data from rewards: scores, pairs, labels anew, prompts that do not fit."""

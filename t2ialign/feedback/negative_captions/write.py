@@ -1,0 +1,259 @@
+"""A data set of images, each with a prompt that fits and one that does not: what `data: text_pairs` reads.
+
+It can be stopped at any moment: answers go to a journal as they come and are never asked for twice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+from t2ialign.data.base import Example
+from t2ialign.data.images import adopt_image, image_key
+from t2ialign.data.kinds.singles import SingleData
+from t2ialign.data.tables.source import TableSource
+from t2ialign.errors import DataError, InputError, TryAgainError
+from t2ialign.feedback.negative_captions.base import KINDS, Answer, Editor, Kind, Outcome
+from t2ialign.progress import track
+from t2ialign.rng import keyed_seed
+from t2ialign.storage.atomic import write_csv
+from t2ialign.storage.journal import append_lines, truncate_partial_line
+from t2ialign.storage.records import read_record, write_record
+
+TABLE = "text_pairs.csv"
+RECORD = "perturb.json"
+JOURNAL = ".answers.journal"
+COLUMNS = ("image", "prompt", "mismatched", "kind")
+FAILED_IN_A_ROW = 30
+"""Questions without an answer, each after all its tries, after which the server is taken to be gone."""
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+
+Question = tuple[str, Kind]
+"""A prompt, and which kind of mismatch is wanted."""
+
+
+class Totals(NamedTuple):
+    """images = covered + left_out; asked = written + inapplicable + unchanged + near_synonym + malformed + failed, a
+    question being a prompt and a kind."""
+
+    images: int
+    """Distinct images with their prompt."""
+    covered: int
+    """With at least one mismatched prompt."""
+    left_out: int
+    rows: int
+    """Of the table."""
+    asked: int
+    outcomes: dict[str, int]
+    kinds: dict[str, int]
+    """Rows of each kind."""
+
+
+class Perturbed(NamedTuple):
+    """A finished folder."""
+
+    table: Path
+    totals: Totals
+    was_finished: bool
+    """An earlier call had written it already."""
+
+
+def perturb_images(
+    data: Path,
+    out: Path,
+    editor: Editor,
+    *,
+    kinds: Sequence[Kind] = tuple(KINDS),
+    per_image: int = 1,
+    seed: int = 0,
+    max_failed: float = 0.05,
+) -> Perturbed:
+    """Writes `out/text_pairs.csv`, `out/images` and `out/perturb.json`; `t2ialign data perturb`.
+
+    Of a prompt the kinds are tried in an order that the seed gives it, until enough are written, so that the kinds come
+    about equally often.
+
+    Args:
+        data: images with prompts, as data 'singles' reads them; of pairs the preferred images.
+        editor: writes the prompts.
+        kinds: which are wanted.
+        per_image: mismatched prompts of an image at most, each of another kind.
+        seed: of which kind and which word.
+        max_failed: share of questions that may stay without an answer.
+
+    Raises:
+        InputError: the kinds are not known and distinct, or `out` was written with other settings.
+        DataError: the images cannot be read, or no prompt could be changed.
+        TryAgainError: too many questions failed; the same call asks for those again.
+    """
+    _check(kinds, per_image)
+    source = SingleData.model_validate({"name": "singles", "path": data}).open()
+    examples = _distinct(source)
+    settings = {
+        "editor": editor.fingerprint,
+        "kinds": list(kinds),
+        "per_image": per_image,
+        "seed": seed,
+        "data": source.fingerprint,
+    }
+    done = read_record(out / RECORD, settings, lambda record: Totals(**record["totals"]), whole=out / TABLE)
+    if done is not None:
+        return Perturbed(out / TABLE, done, was_finished=True)
+    prompts = list(dict.fromkeys(prompt for prompt, _ in examples))
+    answers = _ask_all(prompts, editor, out / JOURNAL, kinds, per_image, seed)
+    failures = [answer for found in answers.values() for answer in found.values() if answer.outcome == "failed"]
+    asked = sum(len(found) for found in answers.values())
+    if len(failures) > max_failed * asked:
+        raise TryAgainError(
+            f"{out}: {len(failures)} of {asked} questions have no answer, at most {max_failed:.0%} may fail; the last "
+            f"said: {failures[-1].text}. Nothing was written; the same command asks for those alone"
+        )
+    rows = list(_rows(examples, answers, out / "images"))
+    if not rows:
+        raise DataError(f"{data}: no mismatch could be written for any of {len(prompts)} prompts; {_reasons(answers)}")
+    totals = _totals(len(examples), rows, answers)
+    write_csv(out / TABLE, COLUMNS, rows)
+    write_record(out / RECORD, settings, {"totals": totals._asdict()})
+    return Perturbed(out / TABLE, totals, was_finished=False)
+
+
+def _distinct(source: TableSource) -> dict[tuple[str, Any], Example]:
+    """(prompt, key of the image) -> an example that has both."""
+    examples = (source[row] for row in range(len(source)))
+    return {(example.prompts[0], image_key(example.images[0], example.origin)): example for example in examples}
+
+
+def _check(kinds: Sequence[str], per_image: int) -> None:
+    if not kinds or len(set(kinds)) < len(kinds) or not set(kinds) <= set(KINDS):
+        raise InputError(f"kinds {', '.join(kinds) or 'none'}: give each of {', '.join(KINDS)} at most once")
+    if per_image < 1:
+        raise InputError(f"{per_image} mismatched prompts an image: give at least 1")
+
+
+Answers = dict[str, dict[Kind, Answer]]
+"""prompt -> kind -> what became of it, in the order of asking"""
+
+
+def _ask_all(
+    prompts: Sequence[str], editor: Editor, journal: Path, kinds: Sequence[Kind], per_image: int, seed: int
+) -> Answers:
+    """Asks for every prompt until it has enough mismatches, several prompts at once."""
+    known = _read_journal(journal, editor.fingerprint, seed)
+
+    def ask(prompt: str) -> dict[Kind, tuple[Answer, bool]]:
+        """Kind -> its answer, and whether it is new."""
+        found: dict[Kind, tuple[Answer, bool]] = {}
+        for kind in sorted(kinds, key=lambda kind: keyed_seed(seed, "kind", prompt, kind)):
+            before = known.get((prompt, kind))
+            found[kind] = (before or editor(prompt, kind, keyed_seed(seed, prompt, kind)), before is None)
+            written = sum(answer.outcome == "written" for answer, _ in found.values())
+            if written == per_image or found[kind][0].outcome == "failed":  # asked again, before any other kind
+                break
+        return found
+
+    answers: Answers = {}
+    in_a_row = 0
+    asked = _in_parallel(ask, prompts, editor.concurrency)
+    for prompt, found in track(asked, "prompts changed", len(prompts)):
+        new = {kind: answer for kind, (answer, is_new) in found.items() if is_new and answer.outcome != "failed"}
+        if new:
+            append_lines(journal, _lines(prompt, new, editor.fingerprint, seed))
+        answers[prompt] = {kind: answer for kind, (answer, _) in found.items()}
+        last = next(reversed(answers[prompt].values()))
+        in_a_row = in_a_row + 1 if last.outcome == "failed" else 0
+        if in_a_row == FAILED_IN_A_ROW:
+            raise TryAgainError(
+                f"{in_a_row} questions in a row have no answer, the last: {last.text}. What was answered is saved; "
+                "look after the server, then run the same command again"
+            )
+    return {prompt: answers[prompt] for prompt in prompts}
+
+
+def _in_parallel(ask: Any, prompts: Sequence[str], concurrency: int) -> Iterator[tuple[str, Any]]:
+    """(prompt, answer) as they come, at most so many under way; an error ends it without asking further."""
+    if concurrency == 1:
+        yield from ((prompt, ask(prompt)) for prompt in prompts)
+        return
+    with ThreadPoolExecutor(concurrency) as pool:
+        waiting = iter(prompts)
+        running: dict[Future, str] = {}
+        while True:
+            for prompt in waiting:
+                running[pool.submit(ask, prompt)] = prompt
+                if len(running) == concurrency:
+                    break
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                yield running.pop(future), future.result()
+
+
+def _lines(prompt: str, answers: Mapping[Kind, Answer], fingerprint: str, seed: int) -> str:
+    rows = [
+        {"prompt": prompt, "kind": kind, "outcome": outcome, "text": text, "editor": fingerprint, "seed": seed}
+        for kind, (outcome, text) in answers.items()
+    ]
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _read_journal(path: Path, fingerprint: str, seed: int) -> dict[Question, Answer]:
+    """What this editor has answered before; lines of others are left aside."""
+    truncate_partial_line(path)
+    if not path.is_file():
+        return {}
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        return {
+            (row["prompt"], row["kind"]): Answer(row["outcome"], row["text"])
+            for row in rows
+            if (row["editor"], row["seed"]) == (fingerprint, seed)
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not a journal of answers ({error!r}); remove it and start again") from None
+
+
+def _rows(examples: Mapping[tuple[str, Any], Example], answers: Answers, folder: Path) -> Iterator[tuple[str, ...]]:
+    """The table's rows; the images they need are brought into the folder."""
+    for number, ((prompt, _), example) in enumerate(examples.items()):
+        written = {kind: a.text for kind, a in answers[prompt].items() if a.outcome == "written"}
+        if written:
+            name = adopt_image(example.images[0], folder, number, example.origin)
+            yield from ((f"{folder.name}/{name}", prompt, text, kind) for kind, text in written.items())
+
+
+def _totals(images: int, rows: Sequence[tuple[str, ...]], answers: Answers) -> Totals:
+    covered = len({row[0] for row in rows})
+    every = [answer.outcome for found in answers.values() for answer in found.values()]
+    return Totals(
+        images=images,
+        covered=covered,
+        left_out=images - covered,
+        rows=len(rows),
+        asked=len(every),
+        outcomes={outcome: every.count(outcome) for outcome in OUTCOMES},
+        kinds=dict(Counter(row[3] for row in rows)),
+    )
+
+
+def _reasons(answers: Answers) -> str:
+    counts = Counter(answer.outcome for found in answers.values() for answer in found.values())
+    return ", ".join(f"{count} {outcome.replace('_', ' ')}" for outcome, count in counts.items())
+
+
+def describe(perturbed: Perturbed) -> str:
+    """The totals in words."""
+    totals = perturbed.totals
+    outcomes = ", ".join(f"{totals.outcomes[name]} {name.replace('_', ' ')}" for name in OUTCOMES)
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(totals.kinds.items()))
+    return "\n".join(
+        (
+            f"{totals.images} images: {totals.covered} with a mismatched prompt, {totals.left_out} left out",
+            f"{totals.asked} questions: {outcomes}",
+            f"{totals.rows} rows ({kinds}) in {perturbed.table}"
+            + (" (written before)" if perturbed.was_finished else ""),
+        )
+    )

@@ -1,0 +1,94 @@
+"""Folders of images with their prompts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from t2ialign.data.kinds.singles import SingleData
+from t2ialign.data.tables.folders import read_captioned
+from t2ialign.errors import DataError, InputError
+from t2ialign.generation.folder import RECORD
+
+SCORES = "scores.jsonl"
+"""Scores of a folder's images, as `t2ialign score` leaves them."""
+
+
+class Picture(NamedTuple):
+    """An image and what it was made from."""
+
+    name: str
+    """How tables name it: its path inside its folder."""
+    path: Path
+    prompt: str
+
+    def digest(self) -> str:
+        """Changes with the image's bytes and with the prompt."""
+        return hashlib.blake2b(self.path.read_bytes() + b"\0" + self.prompt.encode(), digest_size=16).hexdigest()
+
+
+def read_pictures(folder: Path) -> list[Picture]:
+    """The images of a folder with their prompts, in the order of their record.
+
+    Prompts come from `generation.json`, from a single table with an image and a prompt column, or from a text file
+    beside each image.
+
+    Raises:
+        InputError: no such folder, or it says nothing of its prompts.
+        DataError: no images, or images or prompts are missing.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder of images")
+    if (folder / RECORD).is_file():
+        pictures = _from_record(folder)
+    else:
+        tables = [path for kind in ("csv", "tsv", "jsonl") for path in folder.glob(f"*.{kind}") if path.name != SCORES]
+        if len(tables) > 1:
+            names = ", ".join(sorted(path.name for path in tables))
+            raise InputError(f"{folder}: several tables ({names}); keep the one that holds the prompts")
+        pictures = _from_table(folder, tables[0]) if tables else _from_captions(folder)
+    if not pictures:
+        raise DataError(f"{folder}: no images")
+    missing = [picture.path for picture in pictures if not picture.path.is_file()]
+    if missing:
+        raise DataError(f"{folder}: {len(missing)} of {len(pictures)} images are missing, the first {missing[0]}")
+    return pictures
+
+
+def _from_record(folder: Path) -> list[Picture]:
+    path = folder / RECORD
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["images"]
+        return [Picture(row["file"], folder / row["file"], row["prompt"]) for row in rows]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not a record of generated images ({error!r}); generate the folder again") from None
+
+
+def _from_table(folder: Path, table: Path) -> list[Picture]:
+    source = SingleData.model_validate({"name": "singles", "path": table}).open()
+    pictures = []
+    for index in range(len(source)):
+        example = source[index]
+        image = example.images[0]
+        if not isinstance(image, Path):
+            raise DataError(f"{example.origin}: the table holds image bytes; name files instead")
+        inside = image.resolve().is_relative_to(folder.resolve())
+        name = image.resolve().relative_to(folder.resolve()).as_posix() if inside else f"{index}_{image.name}"
+        pictures.append(Picture(name, image, example.prompts[0]))
+    return pictures
+
+
+def _from_captions(folder: Path) -> list[Picture]:
+    rows = read_captioned(folder).rows
+    without = [Path(row.cells["image"]).name for row in rows if not row.cells["prompt"]]
+    if rows and len(without) == len(rows):
+        raise InputError(
+            f"{folder}: nothing says which prompt belongs to which image; give {RECORD}, a CSV with the columns "
+            f"image,prompt, or a text file beside each image ({Path(without[0]).stem}.txt)"
+        )
+    if without:
+        raise DataError(f"{folder}: {len(without)} of {len(rows)} images have no text file; first {without[0]}")
+    paths = [Path(row.cells["image"]) for row in rows]
+    return [Picture(path.name, path, row.cells["prompt"]) for path, row in zip(paths, rows, strict=True)]

@@ -1,0 +1,154 @@
+"""Pairs that a reward labels anew, with the label they had: AI feedback in the place of people's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from t2ialign.data.images import adopt_image, image_key
+from t2ialign.data.kinds.pairs import PairData
+from t2ialign.data.tables.source import TableSource
+from t2ialign.errors import DataError, InputError
+from t2ialign.feedback.build import PAIR_COLUMNS, PAIRS
+from t2ialign.feedback.pictures import Picture
+from t2ialign.feedback.scoring import SCORES, check_coverage, score_pictures
+from t2ialign.rewards.base import Reward, Score, constant
+from t2ialign.statistics import Proportion, wilson
+from t2ialign.storage.atomic import write_csv
+from t2ialign.storage.records import read_record, write_record
+
+RECORD = "relabel.json"
+COLUMNS = (*PAIR_COLUMNS, "label_kept")
+"""`label_kept` is 1 where the reward prefers the image that was chosen before, 0 where it prefers the other."""
+
+
+class Totals(NamedTuple):
+    """rows = kept + overturned + tied + unscored; the first two are written."""
+
+    rows: int
+    kept: int
+    overturned: int
+    tied: int
+    """Scores that differ by no more than the margin."""
+    unscored: int
+    """An image of the pair has no score."""
+
+
+class Relabelled(NamedTuple):
+    """A finished folder."""
+
+    table: Path
+    totals: Totals
+    was_finished: bool
+    """An earlier call had written it already."""
+
+    @property
+    def agreement(self) -> Proportion | None:
+        """Of the pairs with both labels, in how many they agree; None where there are none."""
+        both = self.totals.kept + self.totals.overturned
+        return wilson(self.totals.kept, both) if both else None
+
+
+def relabel_pairs(
+    pairs: Path, out: Path, reward: Reward, *, margin: float = 0.0, max_failed: float = 0.05
+) -> Relabelled:
+    """Writes `out/pairs.csv`, `out/images` and `out/relabel.json`; `t2ialign data relabel`.
+
+    Args:
+        pairs: a table or folder of pairs, as data 'pairs' reads it.
+        reward: prefers the image of higher score.
+        margin: scores that differ by no more are a tie, which is left out; at least 0.
+        max_failed: share of images that may be without a score.
+
+    Raises:
+        InputError: the margin is below 0, or `out` was built otherwise.
+        DataError: the pairs cannot be read, too many images failed, or the reward prefers none.
+        TryAgainError: the disk is full.
+    """
+    if not margin >= 0:
+        raise InputError(f"margin {margin}: give a number of at least 0")
+    source = PairData.model_validate({"name": "pairs", "path": pairs}).open()
+    settings = {
+        "reward": reward.name,
+        "fingerprint": reward.fingerprint,
+        "margin": margin,
+        "data": source.fingerprint,
+    }
+    done = read_record(out / RECORD, settings, lambda record: Totals(**record["totals"]), whole=out / PAIRS)
+    if done is not None:
+        return Relabelled(out / PAIRS, done, was_finished=True)
+    pictures, found = _adopted(source, out / "images")
+    scores = score_pictures(pictures, [reward], out / "images" / SCORES)
+    check_coverage(pictures, scores, max_failed)
+    values = scores[reward.name]
+    same = constant(values)
+    if same is not None:
+        raise DataError(f"reward '{reward.name}' gave {same:.6g} to all {len(values)} images, so it prefers none")
+    totals = _totals(found, values, margin)
+    write_csv(out / PAIRS, COLUMNS, _rows(found, pictures, values, margin))
+    write_record(out / RECORD, settings, {"totals": totals._asdict()})
+    return Relabelled(out / PAIRS, totals, was_finished=False)
+
+
+_Found = tuple[str, int, int]
+"""Prompt, and the numbers of the image chosen before and of the other."""
+
+
+def _adopted(source: TableSource, folder: Path) -> tuple[list[Picture], list[_Found]]:
+    """Each image under each of its prompts once, brought into the folder, and which of them every pair compares."""
+    numbers: dict[tuple[str, Any], int] = {}
+    pictures: list[Picture] = []
+    found: list[_Found] = []
+    for example in (source[row] for row in range(len(source))):
+        prompt = example.prompts[0]
+        keys = [(prompt, image_key(image, example.origin)) for image in example.images]
+        for key, image in zip(keys, example.images, strict=True):
+            if key not in numbers:
+                numbers[key] = len(pictures)
+                name = adopt_image(image, folder, numbers[key], example.origin)
+                pictures.append(Picture(name, folder / name, prompt))
+        before, other = (numbers[key] for key in keys)
+        found.append((prompt, before, other))
+    return pictures, found
+
+
+def _margin(row: _Found, scores: Sequence[Score]) -> float | None:
+    """Score of the image chosen before minus the other's, or None where one has none."""
+    before, other = scores[row[1]], scores[row[2]]
+    return None if before is None or other is None else before - other
+
+
+def _totals(rows: Sequence[_Found], scores: Sequence[Score], margin: float) -> Totals:
+    margins = [_margin(row, scores) for row in rows]
+    known = [found for found in margins if found is not None]
+    kept, overturned = sum(found > margin for found in known), sum(found < -margin for found in known)
+    return Totals(len(rows), kept, overturned, len(known) - kept - overturned, len(rows) - len(known))
+
+
+def _rows(
+    rows: Sequence[_Found], pictures: Sequence[Picture], scores: Sequence[Score], margin: float
+) -> Iterator[tuple]:
+    for row in rows:
+        found = _margin(row, scores)
+        if found is not None and abs(found) > margin:
+            prompt, before, other = row
+            chosen, rejected = (before, other) if found > 0 else (other, before)
+            names = (f"images/{pictures[chosen].name}", f"images/{pictures[rejected].name}")
+            yield (prompt, *names, scores[chosen], scores[rejected], abs(found), int(found > 0))
+
+
+def describe(relabelled: Relabelled) -> str:
+    """The totals in words."""
+    totals, agreement = relabelled.totals, relabelled.agreement
+    share = ""
+    if agreement is not None:
+        share = f"; the labels agree in {agreement.mean:.1%} ({agreement.low:.1%} to {agreement.high:.1%})"
+    return "\n".join(
+        (
+            f"{totals.rows} pairs: {totals.kept} labels kept, {totals.overturned} overturned, {totals.tied} tied, "
+            f"{totals.unscored} without a score{share}",
+            f"{totals.kept + totals.overturned} pairs in {relabelled.table}"
+            + (" (written before)" if relabelled.was_finished else ""),
+        )
+    )

@@ -1,0 +1,1 @@
+"""Images from prompts: one at a time, a folder, or shared by processes."""

@@ -1,0 +1,73 @@
+"""Folders of images, made by one process or shared with a companion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from t2ialign.generation.folder import generate_folder
+from t2ialign.generation.worker import WorkerProcess
+from t2ialign.models import open_policy
+from t2ialign.sampling.guidance import Guidance
+
+
+@dataclass(frozen=True)
+class ImageJob:
+    """A folder of images to make; picklable, so that a second process can share it."""
+
+    model: Path
+    lora: Path | None
+    prompts: list[str]
+    out: Path
+    images_per_prompt: int
+    seed: int
+    guidance_scale: float
+    steps: int
+    batch: int
+
+
+def make_images(jobs: Sequence[ImageJob], second: WorkerProcess | None, threads: int) -> None:
+    """Makes what is missing of the jobs' images, in two processes where there are two.
+
+    Args:
+        jobs: those of one model and LoRA one after the other, so that it is loaded once.
+        second: an idle companion.
+        threads: of each process.
+    """
+    if second is None:
+        generate_shard(jobs, (0, 1), threads, True)
+        return
+    second.start(generate_shard, jobs, (1, 2), threads, False)
+    generate_shard(jobs, (0, 2), threads, True)
+    with Console(stderr=True).status("waiting for the second process's images"):
+        second.finish()
+
+
+def generate_shard(jobs: Sequence[ImageJob], shard: tuple[int, int], threads: int, progress: bool) -> None:
+    """Makes one process's share of every job's images; see `generate_folder`."""
+    torch.set_num_threads(threads)
+    loaded: tuple[Path, Path | None] | None = None
+    policy, mixture = None, {}
+    for job in jobs:
+        loras = {} if job.lora is None else {str(job.lora): 1.0}
+        if policy is None or loaded != (job.model, job.lora):
+            policy, mixture = open_policy(str(job.model), loras=loras)
+            loaded = (job.model, job.lora)
+        generate_folder(
+            policy,
+            job.prompts,
+            job.out,
+            images_per_prompt=job.images_per_prompt,
+            seed=job.seed,
+            guidance=Guidance(job.guidance_scale, mixture, mixture),
+            steps=job.steps,
+            resolution=None,
+            batch=job.batch,
+            description={"model": str(job.model), "loras": loras},
+            shard=shard,
+            progress=progress,
+        )

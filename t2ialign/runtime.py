@@ -1,0 +1,41 @@
+"""This process: its threads, its device, its place among those that a launcher started."""
+
+from __future__ import annotations
+
+import os
+
+import diffusers
+import torch
+import transformers
+from accelerate import PartialState
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+MAX_SMALL_MACHINE_CORES = 4
+
+
+def configure_runtime() -> None:
+    """Threads for this machine, and no progress bars of other libraries between ours."""
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    limit_threads()
+
+
+def limit_threads() -> None:
+    """One thread on a small CPU machine, where torch's default is many times slower as soon as anything else runs."""
+    asked = os.environ.get("OMP_NUM_THREADS")
+    if asked is not None:
+        torch.set_num_threads(int(asked))
+    elif not torch.cuda.is_available() and (os.cpu_count() or 1) <= MAX_SMALL_MACHINE_CORES:
+        torch.set_num_threads(1)
+
+
+def processes() -> PartialState:
+    """This process among those that a launcher started; joins their group, on machines without a GPU too."""
+    return PartialState(cpu="LOCAL_RANK" in os.environ and not torch.cuda.is_available())
+
+
+def device_of_process() -> torch.device:
+    """This process's device."""
+    device = processes().device
+    assert device is not None
+    return device

@@ -1,0 +1,1 @@
+"""Sampling: guidance, and steps between noise and images."""

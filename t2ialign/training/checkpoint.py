@@ -1,0 +1,121 @@
+"""The format of a checkpoint: a folder of safetensors and one JSON file, whole or not there.
+
+A folder gets its name only after every byte of it is on disk. `manifest.json` carries each file's size and checksum, so
+that a folder damaged later is recognised and never read.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from t2ialign.storage.atomic import atomic_directory
+
+MANIFEST = "manifest.json"
+STATE = "state.json"
+
+
+class Saved(NamedTuple):
+    """What a checkpoint holds."""
+
+    tensors: dict[str, dict[str, Tensor]]
+    """File stem -> tensors."""
+    state: dict[str, Any]
+
+
+class Torn(NamedTuple):
+    """A checkpoint that is not whole."""
+
+    folder: Path
+    reason: str
+
+
+def _checksum(path: Path) -> int:
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            value = zlib.crc32(block, value)
+    return value
+
+
+def save(folder: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+    """Writes a checkpoint at `folder`, whole or not at all.
+
+    Raises:
+        TryAgainError: the disk is full.
+    """
+    with atomic_directory(folder) as partial:
+        for stem, group in tensors.items():
+            save_file(
+                {name: tensor.detach().contiguous().cpu() for name, tensor in group.items()},
+                partial / f"{stem}.safetensors",
+            )
+        (partial / STATE).write_text(json.dumps(state, indent=1))
+        files = {path.name: [path.stat().st_size, _checksum(path)] for path in sorted(partial.iterdir())}
+        (partial / MANIFEST).write_text(json.dumps(files, indent=1))
+
+
+def verify(folder: Path) -> str | None:
+    """Why a checkpoint cannot be read, or None if it is whole."""
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        return f"it has no {MANIFEST} (killed while saving?)"
+    try:
+        files = json.loads(manifest.read_text())
+    except ValueError:
+        return f"its {MANIFEST} is not JSON"
+    if not isinstance(files, dict) or STATE not in files:
+        return f"its {MANIFEST} is not one of ours"
+    for name, (size, checksum) in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes, not {size}"
+        if _checksum(path) != checksum:
+            return f"{name} has changed since it was saved"
+    return None
+
+
+def load(folder: Path) -> Saved:
+    """Reads a checkpoint that `damage` found whole."""
+    tensors = {path.stem: load_file(path) for path in sorted(folder.glob("*.safetensors"))}
+    return Saved(tensors, json.loads((folder / STATE).read_text()))
+
+
+def name(step: int) -> str:
+    return f"step-{step:06d}"
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"), key=lambda path: (len(path.name), path.name), reverse=True)
+
+
+def newest(folder: Path, report: Callable[[Torn], None]) -> Path | None:
+    """The newest whole checkpoint below `folder`; damaged ones are reported and passed over."""
+    for path in _newest_first(folder):
+        reason = verify(path)
+        if reason is None:
+            return path
+        report(Torn(path, reason))
+    return None
+
+
+def prune(folder: Path, newest: Path, keep: int) -> None:
+    """Removes all but `newest` and the `keep` - 1 checkpoints before it, and what a killed save left behind.
+
+    What is newer than `newest` was found damaged when the run went on from an earlier one.
+    """
+    order = _newest_first(folder)
+    place = order.index(newest)
+    for path in order[:place] + order[place + keep :]:
+        shutil.rmtree(path)
+    for path in folder.glob(".*.partial"):
+        shutil.rmtree(path, ignore_errors=True)

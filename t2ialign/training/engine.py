@@ -1,0 +1,307 @@
+"""Everything that changes during training: weights, optimizer, step, data position, and how they are saved."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.optim import Optimizer
+
+from t2ialign.config.schema import Optim
+from t2ialign.errors import DataError, InputError
+from t2ialign.policy import Policy
+from t2ialign.training import checkpoint
+from t2ialign.training.trackers import Tracker
+from t2ialign.types import LossOutput
+
+Metrics = dict[str, float]
+
+
+def learning_rate(optim: Optim, step: int, steps: int) -> float:
+    """The rate of optimizer step `step` (from 0) of `steps`; a pure function, so a restart cannot lose its place."""
+    if step < optim.warmup_steps:
+        return optim.lr * (step + 1) / optim.warmup_steps
+    progress = (step - optim.warmup_steps) / max(1, steps - optim.warmup_steps)
+    if optim.schedule == "cosine":
+        return optim.lr * 0.5 * (1 + math.cos(math.pi * progress))
+    if optim.schedule == "linear":
+        return optim.lr * (1 - progress)
+    return optim.lr
+
+
+class LossScale:
+    """Dynamic scaling of a float16 loss; 1 and idle in other precisions."""
+
+    def __init__(self, enabled: bool):
+        self.enabled = enabled
+        self.value = 2.0**16 if enabled else 1.0
+        self.good_steps = 0
+
+    def overflowed(self) -> bool:
+        """Halves the scale; False once it cannot be the cause any more."""
+        if not self.enabled or self.value <= 1:
+            return False
+        self.value, self.good_steps = self.value / 2, 0
+        return True
+
+    def succeeded(self) -> None:
+        self.good_steps += 1
+        if self.enabled and self.good_steps == 2000:
+            self.value, self.good_steps = self.value * 2, 0
+
+
+class Engine:
+    """Turns losses into optimizer steps.
+
+    Gradients of all processes are summed once per optimizer step and divided by the global weight of the whole
+    accumulation window, so the result does not depend on how a batch was cut up.
+
+    Args:
+        policy: what is trained.
+        optimizer: over `policy.trained_parameters()`, in that order.
+        optim: rates and clipping.
+        steps: optimizer steps in all; the schedule ends there.
+        accumulation: loss functions per optimizer step.
+        run_dir: where checkpoints and metrics go.
+        seed: seed of all draws.
+        identity: what must be equal for a checkpoint to be continued: name -> value.
+        keep: checkpoints kept.
+        half: the forward pass is float16.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: Policy,
+        optimizer: Optimizer,
+        optim: Optim,
+        steps: int,
+        accumulation: int,
+        run_dir: Path,
+        seed: int,
+        identity: dict[str, Any],
+        keep: int = 2,
+        half: bool = False,
+    ):
+        self.policy = policy
+        self.optimizer = optimizer
+        self.optim = optim
+        self.steps = steps
+        self.accumulation = accumulation
+        self.run_dir = run_dir
+        self.seed = seed
+        self.identity = identity
+        self.keep = keep
+        self.step = 0
+        self.samples_seen = 0
+        self.metrics: Metrics = {}
+        self.stop_requested = False
+        self.should_stop = False
+        self.tracker: Tracker | None = None
+        self._trained = policy.trained_parameters()
+        self._scale = LossScale(half)
+        self._window: list[LossOutput] = []
+        self._started = perf_counter()
+
+    @property
+    def is_main(self) -> bool:
+        return not dist.is_initialized() or dist.get_rank() == 0
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.run_dir / "checkpoints"
+
+    def start(self) -> None:
+        """Goes on from the newest whole checkpoint, if there is one, and opens the record."""
+        found = checkpoint.newest(self.checkpoints, self._report_torn)
+        if found is not None:
+            self.restore(found)
+        if self.is_main:
+            self.tracker = Tracker(self.run_dir, self.step)
+        self._started = perf_counter()
+
+    def _report_torn(self, torn: checkpoint.Torn) -> None:
+        if self.is_main:
+            print(f"{torn.folder}: not used: {torn.reason}; looking for the one before it", flush=True)
+
+    def update(self, loss_fn: Callable[[], LossOutput]) -> Metrics | None:
+        """One forward and backward pass; an optimizer step when the accumulation window is full.
+
+        Returns:
+            The metrics of the optimizer step, or None while accumulating.
+
+        Raises:
+            DataError: no example of the whole window counts, or loss or gradient is not finite; nothing was updated.
+        """
+        output = loss_fn()
+        (output.losses * output.weights).sum().mul(self._scale.value).backward()
+        self._window.append(LossOutput(output.losses.detach(), output.weights, output.metrics))
+        if len(self._window) < self.accumulation:
+            return None
+        window, self._window = self._window, []
+        return self._finish(window)
+
+    def _finish(self, window: list[LossOutput]) -> Metrics | None:
+        names, totals = self._totals(window)
+        if dist.is_initialized():
+            dist.all_reduce(totals)
+            self._sum_gradients()
+        weight = totals[1]
+        gradients = [p.grad for p in self._trained.values() if p.grad is not None]
+        torch._foreach_div_(gradients, (weight.clamp(min=1e-12) * self._scale.value).to(gradients[0].dtype))
+        norm = torch.nn.utils.clip_grad_norm_(self._trained.values(), self.optim.max_grad_norm)
+        # the one device-to-host sync of an optimizer step: finiteness must be known before the weights change
+        loss_sum, weight_sum, rows, stop, *rest, grad_norm = torch.cat([totals, norm.double()[None]]).tolist()
+        self.should_stop = stop > 0
+        self.samples_seen += round(rows)
+        if weight_sum <= 0:
+            self._discard()
+            raise DataError(f"step {self.step + 1}: no example of this step counts (all weights are 0)")
+        if math.isfinite(loss_sum) and not math.isfinite(grad_norm) and self._scale.overflowed():
+            self._discard()
+            return None
+        if not (math.isfinite(loss_sum) and math.isfinite(grad_norm)):
+            self._discard()
+            raise DataError(self._not_finite(loss_sum / weight_sum, grad_norm))
+        lr = learning_rate(self.optim, self.step, self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self._discard()
+        self._scale.succeeded()
+        self.step += 1
+        if self.optim.ema_decay is not None:
+            self.policy.advance_ema(self.optim.ema_decay)
+        now = perf_counter()
+        self.metrics = {
+            "step": self.step,
+            "samples_seen": self.samples_seen,
+            "loss": loss_sum / weight_sum,
+            "lr": lr,
+            "grad_norm": grad_norm,
+            "seconds": now - self._started,
+            **{key: value / weight_sum for key, value in zip(names, rest, strict=True)},
+        }
+        self._started = now
+        if self.tracker is not None:
+            self.tracker.log(self.metrics)
+        return self.metrics
+
+    def _totals(self, window: list[LossOutput]) -> tuple[list[str], Tensor]:
+        """Names of the metrics, and [loss, weight, rows, stop, metrics ...] summed over the window. float64"""
+        names = sorted(window[0].metrics)
+        sums = torch.zeros(4 + len(names), dtype=torch.float64, device=window[0].losses.device)
+        for output in window:
+            weights = output.weights.double()
+            sums[0] += (output.losses.double() * weights).sum()
+            sums[1] += weights.sum()
+            sums[2] += len(weights)
+            for place, key in enumerate(names):
+                sums[4 + place] += (output.metrics[key].double() * weights).sum()
+        sums[3] = float(self.stop_requested)
+        return names, sums
+
+    def _sum_gradients(self) -> None:
+        """Sums the gradients of all processes, in flat buffers of at most 64 MiB."""
+        for parameter in self._trained.values():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        pending: list[Tensor] = []
+        parameters = list(self._trained.values())
+        for place, parameter in enumerate(parameters):
+            assert parameter.grad is not None
+            pending.append(parameter.grad)
+            if sum(g.numel() for g in pending) >= 1 << 24 or place == len(parameters) - 1:
+                flat = torch.cat([g.flatten() for g in pending])
+                dist.all_reduce(flat)
+                for gradient, part in zip(pending, flat.split([g.numel() for g in pending]), strict=True):
+                    gradient.copy_(part.view_as(gradient))
+                pending = []
+
+    def _discard(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _not_finite(self, loss: float, grad_norm: float) -> str:
+        what = f"loss {loss:.4g}, gradient norm {grad_norm:.4g}"
+        if self.metrics:
+            what += f"; at step {self.step} they were {self.metrics['loss']:.4g} and {self.metrics['grad_norm']:.4g}"
+        return (
+            f"{self.run_dir}: step {self.step + 1} is not finite ({what}). "
+            "Training stopped before the weights changed. Lower optim.lr or objective.beta, or raise train.precision, "
+            "and start in a new run_dir; or look at the data of this step."
+        )
+
+    def log(self, metrics: Metrics) -> None:
+        """Records numbers measured between steps, such as validation."""
+        if self.tracker is not None:
+            self.tracker.log({"step": self.step, **metrics})
+
+    def save(self) -> None:
+        """Writes a checkpoint; every process waits until it is whole.
+
+        Raises:
+            TryAgainError: the disk is full.
+        """
+        if self.is_main:
+            folder = self.checkpoints / checkpoint.name(self.step)
+            if checkpoint.verify(folder) is not None:
+                checkpoint.save(folder, self._tensors(), self._state())
+            checkpoint.prune(self.checkpoints, folder, self.keep)
+        if dist.is_initialized():
+            dist.barrier()
+
+    def _tensors(self) -> dict[str, dict[str, Tensor]]:
+        moments = {}
+        for place, entries in self.optimizer.state_dict()["state"].items():
+            for key, value in entries.items():
+                moments[f"{place}.{key}"] = value if isinstance(value, Tensor) else torch.tensor(value)
+        groups = {"trained": dict(self._trained), "optimizer": moments, "ema": self.policy.ema_parameters()}
+        return {stem: group for stem, group in groups.items() if group}
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "samples_seen": self.samples_seen,
+            "loss_scale": [self._scale.value, self._scale.good_steps],
+            "metrics": self.metrics,
+            "identity": self.identity,
+        }
+
+    @torch.no_grad()
+    def restore(self, folder: Path) -> None:
+        """Continues from a checkpoint.
+
+        Raises:
+            DataError: the data is not what the checkpoint was made with.
+            InputError: the checkpoint's weights do not fit this policy.
+        """
+        tensors, state = checkpoint.load(folder)
+        for key, expected in state["identity"].items():
+            if self.identity.get(key) != expected:
+                raise DataError(
+                    f"{folder}: made with {key} {expected}, now it is {self.identity.get(key)}. An exact continuation "
+                    f"is impossible: restore the {key}, or start in a new run_dir."
+                )
+        self._copy(tensors["trained"], dict(self._trained), folder)
+        self._copy(tensors.get("ema", {}), self.policy.ema_parameters(), folder)
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.get("optimizer", {}).items():
+            place, entry = key.split(".", 1)
+            moments.setdefault(int(place), {})[entry] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        self.step, self.samples_seen = state["step"], state["samples_seen"]
+        self._scale.value, self._scale.good_steps = state["loss_scale"]
+        self.metrics = state["metrics"]
+
+    def _copy(self, saved: dict[str, Tensor], here: dict[str, Any], folder: Path) -> None:
+        if set(saved) != set(here):
+            odd = sorted(set(saved) ^ set(here))[0]
+            raise InputError(f"{folder}: its weights are not this policy's (for example '{odd}'); use a new run_dir")
+        for key, value in saved.items():
+            here[key].copy_(value)

@@ -1,0 +1,168 @@
+"""Held-out pair accuracy: how often a model orders pairs it has not seen as their labels do.
+
+A pair is ordered rightly where the chosen view's denoising error fell further below the reference's than the rejected
+one's, on the mean over fixed timesteps and noise: the implicit reward of arXiv:2311.12908. Every checkpoint is asked
+the same questions, so their answers can be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from t2ialign.data.base import Cache, DataConfig, Source
+from t2ialign.data.encoding.cache import Encoded, encode
+from t2ialign.data.loading.loader import assembled
+from t2ialign.errors import DataError
+from t2ialign.policy import Policy
+from t2ialign.progress import track
+from t2ialign.rng import Draws, generator, keyed_seed
+from t2ialign.statistics import paired_bootstrap
+from t2ialign.training.engine import Engine
+from t2ialign.types import Noised, Prediction, Weights
+
+
+class PairAccuracy(NamedTuple):
+    """What held-out pairs say of a model."""
+
+    mean: float
+    """Share of pairs ordered as their labels are, in [0, 1]; a tie counts one half."""
+    low: float
+    high: float
+    """95 % bootstrap interval, whole prompts resampled."""
+    pairs: int
+    chosen_change: float
+    """Mean change of the chosen views' error against the reference; below 0 they are denoised better."""
+    rejected_change: float
+
+
+class HeldOut:
+    """A fixed choice of pairs, and fixed looks at each.
+
+    Args:
+        source: pairs, as the encoded ones were read.
+        encoded: the same pairs, encoded.
+        at_most: pairs that are looked at.
+        draws: looks at each, at timesteps spread over the schedule.
+        seed: of the choice, the timesteps and the noise.
+        batch: pairs in one pass.
+
+    Raises:
+        DataError: the data are no pairs.
+    """
+
+    def __init__(self, source: Source, encoded: Encoded, *, at_most: int, draws: int, seed: int, batch: int):
+        if source.views != 2:
+            raise DataError(f"held-out pairs have 2 views an example; these have {source.views}")
+        order = torch.randperm(len(source), generator=generator(seed, "held-out pairs")).tolist()
+        self.rows = sorted(order[:at_most])
+        self.prompts = [source[row].prompts[0] for row in self.rows]
+        self.encoded = encoded
+        self._draws, self._seed, self._batch = draws, seed, batch
+
+    @torch.no_grad()
+    def errors(self, policy: Policy, models: Sequence[Weights]) -> list[Tensor]:
+        """Each model's mean denoising errors, views (chosen, rejected). [pairs, 2] float64 on the CPU each"""
+        found: list[list[Tensor]] = [[] for _ in models]
+        chunks = [self.rows[at : at + self._batch] for at in range(0, len(self.rows), self._batch)]
+        for rows in track(chunks, "held-out pairs", len(chunks)):
+            for parts, errors in zip(found, self._chunk(policy, models, rows), strict=True):
+                parts.append(errors)
+        return [torch.cat(parts) for parts in found]
+
+    def _chunk(self, policy: Policy, models: Sequence[Weights], rows: list[int]) -> list[Tensor]:
+        encoded = self.encoded[rows]
+        keys = torch.tensor(rows)
+        batch = assembled(keys, keys, encoded, encoded.latents.mean, self.encoded.views).to(policy.device)
+        schedule = policy.backbone.schedule
+        totals = [torch.zeros(len(rows), 2, dtype=torch.float64) for _ in models]
+        for draw in range(self._draws):
+            draws = Draws(keyed_seed(self._seed, "held out", draw), batch.keys)
+            span = schedule.num_train_timesteps
+            low, high = draw * span // self._draws, (draw + 1) * span // self._draws
+            timesteps = draws.timesteps(low, max(high, low + 1))[:, None].expand(-1, 2)
+            noise = draws.normal(tuple(batch.latents.shape[2:]), "noise")[:, None].expand_as(batch.latents)
+            x_t = schedule.add_noise(batch.latents.flatten(0, 1), noise.flatten(0, 1), timesteps.flatten())
+            noised = Noised(x_t.view_as(batch.latents), batch.latents, noise, timesteps)
+            for total, weights in zip(totals, models, strict=True):
+                answer = policy.predict(noised.x_t, timesteps, batch.cond, batch.geometry, weights)
+                total += Prediction(answer, None, noised, schedule).policy_error.double().cpu() / self._draws
+        return totals
+
+    def accuracy(self, policy_error: Tensor, reference_error: Tensor) -> PairAccuracy:
+        """How two models' errors on these pairs compare. [pairs, 2] both"""
+        chosen, rejected = (policy_error - reference_error).unbind(1)
+        right = ((chosen < rejected).double() + 0.5 * (chosen == rejected).double()).tolist()
+        interval = paired_bootstrap([0.0] * len(right), right, seed=self._seed, clusters=self.prompts)
+        changes = (float(chosen.mean()), float(rejected.mean()))
+        return PairAccuracy(interval.mean, interval.low, interval.high, len(right), *changes)
+
+
+class HeldOutAccuracy:
+    """Held-out pair accuracy along a run, in metrics.jsonl and on the board.
+
+    Args:
+        policy: who answers.
+        held_out: what is asked.
+        every: optimizer steps between measurements; one more after the last step.
+        steps: the last step.
+    """
+
+    def __init__(self, policy: Policy, held_out: HeldOut, *, every: int, steps: int):
+        self._policy, self._held_out = policy, held_out
+        self._every, self._steps = every, steps
+        self._reference: Tensor | None = None
+
+    def __call__(self, engine: Engine) -> None:
+        if engine.is_main and (engine.step % self._every == 0 or engine.step == self._steps):
+            self.measure(engine)
+
+    def measure(self, engine: Engine) -> PairAccuracy:
+        """Asks the policy, and records what it says; the reference, which does not change, is asked once a start."""
+        if self._reference is None:
+            (self._reference,) = self._held_out.errors(self._policy, ["reference"])
+        (errors,) = self._held_out.errors(self._policy, ["policy"])
+        found = self._held_out.accuracy(errors, self._reference)
+        engine.log(recorded(found))
+        return found
+
+
+def measure_pairs(
+    policy: Policy, weights: Weights, data: DataConfig, *, at_most: int, draws: int, seed: int, batch: int
+) -> PairAccuracy:
+    """The accuracy of one choice of weights against the base, on pairs encoded as they are needed.
+
+    Raises:
+        DataError: the data cannot be used, or are no pairs.
+    """
+    source, backbone = data.open(), policy.backbone
+    encoded = encode(
+        source,
+        backbone,
+        resolution=data.resolution or backbone.resolution,
+        folder=Path(),
+        device=policy.device,
+        cache=Cache(latents=False, text=False),
+    )
+    held_out = HeldOut(source, encoded, at_most=at_most, draws=draws, seed=seed, batch=batch)
+    return held_out.accuracy(*held_out.errors(policy, [weights, "base"]))
+
+
+def recorded(found: PairAccuracy) -> dict[str, Any]:
+    """The names of the numbers in metrics.jsonl; a chart a group."""
+    accuracy = {f"validation/pair_accuracy/{key}": getattr(found, key) for key in ("mean", "low", "high")}
+    changes = {"chosen": found.chosen_change, "rejected": found.rejected_change}
+    return {**accuracy, **{f"validation/held_out_change/{key}": value for key, value in changes.items()}}
+
+
+def describe(found: PairAccuracy) -> str:
+    """The accuracy in a sentence."""
+    return (
+        f"held-out pair accuracy {found.mean:.1%} (95 % interval {found.low:.1%} to {found.high:.1%}, "
+        f"{found.pairs} pairs); error of the chosen views {found.chosen_change:+.3g}, of the rejected ones "
+        f"{found.rejected_change:+.3g} against the reference"
+    )

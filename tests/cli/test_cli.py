@@ -1,0 +1,77 @@
+"""The list of commands, and what it costs to ask for it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from t2ialign.cli import main as cli
+
+COMMANDS = {
+    ("demo",): {"--run-dir", "--prompts", "--seed"},
+    ("train",): {"CONFIG"},
+    ("accuracy",): {"--model", "--lora", "--texts"},
+    ("generate",): {"--model", "--out", "--prompts", "--prompt", "--lora", "--guidance", "--steps", "--seed"},
+    ("score",): {"--reward"},
+    ("data", "build"): {"--reward"},
+    ("data", "inspect"): set(),
+    ("data", "relabel"): {"--out", "--reward", "--margin", "--max-failed"},
+    ("data", "perturb"): {"--out", "--by", "--kind", "--per-image", "--base-url", "--concurrency", "--max-failed"},
+    ("report",): {"RUN", "--out"},
+    ("doctor",): {"--full"},
+    ("keys",): set(),
+}
+"""Every command and what it must at least take; docs list the same."""
+HEAVY = ("torch", "diffusers", "transformers", "numpy", "PIL", "pyarrow")
+
+
+def listed(app: typer.Typer, prefix: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
+    found = {
+        (*prefix, command.name or command.callback.__name__.replace("_", "-"))
+        for command in app.registered_commands
+        if command.callback is not None
+    }
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        found |= listed(group.typer_instance, (*prefix, str(group.name)))
+    return found
+
+
+def test_the_list_of_commands():
+    assert listed(cli.app) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_explains_itself(command: tuple[str, ...]):
+    result = CliRunner().invoke(cli.app, [*command, "--help"], env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
+    assert result.exit_code == 0, result.output
+    for option in COMMANDS[command]:
+        assert option.lower() in result.output.lower()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["doctor"], ["train", "--help"], ["train", "no.yaml"]], ids=" ".join)
+def test_quick_answers_import_nothing_heavy(arguments: list[str]):
+    code = (
+        "import sys\nfrom t2ialign.cli import main as cli\n"
+        f"sys.argv = ['t2ialign', *{arguments!r}]\n"
+        "try:\n    cli.main()\nexcept SystemExit:\n    pass\n"
+        f"print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert "HEAVY []" in done.stdout, done.stdout
+
+
+def test_a_wrong_command_and_no_command_exit_with_2():
+    assert CliRunner().invoke(cli.app, ["trian"]).exit_code == 2
+    assert CliRunner().invoke(cli.app, []).exit_code == 2
+
+
+def test_keys_lists_every_key():
+    result = CliRunner().invoke(cli.app, ["keys", "train."], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    assert "train.effective_batch" in result.output
+    assert "optim.lr" not in result.output

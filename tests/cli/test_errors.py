@@ -1,0 +1,385 @@
+"""Bad input: one clear message, the exit code of docs/errors.md, nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from PIL import Image
+from safetensors import SafetensorError
+from toys import backbone, pair_folder, write_config
+
+from t2ialign.backbones.lora import add_adapter, save_lora
+from t2ialign.cli import main as cli
+from t2ialign.config.schema import Lora
+from t2ialign.data.encoding import shards
+from t2ialign.training import checkpoint
+
+DOCUMENTED = Path(__file__).parents[2] / "docs" / "errors.md"
+FULL = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+class Place:
+    """A working folder with a tiny model, pairs and x.yaml, and the command run in it."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, sdxl: Path):
+        self.folder = folder
+        self.monkeypatch = monkeypatch
+        self.capsys = capsys
+        self.sdxl = sdxl
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "x.yaml"
+
+    @property
+    def run_dir(self) -> Path:
+        return self.folder / "runs" / "x"
+
+    def change(self, old: str, new: str) -> None:
+        text = self.config.read_text()
+        assert old in text
+        self.config.write_text(text.replace(old, new))
+
+    def table(self, text: str) -> None:
+        (self.folder / "pairs" / "pairs.csv").write_text(text)
+
+    def command(self, *arguments: str) -> tuple[int, str]:
+        """(exit code, everything said) of `t2ialign ARGUMENTS`."""
+        self.monkeypatch.setattr(sys, "argv", ["t2ialign", *arguments])
+        self.capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        said = self.capsys.readouterr()
+        code = left.value.code
+        return (code if isinstance(code, int) else 0), " ".join(f"{said.out} {said.err}".split())
+
+    def train(self, *overrides: str) -> tuple[int, str]:
+        return self.command("train", "x.yaml", *overrides)
+
+    def state(self) -> dict[str, bytes]:
+        """What a run left that a next one would read."""
+        kept = ("config.yaml", "checkpoints", "lora", "metrics.jsonl")
+        files = (p for p in self.run_dir.rglob("*") if p.is_file())
+        relative = {str(p.relative_to(self.run_dir)): p for p in files}
+        return {name: p.read_bytes() for name, p in relative.items() if name.startswith(kept)}
+
+
+@pytest.fixture
+def place(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    sd15_folder: Path,
+    sdxl_folder: Path,
+) -> Iterator[Place]:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "tiny").symlink_to(sd15_folder)
+    (tmp_path / "models" / "tiny-xl").symlink_to(sdxl_folder)
+    pair_folder(tmp_path / "pairs", 4)
+    write_config(tmp_path / "x.yaml", model=Path("models/tiny"), pairs=Path("pairs/pairs.csv"), run_dir=Path("runs/x"))
+    handler = signal.getsignal(signal.SIGINT)
+    yield Place(tmp_path, monkeypatch, capsys, sdxl_folder)
+    signal.signal(signal.SIGINT, handler)
+
+
+class Case(NamedTuple):
+    """A row of the table."""
+
+    prepare: Callable[[Place], None]
+    """Makes the input bad; may train first."""
+    arguments: tuple[str, ...] = ("train", "x.yaml")
+
+
+CASES: dict[str, Case] = {}
+
+
+def case(name: str, *arguments: str) -> Callable[[Callable[[Place], None]], Callable[[Place], None]]:
+    def keep(prepare: Callable[[Place], None]) -> Callable[[Place], None]:
+        CASES[name] = Case(prepare, arguments or ("train", "x.yaml"))
+        return prepare
+
+    return keep
+
+
+@case("unknown key")
+def _(place: Place) -> None:
+    place.change("beta: 100", "beta: 100, bta: 3")
+
+
+@case("value of the wrong type")
+def _(place: Place) -> None:
+    place.change("steps: 3", "steps: three")
+
+
+@case("value out of range")
+def _(place: Place) -> None:
+    place.change("beta: 100", "beta: -1")
+
+
+@case("missing key")
+def _(place: Place) -> None:
+    place.change("optim: {lr: 1e-3}", "optim: {}")
+
+
+@case("key written twice")
+def _(place: Place) -> None:
+    place.change("alpha: 4", "alpha: 4, rank: 8")
+
+
+@case("unknown name of a component")
+def _(place: Place) -> None:
+    place.change("name: dpo", "name: dop")
+
+
+@case("no such config", "train", "y.yaml")
+def _(place: Place) -> None:
+    pass
+
+
+@case("not YAML")
+def _(place: Place) -> None:
+    place.change("noiser: {name: forward}", "noiser: {name: forward")
+
+
+@case("wrong override", "train", "x.yaml", "train.stpes=5")
+def _(place: Place) -> None:
+    pass
+
+
+@case("effective batch that cannot be made")
+def _(place: Place) -> None:
+    place.change("effective_batch: 4", "effective_batch: 5")
+
+
+@case("objective and data that do not fit")
+def _(place: Place) -> None:
+    place.change("name: pairs", "name: singles")
+
+
+@case("missing model")
+def _(place: Place) -> None:
+    place.change("models/tiny", "./models/tinny")
+
+
+@case("model that cannot be downloaded")
+def _(place: Place) -> None:
+    place.change("models/tiny", "nobody/nothing")
+
+
+@case("model of another family")
+def _(place: Place) -> None:
+    place.change("models/tiny", "models/tiny-xl")
+
+
+@case("missing package")
+def _(place: Place) -> None:
+    place.monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    place.change("lr: 1e-3", "lr: 1e-3, name: adamw8bit")
+
+
+@case("resolution that does not fit")
+def _(place: Place) -> None:
+    place.change("path: pairs/pairs.csv", "path: pairs/pairs.csv, resolution: 60")
+
+
+@case("missing table")
+def _(place: Place) -> None:
+    place.change("pairs/pairs.csv", "pairs/pears.csv")
+
+
+@case("missing column")
+def _(place: Place) -> None:
+    place.table("prompt,choosen,rejected\na cat,0_chosen.png,0_rejected.png\n")
+
+
+@case("empty data")
+def _(place: Place) -> None:
+    place.table("prompt,chosen,rejected\n")
+
+
+@case("all ties")
+def _(place: Place) -> None:
+    row = "a cat,0_chosen.png,0_rejected.png,0.5\n"
+    place.table("prompt,image_0,image_1,label\n" + 4 * row)
+
+
+@case("missing image")
+def _(place: Place) -> None:
+    (place.folder / "pairs" / "2_rejected.png").unlink()
+
+
+@case("truncated image")
+def _(place: Place) -> None:
+    path = place.folder / "pairs" / "1_chosen.png"
+    path.write_bytes(path.read_bytes()[:-300])
+
+
+@case("file that is no image")
+def _(place: Place) -> None:
+    (place.folder / "pairs" / "1_chosen.png").write_text("<html>404</html>")
+
+
+@case("decompression bomb")
+def _(place: Place) -> None:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)  # 30,000 px square, RGB
+    rows = zlib.compress(bytes(100))
+    whole = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    (place.folder / "pairs" / "1_chosen.png").write_bytes(whole)
+
+
+@case("LoRA of another family")
+def _(place: Place) -> None:
+    denoiser = backbone(place.sdxl, family="sdxl").denoiser
+    add_adapter(denoiser, "learner", Lora(rank=2, alpha=2), seed=0, trainable=True)
+    save_lora(place.folder / "xl-lora", denoiser, "learner", family="sdxl", extra={})
+    place.change("rank: 2, alpha: 4", "rank: 2, alpha: 4, init: xl-lora")
+
+
+@case("generate without a prompt", "generate", "--model", "models/tiny", "--out", "images")
+def _(place: Place) -> None:
+    pass
+
+
+@case("loss that is not finite")
+def _(place: Place) -> None:
+    place.change("lr: 1e-3", "lr: 1e+30")
+
+
+@case("full disk while encoding")
+def _(place: Place) -> None:
+    place.monkeypatch.setattr(shards, "save_file", _no_space)
+
+
+@case("full disk while saving")
+def _(place: Place) -> None:
+    place.monkeypatch.setattr(checkpoint, "save_file", _no_space)
+
+
+@case("data changed since the checkpoint", "train", "x.yaml", "train.steps=5")
+def _(place: Place) -> None:
+    assert place.train()[0] == 0
+    Image.new("RGB", (64, 64), "red").save(place.folder / "pairs" / "1_chosen.png")
+
+
+@case("run folder of another config", "train", "x.yaml", "objective.beta=7")
+def _(place: Place) -> None:
+    assert place.train()[0] == 0
+
+
+@case("damaged checkpoint", "train", "x.yaml", "train.steps=5")
+def _(place: Place) -> None:
+    assert place.train()[0] == 0
+    path = place.run_dir / "checkpoints" / "step-000003" / "trained.safetensors"
+    path.write_bytes(path.read_bytes()[:-8])
+
+
+@case("run that is finished")
+def _(place: Place) -> None:
+    assert place.train()[0] == 0
+
+
+def _no_space(*_: object, **__: object) -> None:
+    raise FULL
+
+
+def documented() -> dict[str, tuple[int, str]]:
+    """Case -> (exit code, message) of the table in docs/errors.md; … stands for what differs from run to run."""
+    rows = re.findall(r"^\| ([^|]+?) \| (\d+) \| `(.+)` \|$", DOCUMENTED.read_text(encoding="utf-8"), re.MULTILINE)
+    return {name: (int(code), message) for name, code, message in rows}
+
+
+def says(message: str, said: str) -> bool:
+    pattern = ".*".join(re.escape(part) for part in message.split("…"))
+    return re.search(pattern, said) is not None
+
+
+def test_the_table_has_a_row_for_every_case_and_a_case_for_every_row():
+    assert set(documented()) == {*CASES, "run folder in use", "Ctrl-C"}
+    assert documented()["Ctrl-C"][0] == 130  # tests/test_resume.py
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bad_input_says_what_the_table_says_and_leaves_nothing_half_written(place: Place, name: str):
+    code, message = documented()[name]
+    CASES[name].prepare(place)
+    before = place.state()
+    found, said = place.command(*CASES[name].arguments)
+    assert says(message, said), f"\nsaid:     {said}\ntable:    {message}"
+    assert found == code
+    assert "Traceback" not in said
+    assert not list(place.folder.rglob("*.partial"))
+    if not before and code in (2, 3, 4, 75) and name != "loss that is not finite":
+        assert not {path for path in place.state() if path.startswith(("checkpoints", "lora"))}
+    elif code in (2, 3, 4):
+        assert {**place.state(), **before} == place.state()
+
+
+def test_a_folder_in_use_is_refused(place: Place):
+    place.run_dir.mkdir(parents=True)
+    code = "import fcntl, sys; f = open('runs/x/.lock', 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(); sys.stdin.read()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as holder:  # type: ignore[call-overload]
+        holder.stdout.readline()
+        found, said = place.train()
+        holder.communicate()
+    expected, message = documented()["run folder in use"]
+    assert (found, says(message, said)) == (expected, True), said
+
+
+def test_a_corrected_config_starts_where_a_wrong_one_failed(place: Place):
+    place.change("pairs/pairs.csv", "pairs/pears.csv")
+    assert place.train()[0] == 2
+    place.change("pairs/pears.csv", "pairs/pairs.csv")
+    assert place.train()[0] == 0
+
+
+def test_a_full_disk_passes_and_the_same_command_goes_on(place: Place):
+    with place.monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", _no_space)
+        assert place.train()[0] == 75
+    assert place.train()[0] == 0
+    assert (place.run_dir / "lora" / "pytorch_lora_weights.safetensors").is_file()
+
+
+def test_a_loss_that_is_not_finite_keeps_the_checkpoint_before(place: Place):
+    place.change("every_steps: 2", "every_steps: 1")
+    place.change("lr: 1e-3", "lr: 1e+30")
+    assert place.train()[0] == 4
+    assert checkpoint.newest(place.run_dir / "checkpoints", pytest.fail) == place.run_dir / "checkpoints/step-000001"
+    assert not (place.run_dir / "lora").exists()
+
+
+@pytest.mark.slow
+def test_on_a_really_full_disk_the_run_says_so_and_goes_on_when_there_is_space(place: Place):
+    mount = shutil.which("mount")
+    place.run_dir.mkdir(parents=True)
+    small = [str(mount), "-t", "tmpfs", "-o", "size=900k", "tmpfs", str(place.run_dir)]
+    if os.geteuid() != 0 or mount is None or subprocess.run(small, check=False).returncode:
+        pytest.skip("no small file system can be mounted here")
+    try:
+        filler = place.run_dir / "filler"
+        place.change("rank: 2", "rank: 16")
+        filler.write_bytes(bytes(500_000))
+        found, said = place.train()
+        assert found == 75, said
+        assert "the disk is full" in said
+        filler.unlink()
+        found, said = place.train()
+        assert found == 0, said
+    finally:
+        subprocess.run(["umount", "--lazy", str(place.run_dir)], check=True)

@@ -1,0 +1,65 @@
+"""Numbers about a data set that add up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from own_data import write_csv, write_image
+
+from t2ialign.data.inspect.summary import render, summarise
+from t2ialign.data.kinds.pairs import PairData
+from t2ialign.data.kinds.singles import SingleData
+
+HEADER = ["prompt", "image_0", "image_1", "label_0"]
+
+
+def mixed(folder: Path) -> Path:
+    """Three usable rows, a tie, a missing image, a missing prompt, a damaged image, and a label of no meaning."""
+    write_image(folder / "a.png", 0, (20, 16))
+    write_image(folder / "b.png", 1, (16, 16))
+    (folder / "bad.png").write_bytes((folder / "a.png").read_bytes()[:60])
+    rows = [
+        ["a red fox", "a.png", "b.png", 1],
+        ["a red fox", "a.png", "b.png", 0],
+        ["hen", "a.png", "b.png", 1],
+        ["hen", "a.png", "b.png", 0.5],
+        ["hen", "none.png", "b.png", 1],
+        ["", "a.png", "b.png", 1],
+        ["hen", "a.png", "bad.png", 0],
+        ["hen", "a.png", "b.png", "left"],
+    ]
+    return write_csv(folder / "t.csv", HEADER, rows)
+
+
+def test_all_rows_are_accounted_for(tmp_path: Path):
+    summary = summarise(PairData(path=mixed(tmp_path)))
+    assert (summary.rows, summary.usable, len(summary.ties), len(summary.problems)) == (8, 3, 1, 4)
+    assert summary.rows == summary.usable + len(summary.ties) + len(summary.problems)
+    assert summary.prompts == 2
+    assert summary.rows_per_prompt == {1: 1, 2: 1}
+    assert summary.prompt_words == (1, 3)
+    assert summary.sizes == {(20, 16): 3, (16, 16): 3}
+    assert summary.first_better == (4, 6)  # labels 1, 0, 1, 1, 1, 0
+
+
+def test_the_text_says_what_was_understood_and_what_is_wrong(tmp_path: Path):
+    text = " ".join(render(summarise(PairData(path=mixed(tmp_path)))).split())
+    assert "'label_0' is 1 where 'image_0' is better, 0 where 'image_1' is (Pick-a-Pic's rule)" in text
+    assert (
+        "8 = 3 usable + 1 tie + 1 image missing + 1 prompt missing + 1 label not understood + 1 image unreadable"
+        in text
+    )
+    assert "the first image is better in 4 of 6 labelled rows (67%)" in text
+    assert "label_0 is 'left'" in text
+
+
+def test_singles_are_summarised_too(pair_table: Callable[..., Path]):
+    summary = summarise(SingleData(path=pair_table(3)))
+    assert (summary.views, summary.rows, summary.usable, sum(summary.sizes.values())) == (1, 3, 3, 3)
+
+
+def test_a_table_of_ties_alone_is_summarised_not_refused(tmp_path: Path):
+    write_image(tmp_path / "a.png")
+    path = write_csv(tmp_path / "t.csv", HEADER, [["hen", "a.png", "a.png", 0.5]])
+    assert "1 = 0 usable + 1 tie" in render(summarise(PairData(path=path)))

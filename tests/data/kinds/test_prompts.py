@@ -1,0 +1,80 @@
+"""Lists of prompts, from text files and tables."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from t2ialign.data.kinds.prompts import read_prompt_list, read_prompts
+from t2ialign.errors import DataError, InputError
+
+
+def test_a_text_file_holds_one_prompt_a_line(tmp_path: Path):
+    path = tmp_path / "prompts.txt"
+    path.write_bytes("\ufeff# held out\r\n\r\n  a red fox \r\nein Füchslein, «rot»\r\n".encode())
+    assert read_prompts(path) == ["a red fox", "ein Füchslein, «rot»"]
+
+
+def test_a_table_gives_its_prompt_column(tmp_path: Path):
+    path = tmp_path / "prompts.csv"
+    path.write_text('id,Caption\n1,"a fox, red"\n2,#1 dad mug\n')
+    assert read_prompts(path) == ["a fox, red", "#1 dad mug"]
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a fox"}\n\n{"prompt": "a \\u2028 hen"}\n')
+    assert read_prompts(tmp_path / "p.jsonl") == ["a fox", "a \u2028 hen"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error", "message"),
+    [
+        ("p.txt", b"# only a comment\n", DataError, "holds no prompts"),
+        ("p.txt", b"\xff\xfe\x00", DataError, "not UTF-8"),
+        ("p.csv", b"prompt,id\n,1\n", DataError, r"p.csv:2: prompt: the prompt is missing"),
+        ("p.csv", b"promt\na fox\n", DataError, '"promt" looks like "prompt"'),
+        ("p.json", b"[]", InputError, "prompts are read from"),
+    ],
+)
+def test_what_is_wrong_is_told(tmp_path: Path, name: str, content: bytes, error: type[Exception], message: str):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(error, match=message):
+        read_prompts(tmp_path / name)
+
+
+def test_a_missing_file_is_an_input_error(tmp_path: Path):
+    with pytest.raises(InputError, match="no such file"):
+        read_prompts(tmp_path / "none.txt")
+
+
+ROW = '{}{},a fox,"{{""Testpoints"": [""Style""], ""Testpoint Description"": [""woodcut""]}}"\n'
+
+
+def test_a_unigenbench_file_gives_its_own_numbers(tmp_path: Path):
+    path = tmp_path / "p.csv"
+    path.write_text("index,prompt_en,sub_dims_en\n" + ROW.format("", 7) + ROW.format("", 3))
+    found = read_prompt_list(path)
+    assert (found.prompts, found.indices) == (["a fox", "a fox"], [7, 3])
+    assert found.sha256 == sha256(path.read_bytes()).hexdigest()
+    assert read_prompts(path) == ["a fox", "a fox"]
+
+
+def test_other_files_are_numbered_from_0(tmp_path: Path):
+    (tmp_path / "p.txt").write_text("a fox\na hen\n")
+    assert read_prompt_list(tmp_path / "p.txt").indices == [0, 1]
+    with pytest.raises(InputError, match="subset 'testmini60' is of UniGenBench prompt files"):
+        read_prompt_list(tmp_path / "p.txt", "testmini60")
+
+
+def test_a_shipped_suite_is_named_without_a_path():
+    found = read_prompt_list("suite_en")
+    assert found.indices == list(range(len(found.prompts)))
+
+
+def test_what_is_wrong_with_a_unigenbench_file_is_an_input_error(tmp_path: Path):
+    path = tmp_path / "p.csv"
+    path.write_text("index,prompt_en,sub_dims_en\n" + ROW.format("", 0) + ROW.format("x", 1))
+    with pytest.raises(InputError, match=r"p.csv:3: index: 'x1' is no number"):
+        read_prompts(path)
+    path.write_text("index,prompt_en,sub_dims_en\n" + ROW.format("", 0))
+    with pytest.raises(InputError, match=r"subset testmini60: 3, 37, .* not in the file"):
+        read_prompt_list(path, "testmini60")

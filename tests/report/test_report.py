@@ -1,0 +1,305 @@
+"""The report: self-contained, escaped, complete for a comparison and for a plain training run."""
+
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from t2ialign.errors import DataError, InputError
+from t2ialign.report.charts import LEFT, RIGHT, line_chart, ticks, trailing_mean
+from t2ialign.report.page import data_uri, findings, training_charts, write_report
+
+
+def metrics(steps: int, **changes: float) -> list[dict]:
+    rng = np.random.default_rng(0)
+    rows = []
+    for step in range(1, steps + 1):
+        row = {
+            "step": step, "samples_seen": 32 * step, "seconds": 1.0, "lr": 4e-4, "grad_norm": 0.5 + rng.random(),
+            "loss": 0.69 - 0.0005 * step + 0.02 * rng.normal(), "implicit_accuracy": 0.5 + 0.002 * step,
+            "margin": 0.003 * step, "saturated": 0.0, "chosen_change": -1e-5 * step, "rejected_change": 1e-5 * step,
+            "chosen_error": 0.2, "rejected_error": 0.21, "reference_error": 0.2,
+        }  # fmt: skip
+        rows.append(row | changes)
+    return rows
+
+
+def training_run(folder: Path, rows: list[dict], config: str = "objective: {name: dpo, beta: 1000}\n") -> Path:
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "config.yaml").write_text(config)
+    (folder / "environment.json").write_text(json.dumps({"python": "3.11", "packages": {"torch": "2.9"}}))
+    return folder
+
+
+SHARE = {"mean": 0.5, "low": 0.4, "high": 0.6, "n": 100}
+SHIFT = {"mean": 0.056, "low": 0.031, "high": 0.081}
+
+
+def compared(guidance: float) -> dict:
+    """Two models, one measure."""
+    model = {"faithfulness": 0.612, "unreadable": 41, "residual": 4.25, "spread": {"diversity": 0.8}}
+    return {
+        "prompts": 1000,
+        "guidance": {"base": guidance, "aligned": guidance},
+        "models": {"base": model, "aligned": model | {"faithfulness": 0.668, "residual": None}},
+        "differences": {"aligned - base": {"faithfulness": SHIFT}},
+        "diversity": {"aligned": {"diversity": {"mean": 0.97, "low": 0.94, "high": 1.01}}},
+    }
+
+
+def summary() -> dict:
+    look = {
+        "image": "base/1_0.png", "prompt": "a red circle", "first": "small red circle on white", "second": "too <soft>",
+        "verdicts": [{"claim": "the circle is red", "first": True, "second": False}],
+    }  # fmt: skip
+    scores = {"faithfulness": 0.6, "taste": 0.5, "criterion": 0.55}
+    return {
+        "title": "Demo", "sentence": "Aligned on pairs.",
+        "measures": [{"key": "faithfulness", "name": "Faithfulness", "meaning": "share of statements"}],
+        "equal": compared(3.0), "own": compared(5.0),
+        "sweep": {"base": {"3": scores, "5": scores}, "aligned": {"3": scores, "5": scores}},
+        "goals": [{"goal": "Diversity at least 0.9", "seen": "0.97", "reached": True}],
+        "second_reader": {"base": {"verdicts": SHARE, "pictures": SHARE, "disagreements": [look]}},
+        "criteria": {"Attribute - Color": {"base": SHARE, "aligned": SHARE, "difference": SHIFT}},
+        "caveats": ["One training seed."], "settings": {"pairs": 200}, "timings_seconds": {"training": 125.4},
+    }  # fmt: skip
+
+
+def comparison(folder: Path, prompt: str = "a red circle", rows: int = 3) -> Path:
+    """A finished comparison: the first image got worse, the others better."""
+    training_run(folder / "training", metrics(100))
+    verdicts = []
+    for index in range(rows):
+        sides = {}
+        for side, right in (("base", index == 0), ("aligned", index > 0)):
+            path = folder / side / f"{index}_0.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.new("RGB", (64, 64), "red" if right else "blue").save(path)
+            sides[side] = {
+                "image": f"{side}/{index}_0.png", "faithfulness": float(right), "taste": 0.5 if index else None,
+                "unreadable": None if right else "no known <shape>",
+                "verdicts": [{"criterion": "Attribute - Color", "claim": "the circle is red", "right": right}],
+            }  # fmt: skip
+        verdicts.append({"prompt": prompt, **sides})
+    (folder / "verdicts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in verdicts))
+    (folder / "summary.json").write_text(json.dumps(summary()))
+    return folder
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text outside of <style>."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        while self.open and self.open.pop() != tag:
+            pass
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text += data
+
+
+def test_the_page_asks_for_nothing(tmp_path):
+    text = write_report(comparison(tmp_path / "demo")).read_text()
+    page = Page(tmp_path / "demo" / "report.html")
+    assert not [tag for tag, _ in page.tags if tag in ("script", "link", "iframe", "object")]
+    addresses = [value for _, attrs in page.tags for key, value in attrs.items() if key in ("src", "href", "srcset")]
+    assert addresses
+    assert all(address.startswith("data:image/") for address in addresses)
+    assert not re.findall(r"url\((?!#)|@import|https?://", text)
+
+
+def test_headline_and_criteria_are_shown_in_points(tmp_path):
+    page = Page(write_report(comparison(tmp_path / "demo")))
+    for shown in ("61.2 %", "66.8 %", "+5.6", "+3.1", "+8.1", "Attribute - Color", "2 min 05 s", "One training seed."):
+        assert shown in page.text
+    assert [attrs["class"] for tag, attrs in page.tags if tag == "span" and "gain" in attrs.get("class", "")]
+
+
+def test_pairs_that_got_better_and_worse_are_shown_with_their_numbers(tmp_path):
+    page = Page(write_report(comparison(tmp_path / "demo")))
+    assert "2 of 3 images." in page.text  # better
+    assert "1 of 3 images." in page.text  # worse
+    assert "taste not asked" in page.text
+    assert "unreadable: no known <shape>" in page.text
+    images = [attrs for tag, attrs in page.tags if tag == "img"]
+    assert len(images) == 2 * (3 + 2 + 1) + 1  # and the disagreement
+    right = [attrs for tag, attrs in page.tags if tag == "li" and attrs.get("class") == "right"]
+    assert len(right) == 3 + 2 + 1 + 1  # one side of every pair shown, and the goal
+
+
+def test_each_model_is_shown_at_equal_and_at_its_own_guidance_with_diversity_and_realism(tmp_path):
+    page = Page(write_report(comparison(tmp_path / "demo")))
+    for shown in ("guidance 3", "guidance 5", "× 0.97", "0.94 to 1.01", "4.25", "Diversity at least 0.9: 0.97"):
+        assert shown in page.text
+
+
+def test_disagreements_of_the_two_readers_are_shown(tmp_path):
+    page = Page(write_report(comparison(tmp_path / "demo")))
+    assert "50.0 % of 100 verdicts" in page.text
+    assert "second: too <soft>" in page.text
+    assert "the circle is red: verifier ✓, second ✗" in page.text
+
+
+def test_everything_is_escaped(tmp_path):
+    evil = "<script>alert(1)</script> & \"quotes\" 'x'"
+    folder = comparison(tmp_path / "demo", prompt=evil)
+    text = write_report(folder).read_text()
+    assert "<script" not in text
+    assert evil in Page(folder / "report.html").text
+
+
+def test_a_training_run_without_a_comparison_has_curves_and_no_verdicts(tmp_path):
+    run = training_run(tmp_path / "run <b>", metrics(50))
+    page = Page(write_report(run, tmp_path / "out" / "page.html"))
+    assert "How to read DPO's metrics" in page.text
+    assert "No held-out comparison" in page.text
+    assert "Verified accuracy" not in page.text
+    assert "packages.torch" in page.text
+    assert [tag for tag, _ in page.tags if tag == "polyline"]
+    assert not [tag for tag, _ in page.tags if tag == "img"]
+
+
+def test_other_objectives_get_charts_of_what_they_log(tmp_path):
+    rows = [{"step": step, "loss": 0.1, "mse": 0.1, "lr": 1e-4, "grad_norm": 1.0} for step in (1, 2, 3)]
+    titles = [chart.title for chart in training_charts(rows)]
+    assert titles == ["Loss", "Gradient norm", "Learning rate", "Mse"]
+    page = Page(write_report(training_run(tmp_path / "sft", rows, "objective: {name: denoising}\n")))
+    assert "How to read DPO's metrics" not in page.text
+    assert "ln 2" not in page.text
+
+
+def test_a_validation_reward_of_base_and_policy_shares_a_chart():
+    scores = {"step": 5, "validation/shapes.taste/base": 0.5, "validation/shapes.taste/policy": 0.7}
+    rows = [*metrics(5), scores]
+    chart = training_charts(rows)[-1]
+    assert chart.title == "Validation/shapes.taste"
+    assert [(line.label, line.last) for line in chart.lines] == [("base", "0.5"), ("policy", "0.7")]
+    assert kinds(rows) == ["note", "good"]
+
+
+@pytest.mark.parametrize(("low", "kind"), [(0.51, "good"), (0.49, "warning")])
+def test_held_out_pair_accuracy_comes_first_with_its_interval(low: float, kind: str):
+    accuracy = {f"validation/pair_accuracy/{key}": value for key, value in (("mean", 0.6), ("low", low), ("high", 0.7))}
+    rows = [*metrics(5), {"step": 5, **accuracy}]
+    assert kinds(rows) == [kind, "note", "good"]
+    assert f"60.0% (95 % interval {low:.1%} to 70.0%)" in findings(rows)[0].text
+    assert [line.label for line in training_charts(rows)[-1].lines] == ["high", "low", "mean"]
+
+
+def test_what_is_said_of_dpos_loss_is_not_said_of_other_losses():
+    rows = metrics(50, loss=0.1)
+    assert [finding.kind for finding in findings(rows)] == ["warning", "good"]
+    assert [finding.kind for finding in findings(rows, starts_at_ln_2=False)] == ["good"]
+    assert "ln 2" in training_charts(rows)[0].note
+    assert "ln 2" not in training_charts(rows, starts_at_ln_2=False)[0].note
+
+
+@pytest.mark.parametrize(("weight", "starts"), [("0.0", True), ("2.0", False)])
+def test_dpos_loss_with_an_sft_term_is_not_said_to_start_at_ln_2(weight: str, starts: bool, tmp_path: Path):
+    config = f"objective: {{name: dpo, beta: 1000, sft_weight: {weight}}}\n"
+    page = Page(write_report(training_run(tmp_path / "run", metrics(50), config)))
+    assert "How to read DPO's metrics" in page.text
+    assert ("so every run starts there" in page.text) == starts
+    assert ("starts at ln 2" in page.text) == starts
+    assert ("is added to DPO's loss" in page.text) == (not starts)
+
+
+def test_a_run_of_one_step_and_rows_of_validation_are_no_problem(tmp_path):
+    rows = [{"step": 0, "validation/brightness/base": 0.3}, *metrics(1)]
+    assert "Learning rate" in Page(write_report(training_run(tmp_path / "short", rows))).text
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"no metrics.jsonl .* no summary.json; give the folder of a training run"):
+        write_report(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["summary.json", "verdicts.jsonl"])
+def test_a_damaged_file_is_named(tmp_path, name):
+    folder = comparison(tmp_path / "demo")
+    (folder / name).write_text('{"torn": ')
+    with pytest.raises(DataError, match=re.escape(name)):
+        write_report(folder)
+    assert not (folder / "report.html").exists()
+
+
+def test_a_missing_image_is_named(tmp_path):
+    folder = comparison(tmp_path / "demo")
+    (folder / "base" / "1_0.png").unlink()
+    with pytest.raises(DataError, match=r"base/1_0\.png"):
+        write_report(folder)
+
+
+def test_large_images_are_inlined_small(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "large.png")
+    assert data_uri(tmp_path / "large.png").startswith("data:image/webp;base64,")
+    assert len(data_uri(tmp_path / "large.png")) < 120_000  # 256 px of pure noise; a photograph is a tenth of that
+
+
+def kinds(rows: list[dict]) -> list[str]:
+    return [finding.kind for finding in findings(rows)]
+
+
+def test_findings_name_the_warning_signs():
+    assert kinds(metrics(100)) == ["note", "good"]
+    assert kinds(metrics(100, loss=math.log(2))) == ["warning", "good"]
+    assert kinds(metrics(100, loss=0.1)) == ["warning", "good"]
+    assert kinds(metrics(100, chosen_change=1e-3, rejected_change=2e-3)) == ["note", "warning"]
+    assert kinds(metrics(100, saturated=0.5)) == ["note", "good", "warning"]
+    assert findings([{"step": 1, "loss": 0.5}]) == []
+
+
+def test_chart_points_by_hand():
+    # two steps span the plot from left to right; a twentieth of two steps is less than one: no smoothing
+    chart = line_chart("t", "n", [1, 3], {"a": [0.0, 1.0]})
+    first, last = (point.split(",") for point in chart.lines[0].smooth.split())
+    assert (float(first[0]), float(last[0])) == (LEFT, RIGHT)
+    assert float(first[1]) > float(last[1])  # y grows downwards
+    assert chart.lines[0].last == "1"
+
+
+def test_a_guide_is_always_inside_the_plot():
+    chart = line_chart("t", "n", [1, 2], {"a": [0.69, 0.70]}, {"far": 5.0})
+    assert 10 < chart.guides[0].position < 180
+
+
+def test_values_that_are_not_finite_are_left_out():
+    chart = line_chart("t", "n", [1, 2, 3], {"a": [1.0, math.nan, 3.0], "none": [math.nan] * 3})
+    assert len(chart.lines[0].raw.split()) == 2
+    assert chart.lines[1].raw == ""
+    assert chart.lines[1].last == "–"
+
+
+def test_long_series_are_thinned_without_losing_their_mean():
+    chart = line_chart("t", "n", range(1, 1001), {"a": [2.0] * 1000})
+    points = chart.lines[0].raw.split()
+    assert len(points) == 300
+    assert len({point.split(",")[1] for point in points}) == 1
+
+
+def test_trailing_mean_by_hand():
+    np.testing.assert_allclose(trailing_mean(np.array([1.0, 3.0, 5.0, 7.0]), 2), [1, 2, 4, 6])
+
+
+def test_ticks_are_round_and_inside():
+    np.testing.assert_allclose(ticks(0, 1), [0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    np.testing.assert_allclose(ticks(0.687, 0.702), [0.69, 0.695, 0.7])
+    assert ticks(3, 3) == [3]

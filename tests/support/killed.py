@@ -1,0 +1,147 @@
+"""Runs `t2ialign train` again and again in forked children that die at given moments.
+
+`python killed.py CONFIG MOMENT... [CONFIG MOMENT...]`, where a config ends in .yaml and a moment is what happens, a
+colon and when:
+    step:3      dies in step 3, after its backward pass and before the weights change
+    after:3     dies after step 3 changed the weights, before that is recorded
+    write:1     dies in the first file of a checkpoint, half of it written
+    rename:1    dies with the first checkpoint complete but for its name
+    cache:2     dies in the second shard of the cache, half of it written
+    result:1    dies while the LoRA is written
+    time:0.7    is killed 0.7 seconds after its config was read
+    stop:3      gets Ctrl-C in step 3
+    stop_cache:2  gets Ctrl-C while the second shard of the cache is encoded
+    finish      is left alone
+One line a child: the config, the moment, its exit code (-9 for killed). What children print goes to CONFIG.log.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from t2ialign.cli import main as cli
+from t2ialign.data.encoding import shards
+from t2ialign.training import checkpoint, engine, run
+
+shards.ROWS = 2
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def before(owner: Any, name: str, when: Callable[..., bool], what: Callable[[], None]) -> None:
+    """Calls `what` before a call of `owner.name` for which `when` holds."""
+    real = getattr(owner, name)
+
+    def wrapped(*args: Any, **settings: Any) -> Any:
+        if when(*args):
+            what()
+        return real(*args, **settings)
+
+    setattr(owner, name, wrapped)
+
+
+def nth(count: int) -> Callable[..., bool]:
+    calls = [0]
+
+    def now(*_: Any) -> bool:
+        calls[0] += 1
+        return calls[0] == count
+
+    return now
+
+
+def half_written(owner: Any, count: int) -> None:
+    """Dies in the count-th file that `owner` saves, half of it on disk."""
+    real, now = owner.save_file, nth(count)
+
+    def save_file(tensors: Any, path: Path, **settings: Any) -> None:
+        real(tensors, path, **settings)
+        if now():
+            os.truncate(path, path.stat().st_size // 2)
+            die()
+
+    owner.save_file = save_file
+
+
+def arm(kind: str, number: int) -> None:
+    if kind == "step":
+        before(engine.Engine, "_finish", lambda made, _: made.step == number - 1, die)
+    elif kind == "after":
+        before(engine.LossScale, "succeeded", nth(number), die)
+    elif kind == "write":
+        half_written(checkpoint, number)
+    elif kind == "cache":
+        half_written(shards, number)
+    elif kind == "rename":
+        before(Path, "rename", nth(number), die)
+    elif kind == "result":
+        before(run, "save_lora", nth(number), die)
+    elif kind == "stop":
+        before(engine.Engine, "_finish", lambda made, _: made.step == number - 1, interrupt)
+    elif kind == "stop_cache":
+        before(shards.Shards, "write", nth(number), interrupt)
+
+
+def child(config: str, moment: str, started: int) -> None:
+    log = os.open(f"{config}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    kind, _, number = moment.partition(":")
+    if kind == "time":
+        before(run, "train", nth(1), lambda: os.close(started))
+    elif kind != "finish":
+        arm(kind, int(number))
+    sys.argv = ["t2ialign", "train", config]
+    cli.main()
+
+
+def main(arguments: list[str]) -> None:
+    torch.set_num_threads(1)
+    config = ""
+    for argument in arguments:
+        if argument.endswith(".yaml"):
+            config = argument
+            continue
+        print(Path(config).stem, argument, attempt(config, argument), flush=True)
+
+
+def attempt(config: str, moment: str) -> int:
+    """The exit code of one start."""
+    read, write = os.pipe()
+    process = os.fork()
+    if process == 0:
+        code = 1
+        try:
+            child(config, moment, write)
+            code = 0
+        except SystemExit as leaving:
+            code = leaving.code if isinstance(leaving.code, int) else 0
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    os.close(write)
+    if moment.startswith("time:"):
+        os.read(read, 1)  # ends when the child closes its side
+        time.sleep(float(moment.partition(":")[2]))
+        os.kill(process, signal.SIGKILL)
+    os.close(read)
+    _, status = os.waitpid(process, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,187 @@
+"""The parser against the replies that the official script accepts and rejects, and against any rendered one."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from unigenbench.protocol.parsing import Parsed, ParseFailure, parse
+
+TWO = "<analysis>['a', 'b']</analysis><score>[1, 0]</score>"
+REASONING = "<think>The format is <analysis>['x', 'y']</analysis><score>[0, 0]</score>.</think>"
+# what is seen, reply about two test points, verdicts or the reason: robust, official
+TABLE = [
+    ("single quotes", TWO, (1, 0), (1, 0)),
+    ("double quotes", '<analysis>["a", "b"]</analysis>\n<score>[1, 0]</score>', (1, 0), (1, 0)),
+    ("trailing commas", "<analysis>['a', 'b',]</analysis><score>[1, 0,]</score>", (1, 0), (1, 0)),
+    ("fence around everything", f"```xml\n{TWO}\n```", (1, 0), (1, 0)),
+    ("fence in a tag", "<analysis>['a', 'b']</analysis><score>```json\n[1, 0]\n```</score>", (1, 0), "unreadable"),
+    ("words without quotes", "<analysis>[good, bad]</analysis><score>[1, 0]</score>", (1, 0), "unreadable"),
+    ("apostrophe", "<analysis>['the cat's', 'b']</analysis><score>[1, 0]</score>", (1, 0), "unreadable"),
+    ("line end in a string", "<analysis>['a\nb', 'c']</analysis><score>[1, 0]</score>", (1, 0), "unreadable"),
+    ("true and false", "<analysis>['a', 'b']</analysis><score>[true, false]</score>", (1, 0), "unreadable"),
+    ("full-width brackets", "<analysis>【'a'，'b'】</analysis><score>【1，0】</score>", (1, 0), "unreadable"),
+    ("full-width digits", "<analysis>['a', 'b']</analysis><score>［１，０］</score>", (1, 0), "unreadable"),
+    ("capital tags", "<Analysis>['a', 'b']</Analysis><SCORE>[1, 0]</SCORE>", (1, 0), "no_answer"),
+    ("unclosed last tag", "<analysis>['a', 'b']</analysis><score>[1, 0]", (1, 0), "no_answer"),
+    ("unclosed list", "<analysis>['a', 'b']</analysis><score>[1, 0", "no_answer", "no_answer"),
+    ("reasoning that quotes the tags", f"{REASONING}\n{TWO}", (1, 0), (0, 0)),
+    ("reasoning without a beginning", f"{REASONING.removeprefix('<think>')}\n{TWO}", (1, 0), (0, 0)),
+    ("reasoning without an end", REASONING.removesuffix("</think>"), "no_answer", (0, 0)),
+    ("scalar", "<analysis>['a', 'b']</analysis><score>1</score>", "wrong_length", "wrong_length"),
+    ("tuple", "<analysis>['a', 'b']</analysis><score>(1, 0)</score>", (1, 0), (1, 0)),
+    ("string of digits", "<analysis>['a', 'b']</analysis><score>'10'</score>", "wrong_length", (0, 0)),
+    ("dictionary", "<analysis>['a', 'b']</analysis><score>{1: 1, 2: 0}</score>", "unreadable", (0, 0)),
+    ("digits as strings", "<analysis>['a', 'b']</analysis><score>['1', '0']</score>", (1, 0), (0, 0)),
+    ("Python bools", "<analysis>['a', 'b']</analysis><score>[True, False]</score>", (1, 0), "not_counted"),
+    ("a half", "<analysis>['a', 'b']</analysis><score>[1.0, 0.5]</score>", "bad_value", (1, 0)),
+    ("a two", "<analysis>['a', 'b']</analysis><score>[1, 2]</score>", "bad_value", (1, 0)),
+    ("null", "<analysis>['a', 'b']</analysis><score>[1, None]</score>", "bad_value", "not_counted"),
+    ("analysis of the right length", "<analysis>'ab'</analysis><score>[1, 0]</score>", (1, 0), (1, 0)),
+    ("two answers", f"{TWO}<analysis>['a', 'b']</analysis><score>[0, 0]</score>", (0, 0), (1, 0)),
+    ("too many", "<analysis>['a', 'b']</analysis><score>[1, 0, 1]</score>", "wrong_length", "wrong_length"),
+    ("too few", "<analysis>['a', 'b']</analysis><score>[1]</score>", "wrong_length", "wrong_length"),
+    ("no analysis", "<score>[1, 0]</score>", (1, 0), "no_answer"),
+    ("one a line", "<score>\n1\n0\n</score>", (1, 0), "no_answer"),
+    ("yes and no", "<score>[yes, No]</score>", (1, 0), "no_answer"),
+    ("one of one", "<score>1/1</score>", "unreadable", "no_answer"),
+    ("numbered", "<score>1: 1, 2: 0</score>", "unreadable", "no_answer"),
+    ("prose", "Both are fine, I would give 2 of 2.", "no_answer", "no_answer"),
+    ("nothing", " \n", "empty", "empty"),
+    ("an object of lists", '{"analysis": ["a", "b"], "score": [1, 0]}', (1, 0), "no_answer"),
+    (
+        "checks",
+        'Sure:\n{"checks": [{"id": 2, "evidence": "b", "pass": false}, {"id": 1, "evidence": "a", "pass": true}]}',
+        (1, 0),
+        "no_answer",
+    ),
+    ("a check missing", '{"checks": [{"id": 1, "pass": true}]}', "wrong_length", "no_answer"),
+    ("a check twice", '{"checks": [{"id": 1, "pass": true}, {"id": 1, "pass": true}]}', "wrong_length", "no_answer"),
+    ("checks from 0", '{"checks": [{"id": 0, "pass": true}, {"id": 1, "pass": true}]}', "wrong_length", "no_answer"),
+    ("checks without a pass", '{"checks": [{"id": 1}, {"id": 2}]}', "unreadable", "no_answer"),
+]
+
+
+@pytest.mark.parametrize(("reply", "robust", "official"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
+def test_a_reply_is_read_as_the_table_says(reply, robust, official):
+    for mode, wanted in (("robust", robust), ("official", official)):
+        found = parse(reply, 2, mode)
+        assert (found.reason if isinstance(found, ParseFailure) else found.verdicts) == wanted, (mode, found)
+
+
+def test_a_scalar_answers_one_test_point_and_no_more():
+    assert parse("<score>1</score>", 1).verdicts == (1,)
+    assert parse("<score>yes</score>", 1).verdicts == (1,)
+    assert parse("<score>10</score>", 1).reason == "bad_value"
+    assert parse("<analysis>['a']</analysis><score>1</score>", 1, "official").reason == "wrong_length"
+
+
+def test_verdicts_stand_without_readable_analyses():
+    assert parse(TWO, 2) == Parsed((1, 0), ("a", "b"))
+    unquoted = parse("<analysis>[good, bad]</analysis><score>[1, 0]</score>", 2)
+    assert unquoted == Parsed((1, 0), ("[good, bad]",), "analysis_unparsed")
+    assert parse("<analysis>['a']</analysis><score>[1, 0]</score>", 2).note == "analysis_length"
+    assert parse("<score>[1, 0]</score>", 2).note == "analysis_missing"
+    assert parse("<score>[1, 0]</score>\n<analysis>['a', 'b']</analysis>", 2).analyses == ("a", "b")
+
+
+def test_a_reply_is_about_something():
+    with pytest.raises(ValueError, match="at least 1"):
+        parse(TWO, 0)
+
+
+def in_tags(verdicts, analyses):
+    return f"<analysis>{json.dumps(analyses, ensure_ascii=False)}</analysis>\n<score>{json.dumps(verdicts)}</score>"
+
+
+def in_python(verdicts, analyses):
+    return f"<analysis>{analyses!r}</analysis><score>{verdicts!r}</score>"
+
+
+def in_fenced_tags(verdicts, analyses):
+    return f"<analysis>\n```json\n{json.dumps(analyses)}\n```\n</analysis>\n<score>```\n{verdicts}\n```</score>"
+
+
+def in_capitals(verdicts, analyses):
+    return f"<ANALYSIS>{json.dumps(analyses)}</ANALYSIS> <Score> {[bool(v) for v in verdicts]} </Score>"
+
+
+def in_words(verdicts, analyses):
+    words = "，".join("yes" if verdict else "no" for verdict in verdicts)
+    return f"<analysis>{json.dumps(analyses)}</analysis><score>【{words}】</score>"
+
+
+def in_checks(verdicts, analyses):
+    pairs = reversed(list(enumerate(zip(verdicts, analyses, strict=True), 1)))
+    checks = [{"id": k, "evidence": analysis, "pass": bool(verdict)} for k, (verdict, analysis) in pairs]
+    return json.dumps({"checks": checks}, indent=1)
+
+
+def in_lists(verdicts, analyses):
+    return json.dumps({"analysis": analyses, "score": verdicts})
+
+
+FORMS = [in_tags, in_python, in_fenced_tags, in_capitals, in_words, in_checks, in_lists]
+AROUND = [
+    "{}",
+    "```\n{}\n```",
+    "Here is my answer.\n\n{}\n",
+    "<think>Maybe <score>[0]</score> or {{not}}?</think>\n{}",
+    "Let me see: <score>[1, 1]</score>.\n</think>\n\n{}",
+    "<thinking>\n</thinking>```json\n{}\n```",
+]
+plain = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
+nasty = st.sampled_from(
+    ["<score>", "</score>", "<analysis>", "</analysis>", "<score>[0]</score>", "```", "'", "]", "{}"]
+)
+
+
+@st.composite
+def answers(draw, words):
+    verdicts = draw(st.lists(st.sampled_from([0, 1]), min_size=1, max_size=10))
+    return verdicts, draw(st.lists(words, min_size=len(verdicts), max_size=len(verdicts)))
+
+
+@settings(max_examples=300, deadline=None)
+@given(answers(plain), st.sampled_from(FORMS), st.sampled_from(AROUND))
+def test_any_rendered_reply_parses_back(answer, form, around):
+    verdicts, analyses = answer
+    found = parse(around.replace("{}", form(verdicts, analyses)), len(verdicts))
+    assert isinstance(found, Parsed), found
+    assert found.verdicts == tuple(verdicts)
+    if not any("</think" in analysis.lower() for analysis in analyses):
+        assert found.analyses == tuple(analyses)
+
+
+@settings(max_examples=300, deadline=None)
+@given(answers(st.lists(st.one_of(nasty, plain), max_size=4).map("".join)), st.sampled_from(FORMS))
+@example(([1], ["<score>[0]</score>"]), in_checks)
+@example(([1, 0], ["<score>", "<analysis>["]), in_tags)
+def test_what_an_analysis_quotes_is_no_verdict(answer, form):
+    verdicts, analyses = answer
+    found = parse(form(verdicts, analyses), len(verdicts))
+    assert isinstance(found, Parsed), found
+    assert found.verdicts == tuple(verdicts)
+
+
+@settings(max_examples=200, deadline=None)
+@given(answers(plain), st.sampled_from(FORMS), st.integers(1, 12))
+def test_verdicts_are_never_padded_or_cut(answer, form, n):
+    verdicts, analyses = answer
+    found = parse(form(verdicts, analyses), n)
+    if n == len(verdicts):
+        assert isinstance(found, Parsed)
+    else:
+        assert isinstance(found, ParseFailure)
+        assert found.reason == "wrong_length"
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=60), st.integers(1, 3), st.sampled_from(["robust", "official"]))
+def test_any_text_is_read_or_refused_without_an_error(text, n, mode):
+    for reply in (text, f"<analysis>{text}</analysis><score>{text}</score>", f'{{"checks": {text}}}'):
+        found = parse(reply, n, mode)
+        assert isinstance(found, ParseFailure) or len(found.verdicts) == n

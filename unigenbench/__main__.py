@@ -1,0 +1,5 @@
+"""`python -m unigenbench`."""
+
+from unigenbench.cli.main import main
+
+main()

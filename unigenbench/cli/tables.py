@@ -1,0 +1,242 @@
+"""Scores, comparisons and published rows as tables for a terminal: percent, two decimals, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+
+from unigenbench.errors import InputError
+from unigenbench.scoring.leaderboard import BoardRow, Standing, read_board
+from unigenbench.taxonomy import DIMENSIONS
+
+SHORT = {
+    "style": "Style", "world_knowledge": "World", "attribute": "Attr.", "action": "Action", "relationship": "Relat.",
+    "logical_reasoning": "Logic", "grammar": "Gram.", "compound": "Comp.", "layout": "Layout", "text": "Text",
+}  # fmt: skip
+"""Heads of narrow columns."""
+SECTIONS = ("themes", "subthemes", "subjects", "structures", "testpoint_counts", "lengths")
+"""Parts of a summary that `--by` shows."""
+
+
+def percent(share: float | None, sign: bool = False) -> str:
+    """A share as percent; a dash where there is none."""
+    return "–" if share is None else f"{100 * share:{'+' if sign else ''}.2f}"
+
+
+def span(interval: Sequence[float] | None, sign: bool = False) -> str:
+    """An interval as percent."""
+    return "" if interval is None else " … ".join(percent(end, sign) for end in interval)
+
+
+def chance(p: float | None) -> str:
+    """A p-value, or that it is below what is worth telling."""
+    return "" if p is None else "<0.0001" if p < 1e-4 else f"{p:.4f}"
+
+
+def figure(number: float | None) -> str:
+    """An agreement in [-1, 1]."""
+    return "–" if number is None else f"{number:.3f}"
+
+
+def _table(*columns: str, left: int = 1) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="left" if place < left else "right", no_wrap=True)
+    return table
+
+
+def _print(out: Console, table: Table) -> None:
+    """Prints a table as wide as it is: figures are never cut, whatever the terminal's width."""
+    wide = Measurement.get(out, out.options.update(width=1000), table).maximum
+    Console(file=out.file, width=max(out.width, wide), force_terminal=out.is_terminal).print(table, crop=False)
+
+
+def _nested(dimensions: Mapping[str, Any], criteria: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    """(name, entry) of the dimensions, each with its criteria below it where it has several."""
+    for dimension in DIMENSIONS:
+        yield dimension.name, dimensions[dimension.id]
+        if len(dimension.criteria) > 1:
+            for criterion in dimension.criteria:
+                yield f"  {criterion.name.split(' - ', 1)[1]}", criteria[criterion.id]
+
+
+def _say(out: Console, text: str, style: str | None = None) -> None:
+    out.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def show_warnings(err: Console, warnings: Iterable[str]) -> None:
+    """Each warning on a line of its own."""
+    for warning in warnings:
+        _say(err, f"warning: {warning}", "yellow")
+
+
+def show_summary(out: Console, summary: Mapping[str, Any], by: Sequence[str] = ()) -> None:
+    """What `summarise` made: banner, dimensions and criteria, the parts asked for, overall and coverage.
+
+    Raises:
+        InputError: a part is none of SECTIONS.
+    """
+    unknown = [section for section in by if section not in SECTIONS]
+    if unknown:
+        raise InputError(f"--by {unknown[0]}: unknown; there are {', '.join(SECTIONS)}")
+    if summary["banner"]:
+        _say(out, str(summary["banner"]), "bold yellow")
+    rows = _nested(summary["dimensions"], summary["criteria"])
+    _print(out, _scores("dimension", rows))
+    for section in by:
+        out.print()
+        _print(out, _scores(section.replace("_", " "), summary.get(section, {}).items()))
+    overall, coverage, views = summary["overall"], summary["coverage"], summary["per_prompt"]
+    selection = f", {summary['selection']}" if summary["selection"] else ""
+    out.print()
+    _say(
+        out,
+        f"overall {percent(overall['macro'])} % ({span(overall['ci'])}), mean of {overall['n_dimensions']} dimensions; "
+        f"of all test points {percent(overall['micro'])} % ({span(overall['micro_ci'])})",
+        "bold",
+    )
+    _say(
+        out,
+        f"{summary['category']} ({summary['data_version']}{selection}): judged {coverage['judged']} of "
+        f"{coverage['images_expected']} images ({percent(coverage['share'])} %), {coverage['testpoints_scored']} of "
+        f"{coverage['testpoints_expected']} test points{_failed(coverage['failed_by_status'])}",
+    )
+    _say(
+        out,
+        f"images that meet all their test points {percent(views['all_pass_image_rate'])} %; prompts with such an image "
+        f"{percent(views['any_of_k'])} %, with {views['k']} of {views['k']} {percent(views['all_of_k'])} % "
+        f"({views['prompts']} prompts)",
+    )
+
+
+def _scores(head: str, rows: Iterable[tuple[str, Any]]) -> Table:
+    table = _table(head, "score %", "95 % interval", "met", "judged", "expected", "prompts")
+    for name, entry in rows:
+        counts = (str(entry[key]) for key in ("correct", "total", "expected", "prompts"))
+        table.add_row(name, percent(entry["score"]), span(entry["ci"]), *counts)
+    return table
+
+
+def _failed(counts: Mapping[str, int]) -> str:
+    told = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts.items())
+    return f"; {told}" if told else ""
+
+
+def show_comparison(out: Console, found: Mapping[str, Any]) -> None:
+    """What `compare` made."""
+    for name in ("a", "b"):
+        about = found[name]
+        _say(out, f"{name.upper()}  {about['run']}: {about['judged']} judged{_failed(about['failed_by_status'])}")
+    shared = found["shared"]
+    _say(
+        out,
+        f"{shared['images']} images of {shared['prompts']} prompts are judged in both, {shared['testpoints']} test "
+        f"points; {shared['only_a']} only in A, {shared['only_b']} only in B",
+    )
+    table = _table("B − A", "A %", "B %", "difference", "95 % interval", "p", "p (Holm)", "only A", "only B")
+    overall = found["overall"]
+    named = [("Overall, mean of dimensions", overall["macro"]), ("Overall, all test points", overall["micro"])]
+    for name, entry in [*named, *_nested(found["dimensions"], found["criteria"])]:
+        if entry["a"] is None and entry["b"] is None:  # no test point of the shared prompts is about it
+            continue
+        apart = entry.get("mcnemar")
+        table.add_row(
+            name,
+            percent(entry["a"]),
+            percent(entry["b"]),
+            percent(entry["difference"], sign=True),
+            span(entry["ci"], sign=True),
+            chance(entry["p"]),
+            chance(entry.get("p_holm")),
+            *(str(apart[side]) if apart else "" for side in ("only_a", "only_b")),
+        )
+    _print(out, table)
+    ways = f"{'all ' if found['policy']['exact'] else ''}{found['policy']['permutations']} ways"
+    _say(out, f"p: the runs exchanged prompt by prompt, {ways}; Holm over dimensions and over criteria")
+
+
+def show_agreement(out: Console, found: Mapping[str, Any]) -> None:
+    """What `agree` made."""
+    for place, judge in enumerate(found["judges"]):
+        _say(out, f"{place + 1}  {judge['judge']} ({judge['judge_id']}), {judge['run']}: {judge['judged']} judged")
+    for pair in found["pairs"]:
+        out.print()
+        _say(out, f"{pair['first'] + 1} and {pair['second'] + 1}: {pair['images']} images of {pair['prompts']} prompts")
+        table = _table("test points", "n", "agree %", "kappa", "95 % interval", "PABAK", "bias %")
+        rows = [("All", pair["overall"]["all"]), *_nested(pair["dimensions"], pair["criteria"])]
+        for name, entry in rows:
+            count = sum(entry[key] for key in ("both", "only_first", "only_second", "neither"))
+            kappa_ci = entry["kappa_ci"]
+            table.add_row(
+                name,
+                str(count),
+                percent(entry["observed"]),
+                figure(entry["kappa"]),
+                " … ".join(map(figure, kappa_ci)) if kappa_ci else "",
+                figure(entry["pabak"]),
+                percent(entry["bias"], sign=True),
+            )
+        _print(out, table)
+    out.print()
+    _say(out, f"Krippendorff's alpha of all {len(found['judges'])}: {figure(found['krippendorff_alpha'])}")
+
+
+def show_corrected(out: Console, found: Mapping[str, Any]) -> None:
+    """What `corrected` made."""
+    shared = f"{found['images_shared']} images of {found['prompts_shared']} prompts"
+    _say(out, f"The first run, corrected by the second on {shared}")
+    table = _table("test points", "judged %", "sensitivity", "specificity", "corrected %", "95 % interval", "")
+    for name, entry in [("All", found["overall"]["all"]), *_nested(found["dimensions"], found["criteria"])]:
+        table.add_row(
+            name,
+            percent(entry["rate"]),
+            figure(entry["sensitivity"]),
+            figure(entry["specificity"]),
+            percent(entry["corrected"]),
+            span(entry["ci"]),
+            "refused" if entry["refused"] else "",
+        )
+    _print(out, table)
+
+
+def show_ranks(out: Console, found: Mapping[str, Any]) -> None:
+    """What `rank_agreement` made."""
+    table = _table("images", *found["judges"])
+    for model, scores in found["models"].items():
+        table.add_row(model, *map(percent, scores))
+    _print(out, table)
+    _say(out, f"Kendall's tau of the overall scores: {figure(found['kendall_tau'])}")
+
+
+def show_board(out: Console, found: Standing) -> None:
+    """A published table, with a run in its place; or a run apart, with the reasons."""
+    board = read_board()
+    if found.reasons:
+        _say(out, f"NOT COMPARABLE with the published board: {'; '.join(found.reasons)}.", "bold yellow")
+    ranked = list(enumerate(found.rows, 1))
+    rows: list[tuple[str, BoardRow, str | None]] = [(str(rank), row, None) for rank, row in ranked]
+    if found.own is not None:
+        rows.insert(found.rank - 1 if found.rank else 0, ("→" if found.rank else "", found.own, "bold"))
+    table = _table("", "model", "access", "fits", "overall", *SHORT.values(), left=4)
+    for rank, row, style in rows:
+        figures = (row.dimensions.get(id) for id in SHORT)
+        table.add_row(
+            rank,
+            row.model,
+            row.access or "",
+            row.coverage or "",
+            f"{row.overall:.2f}",
+            *("–" if score is None else f"{score:.2f}" for score in figures),
+            style=style,
+        )
+    _print(out, table)
+    if not found.rows:
+        return
+    if found.rank:
+        _say(out, f"this run would be number {found.rank} of {len(found.rows) + 1}", "bold")
+    _say(out, f"{board.categories[found.category]}; judge {board.judge}. {' '.join(board.notes)}")
+    _say(out, board.attribution)

@@ -1,0 +1,1 @@
+"""Asking judges about folders of images."""

@@ -1,0 +1,203 @@
+"""From what a command was told to a run folder: reads, chooses, looks at the images, opens the judge, and judges."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from unigenbench.errors import InputError
+from unigenbench.judges.base import JudgeOptions, open_judge
+from unigenbench.judges.keys import public_url, read_key, redact, url_secrets
+from unigenbench.judging.estimate import Estimate, read_price, total
+from unigenbench.judging.evaluate import Outcome, Plan, Progress, Settings, evaluate, expected_usage, pending
+from unigenbench.judging.images import scan
+from unigenbench.prompts.reading import parse_indices, read_prompts, select
+from unigenbench.protocol.rubric import open_rubric
+from unigenbench.runs.cache import ReplyCache
+from unigenbench.runs.store import JUDGEMENTS, REPLIES, SCHEMA_VERSION, RunStore, recall, set_aside
+from unigenbench.scoring.leaderboard import BOARD_IMAGES_PER_PROMPT, against_board
+from unigenbench.types import Usage
+
+GENERATION = "generation.json"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a user asks for."""
+
+    data: str
+    """a prompt file, or the name of one that is shipped"""
+    images: Path
+    judge: str
+    run: Path | None = None
+    rubric: str = "native-v1"
+    official_checkout: Path | None = None
+    options: JudgeOptions = field(default_factory=JudgeOptions)
+    settings: Settings = field(default_factory=Settings)
+    api_key_file: Path | None = None
+    prices: Path | None = None
+    cache: Path | None = None
+    """None is a file in the run folder"""
+    pattern: str = "{index}_{image}"
+    images_per_prompt: int = BOARD_IMAGES_PER_PROMPT
+    strict: bool = False
+    limit: int | None = None
+    indices: str | None = None
+    subset: str | None = None
+    theme: str | None = None
+    dimension: str | None = None
+    exclude_flagged: bool = False
+    fresh: bool = False
+    command: Sequence[str] = ()
+    """the arguments of the process, for the record"""
+
+
+def judge_folder(order: Order, report: Callable[[Progress], None] = lambda _: None) -> Outcome:
+    """Judges a folder of images into a run folder, or goes on with it.
+
+    Raises:
+        BenchError: nothing was judged, as something is not as needed.
+    """
+    if order.run is None:
+        raise InputError("--run: missing; name the folder that keeps the judgements")
+    plan = _plan(order, read_key(_kind(order), order.api_key_file))
+    if order.fresh:
+        set_aside(order.run)
+    with RunStore(order.run, _manifest(order, plan), plan.prompts) as store:
+        cache = ReplyCache(order.cache or order.run / REPLIES)
+        try:
+            outcome = evaluate(plan, store, cache, report)
+        finally:
+            cache.close()
+        store.update(
+            status=outcome.state,
+            counts=outcome.statuses,
+            requests=store.requests,
+            usage=vars(store.usage),
+            cost=plan.settings.price.cost(store.usage) if plan.settings.price else None,
+            finished=_now(),
+        )
+    return outcome
+
+
+def estimate_folder(order: Order) -> Estimate:
+    """What judging the folder would take; where the run folder is there, what is left of it. Sends nothing, needs no
+    key.
+
+    Raises:
+        BenchError: prompts, images or prices cannot be read.
+    """
+    plan = _plan(order, "none")
+    past = {} if order.run is None or order.fresh else recall(order.run / JUDGEMENTS)
+    tasks = pending(plan, past)
+    by_logits = plan.reply == "logits"
+    return total(
+        ((expected_usage(plan, task), len(task.prompt.points) if by_logits else 1) for task in tasks),
+        plan.settings.price,
+    )
+
+
+def _kind(order: Order) -> str:
+    return order.judge.partition(":")[0]
+
+
+def _plan(order: Order, api_key: str | None) -> Plan:
+    """Prompts, images, wording and judge."""
+    prompts = select(
+        read_prompts(order.data, strict=order.strict),
+        limit=order.limit,
+        indices=parse_indices(order.indices) if order.indices else None,
+        subset=order.subset,
+        theme=order.theme,
+        dimension=order.dimension,
+        exclude_flagged=order.exclude_flagged,
+    )
+    found = scan(order.images, prompts, images_per_prompt=order.images_per_prompt, pattern=order.pattern)
+    if not found.found:
+        example = order.pattern.format(index=prompts.prompts[0].index, image=0)
+        raise InputError(f"{order.images}: no image of the chosen prompts; names look like {example}.png")
+    rubric = open_rubric(order.rubric, prompts.language, order.official_checkout)
+    settings = order.settings
+    if order.prices is not None:
+        settings = replace(settings, price=read_price(order.prices, order.judge.partition(":")[2]))
+    elif settings.max_cost is not None:
+        raise InputError("--max-cost: money needs prices; give --prices FILE")
+    options = replace(order.options, api_key=api_key, concurrency=settings.concurrency)
+    return Plan(prompts, found, rubric, open_judge(order.judge, options), settings)
+
+
+def _manifest(order: Order, plan: Plan) -> dict[str, Any]:
+    """run.json, as it is before the first call."""
+    prompts, url = plan.prompts, order.options.base_url
+    against = reasons_against_board(order, plan)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": f"{order.run.name if order.run else 'run'}-{uuid.uuid4().hex[:8]}",
+        "created": _now(),
+        "status": "running",
+        "command": redact(shlex.join(order.command), url_secrets(url or "")),
+        "versions": {name: version(name) for name in ("t2ialign", "pillow", "numpy", "openai")}
+        | {"python": platform.python_version()},
+        "dataset": {
+            "name": prompts.name,
+            "language": prompts.language,
+            "path": str(prompts.path),
+            "sha256": prompts.sha256,
+            "version": prompts.version,
+            "prompts": len(prompts.prompts),
+            "repairs": [vars(repair) for repair in prompts.repairs],
+        },
+        "selection": prompts.selection,
+        "images": {
+            "root": str(order.images),
+            "pattern": order.pattern,
+            "per_prompt": order.images_per_prompt,
+            "samples": plan.settings.samples,
+            "found": len(plan.scan.found),
+            "missing": len(plan.scan.missing),
+            "bad": len(plan.scan.bad),
+        },
+        "judge": {"name": order.judge, "spec": plan.judge_spec, "id": plan.judge_id},
+        "rubric": {"id": plan.rubric.id, "sha256": plan.rubric.sha256, "language": plan.rubric.language},
+        "endpoint": public_url(url) if url else None,
+        "generation": _generation(order.images),
+        "comparable": not against,
+        "banner": f"Not comparable with the published board: {'; '.join(against)}." if against else None,
+        "warnings": [],
+        "usage": vars(Usage()),
+        "cost": None,
+    }
+
+
+def reasons_against_board(order: Order, plan: Plan) -> list[str]:
+    """Why the scores may not stand beside the published ones; empty if they may."""
+    checks = {
+        "its judge was asked in our own wording": plan.rubric.id.startswith("official"),
+        f"it has {plan.settings.samples} judgements per image, not 1": plan.settings.samples == 1,
+        f"its judge was asked for {plan.reply}": plan.reply == "tags",
+    }
+    of_all_runs = against_board(plan.prompts, judge=order.judge, images_per_prompt=order.images_per_prompt)
+    return of_all_runs + [reason for reason, holds in checks.items() if not holds]
+
+
+def _generation(images: Path) -> dict[str, Any] | None:
+    """How the images were made, where their folder says it."""
+    file = images / GENERATION
+    if not file.is_file():
+        return None
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{file}: no JSON ({error}); mend it or take it away") from error
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

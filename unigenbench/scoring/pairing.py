@@ -1,0 +1,90 @@
+"""The same test points, answered in two runs: what comparing models and comparing judges both start from."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from unigenbench.errors import InputError
+from unigenbench.scoring.scores import CRITERION
+from unigenbench.scoring.verdicts import Cell, cell_of, native_marks
+from unigenbench.types import Judgement, Prompt, RunLog
+
+BOTH, ONLY_FIRST, ONLY_SECOND, NEITHER = range(4)
+
+
+class Pairing(NamedTuple):
+    """What two runs both judged."""
+
+    prompts: tuple[Prompt, ...]
+    """with anything shared, in the order of the first run"""
+    counts: np.ndarray
+    """test points that were met in both, only in the first, only in the second, in neither run. [P, 27, 4]"""
+    shared: int
+    """images judged in both runs"""
+    only_first: int
+    only_second: int
+    """images judged in one run; the other failed on them or never came to them"""
+    changed: int
+    """images left out because their prompts, or the images where they must be the same, differ"""
+
+    @property
+    def first(self) -> np.ndarray:
+        """Test points that the first run meets. [P, 27]"""
+        return self.counts[..., BOTH] + self.counts[..., ONLY_FIRST]
+
+    @property
+    def second(self) -> np.ndarray:
+        """Test points that the second run meets. [P, 27]"""
+        return self.counts[..., BOTH] + self.counts[..., ONLY_SECOND]
+
+    @property
+    def total(self) -> np.ndarray:
+        """Test points judged in both. [P, 27]"""
+        return self.counts.sum(-1)
+
+
+def judged(log: RunLog) -> dict[Cell, Judgement]:
+    """The judgements with verdicts, by their places."""
+    return {cell_of(judgement): judgement for judgement in log.judgements if judgement.status == "ok"}
+
+
+def same_question(first: Judgement, second: Judgement, *, same_images: bool) -> bool:
+    """Whether two judgements are about the same prompt and, if that is asked, the same image.
+
+    An imported judgement may not know its image; it is taken for the one of its name.
+    """
+    images = first.image_sha256, second.image_sha256
+    return first.prompt_sha256 == second.prompt_sha256 and (not same_images or images[0] == images[1] or "" in images)
+
+
+def pair(first: RunLog, second: RunLog, *, same_images: bool) -> Pairing:
+    """Counts over the images that both runs have verdicts for.
+
+    Args:
+        same_images: only where the two runs judged the same file.
+
+    Raises:
+        InputError: they share nothing.
+        DataError: a log does not fit its prompts.
+    """
+    marks, other_marks = native_marks(first), native_marks(second)
+    judgements, other = judged(first), judged(second)
+    matched = [cell for cell in judgements if cell in other]
+    shared = [cell for cell in matched if same_question(judgements[cell], other[cell], same_images=same_images)]
+    if not shared:
+        what = "images and prompts" if same_images else "prompts"
+        raise InputError(
+            f"{first.path} and {second.path} have no judged image in common: {len(judgements)} and {len(other)} are "
+            f"judged, {len(matched)} have the same number, none is of the same {what}"
+        )
+    used = {cell.prompt_index for cell in shared}
+    prompts = tuple(prompt for prompt in first.prompts.prompts if prompt.index in used)
+    row = {prompt.index: place for place, prompt in enumerate(prompts)}
+    counts = np.zeros((len(prompts), len(CRITERION), 4), np.int64)
+    for cell in shared:
+        for criterion, a, b in zip(marks[cell].criteria, marks[cell].met, other_marks[cell].met, strict=True):
+            counts[row[cell.prompt_index], CRITERION[criterion], 2 * (not a) + (not b)] += 1
+    alone = len(judgements) - len(matched), len(other) - len(matched)
+    return Pairing(prompts, counts, len(shared), *alone, changed=len(matched) - len(shared))
