@@ -2,18 +2,45 @@
 
 Four primitives (`alpha_sigma`, `target`, `to_x0_noise`, `transition_std`) define a schedule; adding noise, DDIM steps
 in either direction and stochastic steps are written once on top of them.
+
+A level says how noisy a latent is: a timestep 0 ... T-1, or one of the two constants below. Levels are ordered by
+noise: CLEAN < FINAL < 0 < ... < T-1.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, Protocol, TypedDict
 
 import torch
 from torch import Tensor
 
+FINAL = -1
+"""The level at which sampling ends: alpha^2 is `final_alpha_cumprod`, for SD1.5 and SDXL that of timestep 0."""
+CLEAN = -2
+"""The level of a clean latent: alpha 1, sigma 0."""
+
 PredictionType = Literal["epsilon", "v_prediction"]
+Spacing = Literal["leading", "trailing", "linspace"]
+
+
+class TimestepSpacing(TypedDict):
+    """How a model's sampler spaces its timesteps, in diffusers' terms."""
+
+    spacing: Spacing
+    offset: int
+    """Added to each timestep of leading spacing."""
+
+
+class SchedulerLike(Protocol):
+    """What is read of a diffusers scheduler."""
+
+    alphas_cumprod: Tensor
+
+    @property
+    def config(self) -> Mapping[str, Any]: ...
 
 
 class Step(NamedTuple):
@@ -26,7 +53,11 @@ class Step(NamedTuple):
     std: Tensor
     """[B]"""
     log_prob: Tensor
-    """log N(x; mean, std), averaged over C, H, W. [B]"""
+    """log N(x; mean, std), averaged over C, H, W; NaN for a deterministic step, which has no density. [B]
+
+    A step is deterministic if its std is at most the machine epsilon of x's type: latents are of order 1, and such
+    noise is lost in rounding.
+    """
 
 
 def _rows(values: Tensor, like: Tensor) -> Tensor:
@@ -41,7 +72,11 @@ class Schedule(ABC):
 
     @abstractmethod
     def alpha_sigma(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """(alpha_t, sigma_t) for [B] timesteps; a negative timestep is the clean end of sampling. [B] float64"""
+        """(alpha_t, sigma_t) of [B] levels: timesteps, FINAL or CLEAN. [B] float64
+
+        Raises:
+            IndexError: a level below CLEAN or above T-1 (a device assertion on a GPU).
+        """
 
     @abstractmethod
     def target(self, x_0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -49,11 +84,14 @@ class Schedule(ABC):
 
     @abstractmethod
     def to_x0_noise(self, prediction: Tensor, x_t: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """The (x_0, noise) that a prediction stands for. [B, ...] each"""
+        """The (x_0, noise) that a prediction stands for. [B, ...] each
+
+        At FINAL and CLEAN the network is asked as `network_timesteps` says; a clean x_t is its own x_0.
+        """
 
     @abstractmethod
     def transition_std(self, timesteps: Tensor, to: Tensor, eta: float) -> Tensor:
-        """Standard deviation of the step from `timesteps` to `to`. [B] float64"""
+        """Standard deviation of the step from `timesteps` to `to`; 0 if `to` is noisier. [B] float64"""
 
     def _alpha_sigma_like(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         alpha, sigma = self.alpha_sigma(timesteps)
@@ -100,9 +138,15 @@ class Schedule(ABC):
         if noise is not None:
             x = mean + spread * noise
         assert x is not None
-        safe = spread.clamp(min=1e-20)
+        random = spread > torch.finfo(spread.dtype).eps
+        safe = spread.where(random, 1)  # no infinity that would turn the gradient of the other rows to NaN
         log_prob = -((x - mean) / safe).square() / 2 - safe.log() - math.log(2 * math.pi) / 2
-        return Step(x, mean, std, log_prob.flatten(1).mean(1))
+        return Step(x, mean, std, log_prob.flatten(1).mean(1).where(random.flatten(), torch.nan))
+
+
+def network_timesteps(levels: Tensor) -> Tensor:
+    """The timesteps that a network is asked with at these levels: FINAL and CLEAN are shown as timestep 0. [B] int64"""
+    return levels.clamp(min=0)
 
 
 class VPSchedule(Schedule):
@@ -111,7 +155,7 @@ class VPSchedule(Schedule):
     Args:
         alphas_cumprod: alpha_t^2 for t = 0 ... T-1, in (0, 1). [T]
         prediction_type: what the network predicts.
-        final_alpha_cumprod: alpha^2 of the clean end of sampling; diffusers' `set_alpha_to_one` decides it.
+        final_alpha_cumprod: alpha^2 at FINAL, where sampling ends; diffusers' `set_alpha_to_one` decides it.
     """
 
     def __init__(self, alphas_cumprod: Tensor, prediction_type: PredictionType, final_alpha_cumprod: float):
@@ -119,11 +163,12 @@ class VPSchedule(Schedule):
             raise ValueError(f"prediction_type is {prediction_type!r}; VPSchedule knows 'epsilon' and 'v_prediction'")
         self.prediction_type = prediction_type
         self.num_train_timesteps = len(alphas_cumprod)
-        # float64 and one entry more: index -1 is the clean end, so timestep -1 needs no special case
-        self.alphas_cumprod = torch.cat([alphas_cumprod.double().cpu(), torch.tensor([final_alpha_cumprod]).double()])
+        ends = torch.tensor([1.0, final_alpha_cumprod], dtype=torch.float64)
+        self._alpha_squared = torch.cat([ends, alphas_cumprod.double().cpu()])
+        """alpha^2 of the levels CLEAN, FINAL, 0 ... T-1. [T + 2] float64"""
 
     @classmethod
-    def from_scheduler(cls, scheduler) -> VPSchedule:
+    def from_scheduler(cls, scheduler: SchedulerLike) -> VPSchedule:
         """The schedule of any diffusers scheduler that carries `alphas_cumprod`."""
         config = scheduler.config
         table = scheduler.alphas_cumprod
@@ -131,9 +176,10 @@ class VPSchedule(Schedule):
         return cls(table, config.get("prediction_type", "epsilon"), final)
 
     def alpha_sigma(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        if self.alphas_cumprod.device != timesteps.device:
-            self.alphas_cumprod = self.alphas_cumprod.to(timesteps.device)
-        squared = self.alphas_cumprod[timesteps.clamp(min=-1)]
+        if self._alpha_squared.device != timesteps.device:
+            self._alpha_squared = self._alpha_squared.to(timesteps.device)
+        # index_select, unlike [], refuses negative indices: a level below CLEAN is not read as a noisy timestep
+        squared = self._alpha_squared.index_select(0, timesteps - CLEAN)
         return squared.sqrt(), (1 - squared).sqrt()
 
     def target(self, x_0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -146,16 +192,20 @@ class VPSchedule(Schedule):
         alpha, sigma = self._alpha_sigma_like(timesteps, x_t)
         if self.prediction_type == "epsilon":
             return (x_t - sigma * prediction) / alpha, prediction
-        return alpha * x_t - sigma * prediction, alpha * prediction + sigma * x_t
+        x_0 = alpha * x_t - sigma * prediction
+        # of a clean latent the network says v at timestep 0: its noise is then that of an equal epsilon network
+        alpha, sigma = self._alpha_sigma_like(timesteps.where(timesteps != CLEAN, 0), x_t)
+        return x_0, alpha * prediction + sigma * x_t
 
     def transition_std(self, timesteps: Tensor, to: Tensor, eta: float) -> Tensor:
         """arXiv:2010.02502, Eq. 16."""
         alpha, sigma = self.alpha_sigma(timesteps)
         alpha_to, sigma_to = self.alpha_sigma(to)
-        return eta * (sigma_to / sigma) * (1 - (alpha / alpha_to).square()).clamp(min=0).sqrt()
+        std = eta * (sigma_to / sigma) * (1 - (alpha / alpha_to).square()).clamp(min=0).sqrt()
+        return std.where(alpha < alpha_to, 0)  # of a step from CLEAN the product is infinity times 0
 
 
-def sampling_timesteps(schedule: Schedule, steps: int, spacing: str = "leading", offset: int = 1) -> Tensor:
+def sampling_timesteps(schedule: Schedule, steps: int, spacing: Spacing, offset: int) -> Tensor:
     """The timesteps that a sampler visits, latest first, as diffusers' DDIM spaces them. [steps] int64
 
     Raises:
@@ -166,7 +216,7 @@ def sampling_timesteps(schedule: Schedule, steps: int, spacing: str = "leading",
         raise ValueError(f"{steps} sampling steps; give 1 to {total}")
     if spacing == "leading":
         timesteps = (torch.arange(steps) * (total // steps)).flip(0) + offset
-        if timesteps[0] >= total:  # index `total` would be read as the clean end
+        if timesteps[0] >= total:
             raise ValueError(
                 f"{steps} sampling steps with offset {offset} begin after timestep {total - 1}; give fewer"
             )

@@ -7,12 +7,14 @@ import math
 import pytest
 import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from t2ialign.schedules import VPSchedule, sampling_timesteps
+from t2ialign.schedules import CLEAN, FINAL, PredictionType, Spacing, VPSchedule, network_timesteps, sampling_timesteps
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
 STEPS = 20
-PREDICTIONS = ["epsilon", "v_prediction"]
+PREDICTIONS: list[PredictionType] = ["epsilon", "v_prediction"]
 # diffusers computes in float32 from a float32 table, we from the same table in float64: rounding, amplified by
 # 1 / alpha_t = 14.6 at t = 999
 TOLERANCE = {"atol": 5e-5, "rtol": 1e-4}
@@ -126,6 +128,49 @@ def test_sde_step_without_eta_is_the_ddim_step():
     torch.testing.assert_close(step.x, schedule.ddim_step(prediction, x_t, timesteps, to))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("start", "to", "eta"),
+    [
+        (951, 901, 0.0),  # no noise is asked for
+        (1, CLEAN, 1.0),  # a clean latent has none
+        (0, FINAL, 1.0),  # the same level for this schedule
+        (CLEAN, 51, 1.0),  # inversion adds none
+        (901, 951, 1.0),
+        (951, 951, 1.0),
+    ],
+)
+def test_a_deterministic_step_has_no_log_probability(dtype: torch.dtype, start: int, to: int, eta: float):
+    schedule = VPSchedule.from_scheduler(scheduler())
+    x_t, prediction, noise = (normal(2, 4, 8, 8, seed=seed).to(dtype) for seed in range(3))
+    timesteps, destinations = torch.tensor([start, 951]), torch.tensor([to, 901])
+    step = schedule.sde_step(prediction, x_t, timesteps, destinations, eta=eta, noise=noise)
+    assert step.log_prob.isnan().tolist() == [True, eta == 0]
+    torch.testing.assert_close(step.x[:1], schedule.ddim_step(prediction, x_t, timesteps, destinations)[:1])
+    scored = schedule.sde_step(prediction, x_t, timesteps, destinations, eta=eta, x=step.x)
+    assert scored.log_prob.isnan().tolist() == [True, eta == 0]
+
+
+def test_noise_that_is_lost_in_rounding_has_no_log_probability():
+    schedule = VPSchedule.from_scheduler(scheduler())
+    timesteps, to = torch.tensor([951]), torch.tensor([901])
+    for dtype, finite in ((torch.float32, False), (torch.float64, True)):
+        x_t, prediction, noise = (normal(1, 4, 8, 8, seed=seed).to(dtype) for seed in range(3))
+        step = schedule.sde_step(prediction, x_t, timesteps, to, eta=1e-9, noise=noise)
+        assert step.log_prob.isfinite().item() is finite
+
+
+def test_a_deterministic_row_leaves_the_gradient_of_the_others():
+    schedule = VPSchedule.from_scheduler(scheduler())
+    x_t, x = normal(2, 4, 8, 8), normal(2, 4, 8, 8, seed=1)
+    prediction = normal(2, 4, 8, 8, seed=2).requires_grad_()
+    step = schedule.sde_step(prediction, x_t, torch.tensor([1, 951]), torch.tensor([CLEAN, 901]), eta=1.0, x=x)
+    step.log_prob[1].backward()
+    assert prediction.grad is not None
+    assert prediction.grad.isfinite().all()
+    assert prediction.grad[1].abs().min() > 0
+
+
 def test_sde_step_wants_noise_or_a_sample():
     schedule = VPSchedule.from_scheduler(scheduler())
     x_t, t = normal(1, 4, 8, 8), torch.tensor([1])
@@ -134,11 +179,12 @@ def test_sde_step_wants_noise_or_a_sample():
 
 
 def test_alpha_and_sigma_by_hand():
-    # alphas_cumprod = [0.64, 0.36]: alpha = 0.8, 0.6; sigma = 0.6, 0.8; the clean end has alpha 1
-    schedule = VPSchedule(torch.tensor([0.64, 0.36], dtype=torch.float64), "epsilon", 1.0)
-    alpha, sigma = schedule.alpha_sigma(torch.tensor([0, 1, -1, -20]))
-    torch.testing.assert_close(alpha, torch.tensor([0.8, 0.6, 1.0, 1.0], dtype=torch.float64))
-    torch.testing.assert_close(sigma, torch.tensor([0.6, 0.8, 0.0, 0.0], dtype=torch.float64))
+    # alphas_cumprod = [0.64, 0.36]: alpha = 0.8, 0.6; sigma = 0.6, 0.8; FINAL has alpha^2 0.64, a clean latent 1
+    schedule = VPSchedule(torch.tensor([0.64, 0.36], dtype=torch.float64), "epsilon", 0.64)
+    alpha, sigma = schedule.alpha_sigma(torch.tensor([0, 1, FINAL, CLEAN]))
+    torch.testing.assert_close(alpha, torch.tensor([0.8, 0.6, 0.8, 1.0], dtype=torch.float64))
+    torch.testing.assert_close(sigma, torch.tensor([0.6, 0.8, 0.6, 0.0], dtype=torch.float64))
+    assert (alpha[3].item(), sigma[3].item()) == (1.0, 0.0)
     # from t = 1 (x_t = 1, noise = 0.5): x_0 = (1 - 0.8 * 0.5) / 0.6 = 1; at t = 0: 0.8 * 1 + 0.6 * 0.5 = 1.1
     one = torch.ones(1, 1, 1, 1)
     torch.testing.assert_close(schedule.ddim_step(0.5 * one, one, torch.tensor([1]), torch.tensor([0])), 1.1 * one)
@@ -147,9 +193,61 @@ def test_alpha_and_sigma_by_hand():
     assert std.item() == pytest.approx(math.sqrt(0.5625 * 0.4375))
 
 
+@pytest.mark.parametrize("wrong", [-3, -20, 2])
+def test_a_level_that_does_not_exist_is_an_error(wrong: int):
+    schedule = VPSchedule(torch.tensor([0.64, 0.36]), "epsilon", 0.64)
+    with pytest.raises(IndexError):
+        schedule.alpha_sigma(torch.tensor([0, wrong]))
+
+
+def test_networks_see_final_and_clean_as_timestep_0():
+    assert network_timesteps(torch.tensor([CLEAN, FINAL, 0, 1, 999])).tolist() == [0, 0, 0, 1, 999]
+
+
+@pytest.mark.parametrize("to", [0, 1, 500, 999])
+def test_a_clean_latent_is_its_own_x0_and_equal_networks_invert_it_equally(to: int):
+    # v of an epsilon network: noise = alpha v + sigma x, so v = (noise - sigma x) / alpha, at the timestep it is asked
+    x, noise = normal(1, 4, 8, 8).double(), normal(1, 4, 8, 8, seed=1).double()
+    epsilon, velocity = (VPSchedule.from_scheduler(scheduler(kind)) for kind in PREDICTIONS)
+    alpha, sigma = epsilon.alpha_sigma(torch.tensor([0]))
+    prediction = {"epsilon": noise, "v_prediction": (noise - sigma * x) / alpha}
+    clean, destination = torch.tensor([CLEAN]), torch.tensor([to])
+    for schedule in (epsilon, velocity):
+        found = schedule.to_x0_noise(prediction[schedule.prediction_type], x, clean)
+        torch.testing.assert_close(found, (x, noise), atol=1e-12, rtol=0)
+        x_t = schedule.ddim_step(prediction[schedule.prediction_type], x, clean, destination)
+        torch.testing.assert_close(x_t, schedule.add_noise(x, noise, destination), atol=1e-12, rtol=0)
+
+
+LEVELS = st.integers(CLEAN, 999)
+
+
+@settings(deadline=None, max_examples=60)
+@given(at=LEVELS, to=LEVELS, kind=st.sampled_from(PREDICTIONS), final=st.booleans(), seed=st.integers(0, 99))
+def test_every_step_with_a_perfect_prediction_lands_on_alpha_x0_plus_sigma_noise(
+    at: int, to: int, kind: PredictionType, final: bool, seed: int
+):
+    schedule = VPSchedule.from_scheduler(scheduler(kind, final))
+    x_0, noise = normal(1, 4, 2, 2, seed=seed).double(), normal(1, 4, 2, 2, seed=seed + 100).double()
+    start, destination = torch.tensor([at]), torch.tensor([to])
+    # what a network says that knows x_0 and noise: of a clean latent, at timestep 0
+    asked = torch.tensor([0]) if at == CLEAN else start
+    x_t = schedule.add_noise(x_0, noise, start)
+    alpha, sigma = schedule.alpha_sigma(asked)
+    prediction = noise if kind == "epsilon" else (noise - sigma * x_t) / alpha
+    moved = schedule.ddim_step(prediction, x_t, start, destination)
+    torch.testing.assert_close(moved, schedule.add_noise(x_0, noise, destination), atol=1e-9, rtol=0)
+    for eta in (0.0, 1.0):
+        step = schedule.sde_step(prediction, x_t, start, destination, eta=eta, noise=noise)
+        assert step.x.isfinite().all()
+        is_random = eta > 0 and to < at and bool(schedule.alpha_sigma(destination)[1] > 0)
+        is_random &= bool(schedule.alpha_sigma(destination)[0] > schedule.alpha_sigma(start)[0])
+        assert step.log_prob.isfinite().item() is is_random
+
+
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 @pytest.mark.parametrize("steps", [1, 7, 20, 30, 50])
-def test_sampling_timesteps_equal_diffusers(spacing, steps):
+def test_sampling_timesteps_equal_diffusers(spacing: Spacing, steps: int):
     ddim = DDIMScheduler(**BETAS, steps_offset=1, timestep_spacing=spacing)
     ddim.set_timesteps(steps)
     schedule = VPSchedule.from_scheduler(ddim)

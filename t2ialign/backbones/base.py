@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from t2ialign.config.component import Component
-from t2ialign.schedules import Schedule
+from t2ialign.schedules import Schedule, TimestepSpacing
 from t2ialign.types import Conditioning, Posterior
 
 SAMPLED_ELEMENTS = 4096
@@ -48,8 +48,8 @@ class Backbone(Protocol):
     """The side, in px, that the model was made for."""
     fingerprint: str
     """Changes with anything that changes latents or text embeddings: the cache's key."""
-    sampling: dict[str, object]
-    """`spacing` and `offset` of the sampler's timesteps, as `schedules.sampling_timesteps` takes them."""
+    sampling: TimestepSpacing
+    """How the sampler's timesteps are spaced."""
 
     def encode_images(self, pixels: Tensor) -> Posterior:
         """Scaled latent posteriors of images [B, 3, H, W] in [-1, 1]."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from t2ialign.backbones.base import BackboneConfig, tensor_digest
 from t2ialign.backbones.loading import load_pipeline, load_vae
 from t2ialign.errors import EnvironmentProblem, InputError
-from t2ialign.schedules import VPSchedule
+from t2ialign.schedules import TimestepSpacing, VPSchedule
 from t2ialign.types import Conditioning, Posterior
 
 logger = logging.getLogger(__name__)
@@ -148,7 +148,7 @@ class _StableDiffusion(ABC):
         return tensor_digest(tensors.items(), self.name, self._scaling, self._null_kind, words)
 
 
-def _schedule(scheduler: Any, place: str) -> tuple[VPSchedule, dict[str, object]]:
+def _schedule(scheduler: Any, place: str) -> tuple[VPSchedule, TimestepSpacing]:
     """The training schedule and the sampler's spacing, read as diffusers' DDIM reads the same config."""
     if DDIMScheduler not in (type(scheduler), *scheduler.compatibles):
         raise InputError(f"{place}: its {type(scheduler).__name__} is not a schedule that SD1.5 and SDXL know")
@@ -156,7 +156,7 @@ def _schedule(scheduler: Any, place: str) -> tuple[VPSchedule, dict[str, object]
     config = ddim.config
     if config["prediction_type"] not in ("epsilon", "v_prediction"):
         raise InputError(f"{place}: predicts '{config['prediction_type']}'; known: epsilon, v_prediction")
-    sampling: dict[str, object] = {"spacing": config["timestep_spacing"], "offset": config["steps_offset"]}
+    sampling: TimestepSpacing = {"spacing": config["timestep_spacing"], "offset": config["steps_offset"]}
     return VPSchedule.from_scheduler(ddim), sampling
 
 

@@ -14,6 +14,7 @@ from t2ialign.policy import Policy
 from t2ialign.rng import keyed_seed
 from t2ialign.sampling.guidance import Guidance
 from t2ialign.sampling.sampler import Sampler
+from t2ialign.schedules import sampling_timesteps
 from t2ialign.types import Conditioning
 
 SeedPolicy = Literal["keyed", "official", "per_prompt"]
@@ -79,7 +80,7 @@ def generate_images(
     if side % backbone.vae_factor:
         raise InputError(f"resolution {side} is not a multiple of {backbone.vae_factor}, the VAE's cell")
     try:
-        sampler = Sampler(backbone.schedule, backbone.sampling, steps)
+        sampler = Sampler(sampling_timesteps(backbone.schedule, steps, **backbone.sampling))
     except ValueError as error:
         raise InputError(f"inference steps: {error}") from error
     size = backbone.geometry((side, side), (0, 0), (side, side))
@@ -90,9 +91,8 @@ def generate_images(
         latents = initial_latents(policy, seeds[start : start + batch], side)
         cond = Conditioning.cat([known[prompt] for prompt in wanted])
         geometry = None if size is None else size.to(policy.device).expand(len(wanted), -1)
-        yield from to_images(
-            backbone.decode_latents(sampler.sample(policy, latents, cond, backbone.null(), geometry, guidance))
-        )
+        x_0 = sampler.sample(policy, latents, cond, geometry=geometry, guidance=guidance).x
+        yield from to_images(backbone.decode_latents(x_0))
 
 
 def _conditionings(policy: Policy, wanted: Sequence[str], known: Mapping[str, Conditioning]) -> dict[str, Conditioning]:

@@ -1,60 +1,55 @@
-"""Classifier-free guidance, and who answers in each of its branches."""
+"""Classifier-free guidance, and which weights answer in each of its branches."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from t2ialign.types import Conditioning
-
-if TYPE_CHECKING:
-    from t2ialign.policy import Policy
+from t2ialign.types import Conditioning, Denoiser, Weights
 
 
 @dataclass(frozen=True)
 class Guidance:
-    """Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598), and who answers in each of its branches."""
+    """Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598)."""
 
     scale: float
     """Weight w of uncond + w * (cond - uncond); 1 makes no unconditional pass."""
-    cond: str | Mapping[str, float] = "policy"
-    """Weights that see the prompt, as `Policy.denoise` takes them."""
-    uncond: str | Mapping[str, float] = "policy"
-    """Weights that see the null conditioning; a negative model goes here."""
+    cond: Weights = "policy"
+    """Weights that see the prompt."""
+    uncond: Weights = "policy"
+    """Weights that see the empty prompt; a negative model goes here."""
 
     def denoise(
         self,
-        policy: Policy,
+        denoiser: Denoiser,
         x_t: Tensor,
         timesteps: Tensor,
         cond: Conditioning,
-        null: Conditioning,
         geometry: Tensor | None,
     ) -> Tensor:
-        """The guided prediction for [B, C, H, W] at [B]; one pass where both branches have the same weights.
+        """The guided prediction; one pass if both branches have the same weights. [B, C, H, W]
 
         Args:
+            x_t: [B, C, H, W]
+            timesteps: [B]
             cond: [B, ...]
-            null: [1, ...]
-            geometry: [B, 6] or None; the unconditional branch takes the row's too.
+            geometry: [B, 6] or None; the unconditional branch has the row's too.
         """
         if self.scale == 1:
-            return policy.denoise(x_t, timesteps, cond, geometry, self.cond)
-        nulls = null.map(lambda tensor: tensor.expand(len(x_t), *tensor.shape[1:]))
+            return denoiser.denoise(x_t, timesteps, cond, geometry, self.cond)
+        null = denoiser.null().map(lambda tensor: tensor.expand(len(x_t), *tensor.shape[1:]))
         if self.cond == self.uncond:
-            both = policy.denoise(
+            both = denoiser.denoise(
                 torch.cat([x_t, x_t]),
                 torch.cat([timesteps, timesteps]),
-                Conditioning.cat([nulls, cond]),
+                Conditioning.cat([null, cond]),
                 None if geometry is None else torch.cat([geometry, geometry]),
                 self.cond,
             )
             without, given = both.chunk(2)
         else:
-            without = policy.denoise(x_t, timesteps, nulls, geometry, self.uncond)
-            given = policy.denoise(x_t, timesteps, cond, geometry, self.cond)
+            without = denoiser.denoise(x_t, timesteps, null, geometry, self.uncond)
+            given = denoiser.denoise(x_t, timesteps, cond, geometry, self.cond)
         return without + self.scale * (given - without)

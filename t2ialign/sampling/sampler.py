@@ -1,75 +1,137 @@
-"""Sampling: how latents are denoised step by step."""
+"""Sampling: how latents move between noise levels, step by step."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from t2ialign.schedules import Schedule, sampling_timesteps
-from t2ialign.types import Conditioning
-
-if TYPE_CHECKING:
-    from t2ialign.policy import Policy
 from t2ialign.sampling.guidance import Guidance
+from t2ialign.schedules import FINAL, network_timesteps
+from t2ialign.types import Conditioning, Denoiser
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What a rollout went through."""
+
+    latents: Tensor
+    """Of each level, the first as given. [B, S+1, C, H, W]"""
+    log_probs: Tensor
+    """Of each step, see `schedules.Step.log_prob`; NaN for deterministic steps and for rows that had arrived. [B, S]"""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Latents that were moved from level to level."""
+
+    x: Tensor
+    """At each row's stop. [B, C, H, W], at least float32"""
+    levels: Tensor
+    """The levels that each row visited; a row that arrives early repeats its stop. [B, S+1] int64"""
+    trajectory: Trajectory | None
+    """If it was recorded."""
 
 
 class Sampler:
-    """DDIM (Song et al. 2020, arXiv:2010.02502) on the timesteps that diffusers' DDIM visits.
+    """DDIM (Song et al. 2020, arXiv:2010.02502) in both directions: denoises if a row's stop is cleaner, else inverts.
 
-    Each step goes to the next timestep visited. So does diffusers' for leading spacing; for the other spacings its
-    stride is the floor of T / steps, which misses the next timestep where T / steps is no whole number.
+    With diffusers' spacing of the timesteps it visits what diffusers' DDIM visits. Each step goes to the next timestep
+    visited. So does diffusers' for leading spacing; for the other spacings its stride is the floor of T / steps, which
+    misses the next timestep where T / steps is not an integer.
 
     Args:
-        schedule: the backbone's.
-        sampling: the backbone's `spacing` and `offset`.
-        steps: denoiser evaluations.
-        eta: 0 is deterministic, 1 as noisy as ancestral sampling.
+        timesteps: those that rows visit between their start and their stop; see `schedules.sampling_timesteps`. [K]
+        eta: noise of the denoising steps: 0 is deterministic, 1 as noisy as ancestral sampling. Inversion has none.
     """
 
-    def __init__(self, schedule: Schedule, sampling: Mapping[str, Any], steps: int, eta: float = 0.0):
-        self.schedule = schedule
-        self.eta = eta
-        self.timesteps = sampling_timesteps(schedule, steps, sampling["spacing"], sampling["offset"])
-        """[steps] int64, latest first"""
-        self.destinations = torch.cat([self.timesteps[1:], torch.tensor([-1])])
-        """Where each step goes; -1 is the clean end. [steps] int64"""
+    def __init__(self, timesteps: Tensor, eta: float = 0.0):
+        self._descending: list[int] = sorted({int(timestep) for timestep in timesteps}, reverse=True)
+        self._eta = eta
+
+    def levels(self, start: Tensor, stop: Tensor) -> Tensor:
+        """Each row's start, the timesteps between, and its stop, which is repeated to the longest row. [B, S+1] int64
+
+        Args:
+            start: timesteps, FINAL or CLEAN. [B] int64
+            stop: the same. [B] int64
+        """
+        ends = zip(start.cpu(), stop.cpu(), strict=True)
+        rows = [self._path(int(first), int(last)) for first, last in ends]
+        longest = max(len(row) for row in rows)
+        return torch.tensor([row + row[-1:] * (longest - len(row)) for row in rows], device=start.device)
+
+    def _path(self, start: int, stop: int) -> list[int]:
+        low, high = min(start, stop), max(start, stop)
+        between = [timestep for timestep in self._descending if low < timestep < high]
+        return [start, *(between if stop < start else reversed(between)), stop]
 
     @torch.no_grad()
     def sample(
         self,
-        policy: Policy,
-        latents: Tensor,
+        denoiser: Denoiser,
+        x: Tensor,
         cond: Conditioning,
-        null: Conditioning,
-        geometry: Tensor | None,
-        guidance: Guidance,
-        generators: list[torch.Generator] | None = None,
-    ) -> Tensor:
-        """Clean latents of standard normal ones. [B, C, H, W] float32
+        *,
+        start: Tensor | None = None,
+        stop: Tensor | None = None,
+        levels: Tensor | None = None,
+        geometry: Tensor | None = None,
+        guidance: Guidance = Guidance(1.0),
+        generators: Sequence[torch.Generator] | None = None,
+        record: bool = False,
+    ) -> Rollout:
+        """Moves each row of latents from its own start to its own stop; a row that has arrived stays bit by bit.
 
         Args:
-            latents: [B, C, H, W]
+            x: latents at `start`; standard normal ones at the noisiest timestep. [B, C, H, W]
             cond: [B, ...]
-            null: [1, ...]
-            geometry: [B, 6] or None
+            start: level of each row; default: the noisiest of the sampler's timesteps. [B] int64
+            stop: level of each row; default: FINAL. [B] int64
+            levels: the path of each row, instead of `start`, `stop` and the sampler's timesteps. [B, S+1] int64
+            geometry: SDXL's micro-conditioning. [B, 6]
             guidance: the scale, and the weights of both branches.
-            generators: one a row, on the CPU; the noise of the steps where eta > 0.
+            generators: one for each row, on the CPU: the noise of the steps if eta > 0.
+            record: keep the trajectory.
 
         Raises:
             ValueError: eta > 0 without a generator for each row.
         """
-        if self.eta > 0 and (generators is None or len(generators) != len(latents)):
-            raise ValueError(f"eta {self.eta} needs {len(latents)} generators, one a row")
-        for timestep, destination in zip(self.timesteps, self.destinations, strict=True):
-            t, to = (value.to(latents.device).expand(len(latents)) for value in (timestep, destination))
-            prediction = guidance.denoise(policy, latents, t, cond, null, geometry)
-            if generators is not None and self.eta > 0:
-                rows = [torch.randn(latents.shape[1:], generator=generator) for generator in generators]
-                noise = torch.stack(rows).to(latents)
-                latents = self.schedule.sde_step(prediction, latents, t, to, eta=self.eta, noise=noise).x
-            else:
-                latents = self.schedule.ddim_step(prediction, latents, t, to)
-        return latents
+        if self._eta > 0 and (generators is None or len(generators) != len(x)):
+            raise ValueError(f"eta {self._eta} needs {len(x)} generators, one for each row")
+        if levels is None:
+            start = torch.full((len(x),), self._descending[0], device=x.device) if start is None else start
+            stop = torch.full((len(x),), FINAL, device=x.device) if stop is None else stop
+            levels = self.levels(start, stop)
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        latents: list[Tensor] = [x]
+        log_probs: list[Tensor] = []
+        for at, to in zip(levels.T[:-1], levels.T[1:], strict=True):
+            prediction = guidance.denoise(denoiser, x, network_timesteps(at), cond, geometry)
+            moved, log_prob = self._step(denoiser, prediction, x, at, to, generators)
+            moves = at != to
+            x = moved.where(moves.view(-1, 1, 1, 1), x)
+            if record:
+                latents.append(x)
+                log_probs.append(log_prob.where(moves, torch.nan))
+        trajectory = Trajectory(torch.stack(latents, 1), torch.stack(log_probs, 1)) if record else None
+        return Rollout(x, levels, trajectory)
+
+    def _step(
+        self,
+        denoiser: Denoiser,
+        prediction: Tensor,
+        x: Tensor,
+        at: Tensor,
+        to: Tensor,
+        generators: Sequence[torch.Generator] | None,
+    ) -> tuple[Tensor, Tensor]:
+        """(The latents at `to`, their log-probabilities [B])."""
+        schedule = denoiser.schedule
+        if self._eta == 0 or generators is None:
+            return schedule.ddim_step(prediction, x, at, to), torch.full((len(x),), torch.nan, device=x.device)
+        noise = torch.stack([torch.randn(x.shape[1:], generator=generator) for generator in generators]).to(x)
+        step = schedule.sde_step(prediction, x, at, to, eta=self._eta, noise=noise)
+        return step.x, step.log_prob
