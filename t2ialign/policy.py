@@ -10,16 +10,10 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from t2ialign.backbones.adapters import EMA, INIT, LEARNER
 from t2ialign.backbones.base import Backbone
 from t2ialign.schedules import Schedule
 from t2ialign.types import Conditioning, Weights
-
-LEARNER = "learner"
-"""The adapter that is trained."""
-INIT = "init"
-"""A frozen copy of the adapter that training started from."""
-EMA = "ema"
-"""The moving average of what is trained."""
 
 
 class Policy:

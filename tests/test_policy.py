@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from toys import backbone, batch, dpo, engine, lora_policy, move
 
-from t2ialign.backbones.lora import adapter_parameters, add_adapter
+from t2ialign.backbones.adapters import adapter_parameters, add_adapter
 from t2ialign.config.schema import Lora
 from t2ialign.policy import EMA, Policy
 

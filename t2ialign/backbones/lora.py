@@ -1,30 +1,33 @@
-"""LoRA adapters: adding them to a denoiser, and files that plain diffusers reads with the same output."""
+"""LoRA files: those of every public layout are read; ours give plain diffusers the same output."""
 
 from __future__ import annotations
 
 import json
 import logging
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, cast
 
-import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-from diffusers.loaders import PeftAdapterMixin
-from diffusers.utils import convert_unet_state_dict_to_peft
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft import LoraConfig
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from t2ialign.backbones.adapters import (
+    EMA,
+    INIT,
+    LEARNER,
+    adapter_config,
+    adapter_parameters,
+    add_adapter,
+    copy_adapter,
+    inject_adapter,
+)
 from t2ialign.backbones.loading import PICKLES, near_miss, one_line
+from t2ialign.backbones.lora_layout import MERGE_ADVICE, LoraMatrices, is_text_part, other_method, read_matrices
 from t2ialign.config.schema import Lora
 from t2ialign.errors import InputError
-from t2ialign.rng import generator
 from t2ialign.storage.atomic import atomic_write
 
 logger = logging.getLogger(__name__)
@@ -41,71 +44,39 @@ SAVED_SETTINGS = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_mo
 WIDTHS = {768: "SD1.5", 1024: "SD2", 2048: "SDXL"}
 """Cross-attention widths of the published families."""
 
-_ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
-_FEED_FORWARD = ["ff.net.0.proj", "ff.net.2"]
-_BLOCKS = ["proj_in", "proj_out", "conv1", "conv2", "conv_shortcut", "time_emb_proj"]
-_SAMPLERS = ["downsamplers.0.conv", "upsamplers.0.conv"]
-TARGETS = {
-    "attention": _ATTENTION,
-    "attention+ff": _ATTENTION + _FEED_FORWARD,
-    "all": _ATTENTION + _FEED_FORWARD + _BLOCKS + _SAMPLERS,
-}
-"""`lora.targets` -> ends of the names of the layers that get an adapter."""
 
+def add_training_adapters(denoiser: nn.Module, lora: Lora, *, family: str, seed: int, keeps_ema: bool) -> None:
+    """Adds the adapters of a run: the learner, what it started from if that is a LoRA, and its average.
 
-def tuner_layers(denoiser: nn.Module) -> list[BaseTunerLayer]:
-    """The layers that hold adapters."""
-    return [module for module in denoiser.modules() if isinstance(module, BaseTunerLayer)]
+    Args:
+        lora: `lora.init` decides rank, alpha and layers where it is given.
+        family: architecture of the denoiser.
+        seed: of a fresh learner's weights.
 
-
-def adapter_parameters(denoiser: nn.Module, name: str) -> dict[str, nn.Parameter]:
-    """The parameters of one adapter, by their names in the denoiser; empty if there is no such adapter."""
-    named = denoiser.named_parameters()
-    return {key: parameter for key, parameter in named if ".lora_" in key and f".{name}." in key}
-
-
-@contextmanager
-def _nothing_else_changes(denoiser: nn.Module) -> Iterator[None]:
-    """Keeps the global random numbers and every existing parameter's requires_grad, which peft would change."""
-    before = {parameter: parameter.requires_grad for parameter in denoiser.parameters()}
-    device = next(denoiser.parameters()).device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # a second adapter is meant
-        yield
-    for parameter, needed in before.items():
-        parameter.requires_grad_(needed)
-
-
-def _settle(denoiser: nn.Module, name: str, trainable: bool) -> dict[str, nn.Parameter]:
-    """An adapter's parameters in float32, with a gradient if trained; its dropout acts only if it is trained."""
-    parameters = adapter_parameters(denoiser, name)
-    for parameter in parameters.values():
-        parameter.data = parameter.data.float()
-        parameter.requires_grad_(trainable)
-    for layer in tuner_layers(denoiser):
-        if name in layer.lora_dropout:  # type: ignore[operator]
-            layer.lora_dropout[name].train(trainable)  # type: ignore[index, operator]
-    return parameters
-
-
-def add_adapter(denoiser: nn.Module, name: str, lora: Lora, *, seed: int, trainable: bool) -> None:
-    """Adds a fresh adapter: A normal with standard deviation 1 / rank, B zero, so that nothing changes yet.
-
-    The same seed and name of a layer give the same numbers, whatever was drawn before.
+    Raises:
+        InputError: `lora.init` cannot be used.
     """
-    config = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft divides, so a fraction is as good as an int
-        lora_dropout=lora.dropout,
-        target_modules=TARGETS[lora.targets],
-    )
-    with _nothing_else_changes(denoiser):
-        inject_adapter_in_model(config, denoiser, name)
-    for key, parameter in _settle(denoiser, name, trainable).items():
-        if ".lora_A." in key:
-            layer = key.split(".lora_A.")[0]
-            noise = torch.randn(parameter.shape, generator=generator(seed, "lora", layer))
-            parameter.data.copy_(noise / lora.rank)
+    if lora.init is None:
+        add_adapter(denoiser, LEARNER, lora, seed=seed, trainable=True)
+    else:
+        load_lora(denoiser, lora.init, INIT, family=family)
+        copy_adapter(denoiser, INIT, LEARNER, trainable=True, dropout=lora.dropout)
+        _warn_of_unused_settings(denoiser, lora)
+    if keeps_ema:
+        copy_adapter(denoiser, LEARNER, EMA, trainable=False)
+
+
+def _warn_of_unused_settings(denoiser: nn.Module, lora: Lora) -> None:
+    """Names the settings of the config that the file of `lora.init` overrules."""
+    used = adapter_config(denoiser, LEARNER)
+    overruled = {
+        f"lora.{key}": f"{asked:g} (there: {there:g})"
+        for key, asked, there in (("rank", lora.rank, used.r), ("alpha", lora.alpha, used.lora_alpha))
+        if key in lora.model_fields_set and asked != there
+    }
+    if overruled:
+        settings = ", ".join(f"{key} {values}" for key, values in overruled.items())
+        logger.warning("%s: rank and alpha are those of lora.init, not %s", lora.init, settings)
 
 
 def save_lora(folder: Path, denoiser: nn.Module, adapter: str, *, family: str, extra: Mapping[str, Any]) -> Path:
@@ -119,15 +90,12 @@ def save_lora(folder: Path, denoiser: nn.Module, adapter: str, *, family: str, e
         ValueError: there is no such adapter.
         TryAgainError: the disk is full.
     """
-    parameters = adapter_parameters(denoiser, adapter)
-    if not parameters:
-        raise ValueError(f"there is no adapter '{adapter}' to save")
+    settings = adapter_config(denoiser, adapter).to_dict()
+    settings["target_modules"] = sorted(settings["target_modules"])
     tensors = {
         PREFIX + key.replace(f".{adapter}.", "."): parameter.detach().contiguous().cpu()
-        for key, parameter in parameters.items()
+        for key, parameter in adapter_parameters(denoiser, adapter).items()
     }
-    settings = denoiser.peft_config[adapter].to_dict()  # type: ignore[index, union-attr]
-    settings["target_modules"] = sorted(settings["target_modules"])
     header = {
         "format": "pt",
         CONFIG_KEY: json.dumps({PREFIX + key: settings[key] for key in SAVED_SETTINGS}),
@@ -162,125 +130,140 @@ def lora_file(path: Path) -> Path:
 
 
 def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and header of a safetensors file."""
     try:
         with safe_open(file, framework="pt") as opened:
             return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise InputError(f"{file}: not a readable safetensors file ({one_line(error)}); get it again") from error
+
+
+def _json_object(text: str, place: str) -> dict[str, Any]:
+    """The JSON object of a text.
+
+    Raises:
+        InputError: it is no JSON object.
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{place}: damaged ({one_line(error)}); get the file again") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{place}: damaged (a JSON object is expected there); get the file again")
+    return content
+
+
+def _settings(file: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> dict[str, Any]:
+    """Ranks and alphas as a file's header, or peft's adapter_config.json beside it, states them.
+
+    Raises:
+        InputError: they are damaged, missing in peft's format, or of another method than LoRA.
+    """
+    config = file.parent / "adapter_config.json"
+    if CONFIG_KEY in header:
+        place = f"{file}: its header entry {CONFIG_KEY}"
+        stated = _json_object(header[CONFIG_KEY], place)
+        settings = {key.removeprefix(PREFIX): value for key, value in stated.items() if key.startswith(PREFIX)}
+    elif file.name != "adapter_model.safetensors" and not all(key.startswith("base_model.model.") for key in tensors):
+        return {}
+    elif config.is_file():
+        place = str(config)
+        settings = _json_object(config.read_text(encoding="utf-8", errors="replace"), place)
+    else:
+        raise InputError(f"{file}: peft's own format, but {config.name}, which holds its alpha, is not beside it")
+    if settings.get("use_dora"):
+        raise InputError(f"{place}: a DoRA (weight-decomposed), which is not supported; {MERGE_ADVICE}")
+    if settings.get("peft_type", "LORA") != "LORA":
+        raise InputError(f"{place}: holds a {settings['peft_type']}; give a LoRA")
+    for key in ("alpha_pattern", "rank_pattern"):
+        if not isinstance(settings.get(key) or {}, dict):
+            raise InputError(f"{place}: damaged ({key} is no object); get the file again")
+    return settings
 
 
 def _cross_attention_width(tensors: Mapping[str, Tensor]) -> int | None:
     """The text width that a LoRA was made for: what its cross-attention keys and values take in."""
     for key, tensor in tensors.items():
         reads_text = "attn2" in key and ("to_k" in key or "to_v" in key)
-        if reads_text and any(part in key for part in ("lora_A", "lora_down", "lora.down")):
+        is_down = any(part in key for part in ("lora_A", "lora_down", "lora.down"))
+        if reads_text and is_down and tensor.ndim > 1:
             return tensor.shape[1]
     return None
 
 
-def _check_family(file: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str], denoiser: Any, family: str):
+def _check_family(
+    file: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str], denoiser: nn.Module, family: str
+) -> None:
+    """Checks that a LoRA was made for this architecture.
+
+    Raises:
+        InputError: its cross-attention has another width, or its header names another family.
+    """
+
     def named(width: int) -> str:
         return f"{width} ({WIDTHS[width]})" if width in WIDTHS else str(width)
 
-    made_for = json.loads(header.get(PROVENANCE_KEY, "{}")).get("family", family)
-    found, expected = _cross_attention_width(tensors), denoiser.config.cross_attention_dim
+    found, expected = _cross_attention_width(tensors), cast(Any, denoiser).config.cross_attention_dim
     if found not in (None, expected):
         raise InputError(
             f"{file}: this LoRA has cross-attention width {named(found)}; the model, a '{family}', expects "
             f"{named(expected)}. Give the model that the LoRA was made for"
         )
-    if made_for != family:
-        raise InputError(f"{file}: this LoRA was made for '{made_for}'; the model is a '{family}'")
+    provenance = _json_object(header.get(PROVENANCE_KEY, "{}"), f"{file}: its header entry {PROVENANCE_KEY}")
+    if provenance.get("family", family) != family:
+        raise InputError(f"{file}: this LoRA was made for '{provenance['family']}'; the model is a '{family}'")
 
 
-def _peft_settings(file: Path) -> dict[str, Any]:
-    """What `adapter_config.json` beside a file that peft itself saved says."""
-    config = file.parent / "adapter_config.json"
-    if not config.is_file():
-        raise InputError(f"{file}: peft's own format, but {config.name}, which holds its alpha, is not beside it")
-    content = json.loads(config.read_text(encoding="utf-8"))
-    return {PREFIX + key: content[key] for key in SAVED_SETTINGS if key in content}
+def _denoiser_part(file: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that do not belong to a text encoder; those that do are named in a warning.
+
+    Raises:
+        InputError: nothing is left.
+    """
+    part = {key: tensor for key, tensor in tensors.items() if not is_text_part(key)}
+    if not part:
+        raise InputError(f"{file}: adapts the text encoder only; this project applies a LoRA's denoiser part")
+    if len(part) < len(tensors):
+        first = next(key for key in tensors if key not in part)
+        logger.warning(
+            "%s: its part for the text encoder is left out (%d tensors, the first: %s); only the denoiser is adapted",
+            *(file, len(tensors) - len(part), first),
+        )
+    return part
 
 
-def _inferred_settings(tensors: Mapping[str, Tensor], alphas: Mapping[str, float]) -> dict[str, Any]:
-    """Ranks and alphas of each layer, read off its tensors; alpha is the rank where a file does not say."""
-    ranks = {key.split(".lora_B.")[0]: tensor.shape[1] for key, tensor in tensors.items() if ".lora_B." in key}
-    scales = {layer: alphas.get(layer, rank) for layer, rank in ranks.items()}
-    rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, scales))
-    layers = {layer.removeprefix(PREFIX): layer for layer in ranks}
-    return {
-        PREFIX + "r": rank,
-        PREFIX + "lora_alpha": alpha,
-        PREFIX + "rank_pattern": {name: ranks[layer] for name, layer in layers.items() if ranks[layer] != rank},
-        PREFIX + "alpha_pattern": {name: scales[layer] for name, layer in layers.items() if scales[layer] != alpha},
-        PREFIX + "target_modules": sorted(layers),
-    }
-
-
-class _Parts(NamedTuple):
-    """A LoRA file's denoiser part in diffusers' naming."""
-
-    tensors: dict[str, Tensor]
-    settings: dict[str, Any]
-    """Ranks, alphas and targets."""
-
-
-def _parts(file: Path, tensors: dict[str, Tensor], header: Mapping[str, str], denoiser: Any, family: str) -> _Parts:
-    own = "base_model.model."
-    if all(key.startswith(own) for key in tensors):
-        return _Parts({PREFIX + key.removeprefix(own): part for key, part in tensors.items()}, _peft_settings(file))
-    pipeline = StableDiffusionXLPipeline if family == "sdxl" else StableDiffusionPipeline
-    blocks = {"unet_config": denoiser.config} if family == "sdxl" else {}
-    converted, alphas = pipeline.lora_state_dict(tensors, **blocks)  # type: ignore[misc]
-    found = {key: part for key, part in converted.items() if key.startswith(PREFIX)}
-    if len(found) < len(converted):
-        others = sorted({key.split(".")[0] for key in converted if not key.startswith(PREFIX)})
-        logger.warning("%s: its part for %s is left out; only the denoiser is adapted", file, ", ".join(others))
-    if CONFIG_KEY in header:
-        return _Parts(found, json.loads(header[CONFIG_KEY]))
-    # diffusers matches only some of a kohya file's alphas to their layers where they differ, so we name the layers
-    by_layer = _peft_names({key.removesuffix(".alpha"): alpha for key, alpha in (alphas or {}).items()})
-    found = _peft_names(found)
-    return _Parts(found, _inferred_settings(found, {key.split(".lora_A.")[0]: a for key, a in by_layer.items()}))
-
-
-def _peft_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values under peft's names of LoRA tensors, from any of diffusers' older ones."""
-    old = {key: value for key, value in values.items() if ".lora_A." not in key and ".lora_B." not in key}
-    return {**{key: value for key, value in values.items() if key not in old}, **convert_unet_state_dict_to_peft(old)}
+def _config(layers: Mapping[str, LoraMatrices]) -> LoraConfig:
+    """peft's settings of an adapter with these layers, each of its own rank and alpha."""
+    rank = Counter(matrices.rank for matrices in layers.values()).most_common(1)[0][0]
+    alpha = Counter(matrices.alpha for matrices in layers.values()).most_common(1)[0][0]
+    return LoraConfig(
+        r=rank,
+        lora_alpha=cast(int, alpha),
+        rank_pattern={name: part.rank for name, part in layers.items() if part.rank != rank},
+        alpha_pattern={name: part.alpha for name, part in layers.items() if part.alpha != alpha},
+        target_modules=sorted(layers),
+    )
 
 
 def load_lora(denoiser: nn.Module, path: Path, name: str, *, family: str, trainable: bool = False) -> None:
     """Adds the adapter of a saved LoRA, with each layer's own rank and alpha.
 
     Args:
-        path: a file, or a folder that holds one: of ours, of diffusers, of peft, or in kohya's naming.
-        name: what the adapter is called here.
+        path: a file, or a folder that holds one, in any layout that `lora_layout` lists.
+        name: of the adapter, here.
         family: architecture of the denoiser.
 
     Raises:
-        InputError: no such file, not a LoRA, damaged, or made for another architecture.
+        InputError: no such file, not a plain LoRA, damaged, or made for another architecture.
     """
-    assert isinstance(denoiser, PeftAdapterMixin)
     file = lora_file(path)
     tensors, header = _read(file)
-    if not any("lora" in key for key in tensors):
+    if not any("lora" in key for key in tensors) and other_method(tensors) is None:
         raise InputError(f"{file}: not a LoRA (first tensor: {next(iter(tensors), 'none')})")
     _check_family(file, tensors, header, denoiser, family)
-    try:
-        parts = _parts(file, tensors, header, denoiser, family)
-        with _nothing_else_changes(denoiser):
-            denoiser.load_lora_adapter(
-                parts.tensors,
-                prefix=PREFIX.removesuffix("."),
-                adapter_name=name,
-                metadata=parts.settings,
-            )
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise InputError(f"{file}: this LoRA does not fit the model: {one_line(error)}") from error
-    found = _settle(denoiser, name, trainable)
-    if len(found) != len(parts.tensors):
-        raise InputError(
-            f"{file}: only {len(found)} of its {len(parts.tensors)} denoiser tensors fit the model; "
-            "give the model that the LoRA was made for"
-        )
+    settings = _settings(file, tensors, header)
+    layers = read_matrices(_denoiser_part(file, tensors), settings, denoiser, str(file))
+    parameters = inject_adapter(denoiser, name, _config(layers), trainable=trainable)
+    for key, parameter in parameters.items():
+        layer, _, letter = key.removesuffix(f".{name}.weight").rpartition(".lora_")
+        parameter.data.copy_(layers[layer].down if letter == "A" else layers[layer].up)

@@ -19,15 +19,15 @@ from diffusers.models.attention_processor import AttnProcessor
 from rich.console import Console
 
 from t2ialign.backbones.base import Backbone
-from t2ialign.backbones.lora import adapter_parameters, add_adapter, load_lora, save_lora
+from t2ialign.backbones.lora import add_training_adapters, save_lora
 from t2ialign.config.reader import dump, read_yaml
-from t2ialign.config.schema import Config, Lora, Optim
+from t2ialign.config.schema import Config, Optim
 from t2ialign.data.base import Source
 from t2ialign.data.encoding.cache import Encoded, encode
 from t2ialign.data.kinds.prompts import read_prompts
 from t2ialign.data.loading.loader import Batches
 from t2ialign.errors import EnvironmentProblem, InputError
-from t2ialign.policy import EMA, INIT, LEARNER, Policy
+from t2ialign.policy import EMA, LEARNER, Policy
 from t2ialign.rewards.base import load_reward
 from t2ialign.runtime import DTYPES, configure_runtime, device_of_process, processes
 from t2ialign.storage.atomic import atomic_directory, atomic_write
@@ -160,7 +160,9 @@ def build_policy(config: Config, backbone: Backbone) -> Policy:
     if config.lora is None:
         denoiser.requires_grad_(True)
     else:
-        _add_adapters(denoiser, config.lora, config, keeps_ema)
+        add_training_adapters(
+            denoiser, config.lora, family=config.backbone.family, seed=config.seed, keeps_ema=keeps_ema
+        )
     if config.train.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
         denoiser.train()  # diffusers recomputes activations in training mode only
@@ -176,19 +178,6 @@ def build_policy(config: Config, backbone: Backbone) -> Policy:
     if config.train.compile:
         denoiser.compile()
     return policy
-
-
-def _add_adapters(denoiser: Any, lora: Lora, config: Config, keeps_ema: bool) -> None:
-    if lora.init is None:
-        add_adapter(denoiser, LEARNER, lora, seed=config.seed, trainable=True)
-    else:
-        load_lora(denoiser, lora.init, INIT, family=config.backbone.family)
-        load_lora(denoiser, lora.init, LEARNER, family=config.backbone.family, trainable=True)
-    if keeps_ema:
-        add_adapter(denoiser, EMA, lora, seed=config.seed, trainable=False)
-        averages = adapter_parameters(denoiser, EMA)
-        for name, parameter in adapter_parameters(denoiser, LEARNER).items():
-            averages[name.replace(f".{LEARNER}.", f".{EMA}.")].data.copy_(parameter.data)
 
 
 def build_optimizer(optim: Optim, policy: Policy) -> torch.optim.Optimizer:

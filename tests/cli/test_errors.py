@@ -19,7 +19,8 @@ from PIL import Image
 from safetensors import SafetensorError
 from toys import backbone, pair_folder, write_config
 
-from t2ialign.backbones.lora import add_adapter, save_lora
+from t2ialign.backbones.adapters import add_adapter
+from t2ialign.backbones.lora import save_lora
 from t2ialign.cli import main as cli
 from t2ialign.config.schema import Lora
 from t2ialign.data.encoding import shards

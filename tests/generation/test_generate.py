@@ -14,7 +14,7 @@ from diffusers import DDIMScheduler
 from PIL import Image
 from typer.testing import CliRunner
 
-from t2ialign.backbones.lora import adapter_parameters, add_adapter
+from t2ialign.backbones.adapters import adapter_parameters, add_adapter
 from t2ialign.backbones.stable_diffusion import StableDiffusion15, StableDiffusionXL
 from t2ialign.cli.main import app
 from t2ialign.config.schema import Lora

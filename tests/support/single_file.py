@@ -57,6 +57,12 @@ def _unet_key(key: str, layers: int, up_attends: dict[int, bool]) -> str:
     return f"output_blocks.{first + index}.{0 if kind == 'resnets' else 1}.{rest}"
 
 
+def unet_layer_names(names: list[str], layers_per_block: int = 1) -> dict[str, str]:
+    """Names of a UNet's layers in diffusers -> in the layout of published single files."""
+    up_attends = {block: any(name.startswith(f"up_blocks.{block}.attentions") for name in names) for block in range(9)}
+    return {name: _unet_key(f"{name}.weight", layers_per_block, up_attends).removesuffix(".weight") for name in names}
+
+
 def _unet(tensors: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
     up_attends = {block: any(key.startswith(f"up_blocks.{block}.attentions") for key in tensors) for block in range(9)}
     return {f"model.diffusion_model.{_unet_key(key, layers, up_attends)}": part for key, part in tensors.items()}

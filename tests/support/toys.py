@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from t2ialign.backbones.lora import add_adapter
+from t2ialign.backbones.adapters import add_adapter
 from t2ialign.backbones.stable_diffusion import StableDiffusion15, StableDiffusionXL
 from t2ialign.config.schema import Lora, Optim
 from t2ialign.noisers.forward import ForwardNoiser

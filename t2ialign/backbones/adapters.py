@@ -1,0 +1,124 @@
+"""LoRA adapters in a denoiser: which layers hold them, fresh ones, copies."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+from t2ialign.config.schema import Lora
+from t2ialign.rng import generator
+
+LEARNER = "learner"
+"""The adapter that is trained."""
+INIT = "init"
+"""A frozen copy of the adapter that training started from."""
+EMA = "ema"
+"""The moving average of what is trained."""
+
+_ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
+_FEED_FORWARD = ["ff.net.0.proj", "ff.net.2"]
+_BLOCKS = ["proj_in", "proj_out", "conv1", "conv2", "conv_shortcut", "time_emb_proj"]
+_SAMPLERS = ["downsamplers.0.conv", "upsamplers.0.conv"]
+TARGETS = {
+    "attention": _ATTENTION,
+    "attention+ff": _ATTENTION + _FEED_FORWARD,
+    "all": _ATTENTION + _FEED_FORWARD + _BLOCKS + _SAMPLERS,
+}
+"""`lora.targets` -> ends of the names of the layers that get an adapter."""
+
+
+def tuner_layers(denoiser: nn.Module) -> list[LoraLayer]:
+    """The layers that hold adapters."""
+    return [module for module in denoiser.modules() if isinstance(module, LoraLayer)]
+
+
+def adapter_parameters(denoiser: nn.Module, name: str) -> dict[str, nn.Parameter]:
+    """The parameters of one adapter, by their names in the denoiser; empty if there is no such adapter."""
+    named = denoiser.named_parameters()
+    return {key: parameter for key, parameter in named if ".lora_" in key and f".{name}." in key}
+
+
+def adapter_config(denoiser: nn.Module, name: str) -> LoraConfig:
+    """peft's settings of one adapter: ranks, alphas, layers.
+
+    Raises:
+        ValueError: there is no such adapter.
+    """
+    configs = cast("dict[str, LoraConfig]", getattr(denoiser, "peft_config", {}))
+    if name not in configs:
+        raise ValueError(f"there is no adapter '{name}'; there are: {', '.join(configs) or 'none'}")
+    return configs[name]
+
+
+@contextmanager
+def _preserved_state(denoiser: nn.Module) -> Iterator[None]:
+    """Keeps the global random numbers and every existing parameter's requires_grad, which peft would change."""
+    before = {parameter: parameter.requires_grad for parameter in denoiser.parameters()}
+    device = next(denoiser.parameters()).device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # a second adapter is meant
+        yield
+    for parameter, needed in before.items():
+        parameter.requires_grad_(needed)
+
+
+def inject_adapter(denoiser: nn.Module, name: str, config: LoraConfig, *, trainable: bool) -> dict[str, nn.Parameter]:
+    """Adds an adapter with peft's own initial values, and returns its parameters, in float32.
+
+    It has a gradient, and its dropout acts, only if it is trainable. Nothing else of the denoiser changes.
+    """
+    with _preserved_state(denoiser):
+        inject_adapter_in_model(config, denoiser, name)
+    parameters = adapter_parameters(denoiser, name)
+    for parameter in parameters.values():
+        parameter.data = parameter.data.float()
+        parameter.requires_grad_(trainable)
+    for layer in tuner_layers(denoiser):
+        if name in layer.lora_dropout:
+            layer.lora_dropout[name].train(trainable)
+    return parameters
+
+
+def add_adapter(denoiser: nn.Module, name: str, lora: Lora, *, seed: int, trainable: bool) -> None:
+    """Adds a fresh adapter: A normal with standard deviation 1 / rank, B zero, so that nothing changes yet.
+
+    The same seed and name of a layer give the same numbers, whatever was drawn before.
+    """
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=cast(int, lora.alpha),  # peft divides, so a fraction is as good as an int
+        lora_dropout=lora.dropout,
+        target_modules=TARGETS[lora.targets],
+    )
+    for key, parameter in inject_adapter(denoiser, name, config, trainable=trainable).items():
+        if ".lora_A." in key:
+            layer = key.split(".lora_A.")[0]
+            noise = torch.randn(parameter.shape, generator=generator(seed, "lora", layer))
+            parameter.data.copy_(noise / lora.rank)
+
+
+def copy_adapter(
+    denoiser: nn.Module, source: str, target: str, *, trainable: bool, dropout: float | None = None
+) -> None:
+    """Adds `target`, equal to `source` in layers, ranks, alphas and weights.
+
+    Args:
+        dropout: of the copy; default: the source's.
+
+    Raises:
+        ValueError: there is no adapter `source`.
+    """
+    config = copy.deepcopy(adapter_config(denoiser, source))
+    if dropout is not None:
+        config.lora_dropout = dropout
+    originals = adapter_parameters(denoiser, source)
+    for key, parameter in inject_adapter(denoiser, target, config, trainable=trainable).items():
+        parameter.data.copy_(originals[key.replace(f".{target}.", f".{source}.")].data)
