@@ -30,6 +30,7 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/pylint --disable=all --enable=duplicate-code --min-similarity-lines=6 t2ialign unigenbench scripts
+	$(BIN)/mkdocs build --strict --quiet
 
 test-fast: install
 	$(BIN)/python -m pytest -m 'not slow and not browser'
