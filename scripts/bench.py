@@ -39,9 +39,11 @@ from t2ialign.schedules import VPSchedule
 from t2ialign.shapes.caption import prompts
 from t2ialign.shapes.render import render
 from t2ialign.shapes.scene import sample_scene
+from t2ialign.training.core import Core, open_processes
 from t2ialign.training.engine import Engine
-from t2ialign.training.offline import train_offline
-from t2ialign.training.run import Run, assemble
+from t2ialign.training.loop import train_steps
+from t2ialign.training.offline import OfflineLoop, compute_loss
+from t2ialign.training.train import open_run
 from t2ialign.types import Conditioning, Posterior
 
 WARMUP = 3
@@ -82,15 +84,15 @@ def pairs_folder(folder: Path, count: int, side: int = 64) -> Path:
 class Floor:
     """The passes a DPO step needs and nothing else: reference forward, policy forward and backward, no optimizer."""
 
-    def __init__(self, run: Run) -> None:
-        self.policy, backbone = run.policy, run.policy.backbone
-        batch = next(iter(run.batches)).to(run.policy.device)
-        noised = run.config.noiser(batch, run.policy, backbone.schedule, Draws(0, batch.keys))
+    def __init__(self, config: Config, core: Core, loop: OfflineLoop) -> None:
+        self.policy, backbone = core.policy, core.policy.backbone
+        batch = next(iter(loop.batches(core))).to(core.policy.device)
+        noised = config.noiser(batch, core.policy, backbone.schedule, Draws(0, batch.keys))
         views = noised.x_t.shape[1]
         cond = batch.cond.map(lambda t: t.expand(len(t), views, *t.shape[2:]).flatten(0, 1))
         geometry = None if batch.geometry is None else batch.geometry.flatten(0, 1)
         self.inputs = (noised.x_t.flatten(0, 1), noised.timesteps.flatten(), cond, geometry)
-        self.accumulation = run.engine.accumulation
+        self.accumulation = core.engine.accumulation
 
     def __call__(self) -> None:
         autocast = torch.autocast(
@@ -135,16 +137,15 @@ def now() -> float:
 
 def time_steps(config: Config, block: int) -> Timing:
     """Runs the loop of `t2ialign train` on the config, and the floor between its blocks."""
-    run = assemble(config)
-    floor = Floor(run)
+    _, core, loop = open_run(config, open_processes())
+    assert isinstance(loop, OfflineLoop)
+    core.policy.backbone.release_encoders()
+    floor = Floor(config, core, loop)
     floor()
     hook = Interleaved(floor, block)
-    train_offline(
-        engine=run.engine, policy=run.policy, batches=run.batches, noiser=config.noiser, objective=config.objective,
-        steps=config.train.steps, save_every=10**9, hooks=[hook],
-    )  # fmt: skip
-    if run.engine.tracker is not None:
-        run.engine.tracker.close()
+    loop.run(core, [hook])
+    if core.engine.tracker is not None:
+        core.engine.tracker.close()
     return hook.timing
 
 
@@ -155,7 +156,7 @@ def embedded(folder: Path, model: str, block: int) -> Timing:
     changes = [
         f"backbone.name={family}", f"backbone.pretrained={model}", f"data.path={table}",
         f"run_dir={folder / Path(model).name}", f"train.steps={WARMUP + REPEATS * block}",
-        "train.effective_batch=32", "train.micro_batch=32",
+        "train.effective_batch=32", "train.micro_batch=32", "checkpoint.every_steps=1000000",
     ]  # fmt: skip
     return time_steps(load("configs/shapes_dpo.yaml", changes), block)
 
@@ -167,6 +168,7 @@ def full_size(folder: Path, block: int) -> Timing:
         f"backbone.pretrained={full_sd15(folder / 'model')}", f"data.path={table}", "data.resolution=256",
         f"run_dir={folder / 'run'}", f"train.steps={WARMUP + REPEATS * block}", "train.effective_batch=1",
         "train.micro_batch=1", "train.precision=bf16", "train.gradient_checkpointing=false", "validate.prompts=",
+        "checkpoint.every_steps=1000000",
     ]  # fmt: skip
     return time_steps(load("configs/dpo_sd15.yaml", changes), block)
 
@@ -223,7 +225,7 @@ def loader_rows(folder: Path, count: int = 64, steps: int = 32, micro_batch: int
     encoded = encode(
         source, backbone, resolution=1024, folder=folder / "cache", device=torch.device("cpu"), cache=Cache()
     )
-    policy = Policy(backbone, trains=True, keeps_reference=True)
+    policy = Policy(backbone, full_finetune=True, keeps_reference=True)
     engine = Engine(
         policy=policy, optimizer=torch.optim.SGD(policy.denoiser.parameters(), lr=0.0),
         optim=Optim.model_validate({"lr": 1e-9}),
@@ -231,14 +233,9 @@ def loader_rows(folder: Path, count: int = 64, steps: int = 32, micro_batch: int
     )  # fmt: skip
     stamps: list[float] = []
     batches = Batches(encoded, seed=0, micro_batch=micro_batch, workers=workers)
-    loop: dict[str, Any] = {
-        "noiser": ForwardNoiser(),
-        "objective": DiffusionDPO.model_validate({"name": "dpo", "beta": 1.0}),
-    }
-    train_offline(
-        engine=engine, policy=policy, batches=batches, steps=steps + WARMUP, save_every=10**9,
-        hooks=[lambda _: stamps.append(now())], **loop,
-    )  # fmt: skip
+    objective = DiffusionDPO.model_validate({"name": "dpo", "beta": 1.0})
+    losses = (lambda batch=batch: compute_loss(policy, batch, ForwardNoiser(), objective, 0) for batch in batches)
+    train_steps(engine, losses, save_every=10**9, hooks=[lambda _: stamps.append(now())])
     return 2 * micro_batch * steps / (stamps[-1] - stamps[WARMUP - 1])
 
 

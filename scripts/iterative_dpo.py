@@ -29,7 +29,8 @@ from t2ialign.rewards.base import Weighted, parse_reward
 from t2ialign.rng import keyed_seed
 from t2ialign.sampling.guidance import Guidance
 from t2ialign.storage.atomic import atomic_write
-from t2ialign.training.run import result_path, train
+from t2ialign.training.run_folder import result_path
+from t2ialign.training.train import train
 
 SUMMARY = "summary.json"
 
@@ -74,8 +75,8 @@ def round_config(config: Path, overrides: Sequence[str], folder: Path, before: P
 
 def training_passes(config: Config) -> int:
     """Passes of one image through the denoiser: forward and backward of the policy, and forward of a reference."""
-    passes = 3 if config.objective.needs_reference else 2
-    return config.train.steps * config.train.effective_batch * config.data.views * passes
+    passes = config.objective.passes(config.data.views).total
+    return config.train.steps * config.train.effective_batch * passes
 
 
 def generation_passes(images: int, candidates: Candidates) -> int:

@@ -23,7 +23,7 @@ class Policy:
 
     Args:
         backbone: the pretrained family.
-        trains: whether the whole denoiser is trained; its untouched copy is then kept as the reference.
+        full_finetune: the whole denoiser is trained; its untouched copy is then kept as the reference.
         keeps_reference: make that copy; an objective without a reference saves its memory.
         autocast: precision of the forward pass, None for the weights' own.
         keeps_ema: hold a moving average of what is trained.
@@ -33,7 +33,7 @@ class Policy:
         self,
         backbone: Backbone,
         *,
-        trains: bool = False,
+        full_finetune: bool = False,
         keeps_reference: bool = True,
         autocast: torch.dtype | None = None,
         keeps_ema: bool = False,
@@ -51,11 +51,11 @@ class Policy:
             for name, module in self.denoiser.named_modules()
             if name.endswith(f".lora_dropout.{LEARNER}") and isinstance(module, nn.Dropout)
         ]
-        self.full_finetune = trains
+        self.full_finetune = full_finetune
         self.copies: dict[str, nn.Module] = {}
-        if trains and keeps_reference:
+        if full_finetune and keeps_reference:
             self.copies["reference"] = self._frozen_copy(autocast)
-        if trains and keeps_ema:
+        if full_finetune and keeps_ema:
             self.copies["ema"] = self._frozen_copy(None)
         self._mixture: dict[str, float] = {}
         self._apply(self.resolve("policy"))

@@ -117,6 +117,11 @@ class Prediction:
     schedule: Schedule
     mismatched: Prediction | None = None
     """The same x_t under another example's prompt, without gradient, for the objectives that ask for it."""
+    others: Mapping[str, Tensor] = field(default_factory=dict)
+    """Predictions of the other frozen weights that the objective reads, 'old' or 'ema', without gradient.
+    [N, V, C, H, W]"""
+    context: Tensor | None = None
+    """Sums over the rows of all processes that the objective asked for."""
 
     def _rows(self, tensor: Tensor) -> Tensor:
         return tensor.flatten(0, 1)
@@ -148,7 +153,7 @@ class Prediction:
             ValueError: the prediction was made without a reference.
         """
         if self.reference is None:
-            raise ValueError("this prediction has no reference; the objective must set needs_reference = True")
+            raise ValueError("this prediction has no reference; the objective must name it in required_weights")
         return self._error(self.reference)
 
     @cached_property

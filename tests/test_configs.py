@@ -14,8 +14,8 @@ from toys import pair_folder, saved_lora
 
 from t2ialign.config.reader import dump, load, parse, read_yaml
 from t2ialign.config.schema import Config
-from t2ialign.training.run import train
 from t2ialign.training.trackers import read_metrics
+from t2ialign.training.train import train
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))

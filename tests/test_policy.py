@@ -209,7 +209,7 @@ def test_gradient_checkpointing_recomputes_and_gives_the_same_gradients(sd15_fol
 def full_policy(folder: Path, **settings) -> Policy:
     made = backbone(folder)
     made.denoiser.requires_grad_(True)
-    return Policy(made, trains=True, **settings)
+    return Policy(made, full_finetune=True, **settings)
 
 
 def test_full_fine_tuning_measures_against_a_frozen_copy(sd15_folder: Path, tmp_path: Path):

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections.abc import Iterable
-from typing import ClassVar, Literal, Protocol
-
-import torch
-from diffusers import DiffusionPipeline
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from t2ialign.config.component import Component
-from t2ialign.schedules import Schedule, TimestepSpacing
-from t2ialign.types import Conditioning, Posterior
+
+if TYPE_CHECKING:  # a config is validated without torch
+    import torch
+    from diffusers import DiffusionPipeline
+    from torch import Tensor, nn
+
+    from t2ialign.schedules import Schedule, TimestepSpacing
+    from t2ialign.types import Conditioning, Posterior
 
 SAMPLED_ELEMENTS = 4096
 """Elements of each tensor that `tensor_digest` looks at."""
@@ -110,5 +112,5 @@ class BackboneConfig(Component):
     """What is done with prompts that exceed the text encoder."""
 
     @abstractmethod
-    def build(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Backbone:
+    def build(self, device: torch.device, dtype: torch.dtype) -> Backbone:
         """Loads the weights, frozen, in evaluation mode."""

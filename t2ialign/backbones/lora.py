@@ -191,8 +191,48 @@ def _cross_attention_width(tensors: Mapping[str, Tensor]) -> int | None:
     return None
 
 
+def _read_header(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A LoRA's tensors without their numbers, and what the file says of itself."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            shapes = {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118
+            return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, opened.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{file}: not a readable safetensors file ({one_line(error)}); get it again") from error
+
+
+def lora_elements(path: Path) -> int:
+    """How many numbers a saved LoRA holds.
+
+    Raises:
+        InputError: no such LoRA, or it is not a readable safetensors file.
+    """
+    return sum(tensor.numel() for tensor in _read_header(lora_file(path))[0].values())
+
+
+def check_lora(path: Path, *, family: str, text_width: int | None) -> None:
+    """Checks from its header that a LoRA was made for this architecture.
+
+    Args:
+        path: a file, or a folder that holds one.
+        text_width: width of the token states that the denoiser reads; None where it is not known.
+
+    Raises:
+        InputError: no such file, not a LoRA, damaged, or made for another architecture.
+    """
+    file = lora_file(path)
+    shapes, header = _read_header(file)
+    _check_is_lora(file, shapes)
+    _check_family(file, shapes, header, text_width, family)
+
+
+def _check_is_lora(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    if not any("lora" in key for key in tensors) and other_method(tensors) is None:
+        raise InputError(f"{file}: not a LoRA (first tensor: {next(iter(tensors), 'none')})")
+
+
 def _check_family(
-    file: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str], denoiser: nn.Module, family: str
+    file: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str], expected: int | None, family: str
 ) -> None:
     """Checks that a LoRA was made for this architecture.
 
@@ -203,8 +243,8 @@ def _check_family(
     def named(width: int) -> str:
         return f"{width} ({WIDTHS[width]})" if width in WIDTHS else str(width)
 
-    found, expected = _cross_attention_width(tensors), cast(Any, denoiser).config.cross_attention_dim
-    if found not in (None, expected):
+    found = _cross_attention_width(tensors)
+    if found is not None and expected is not None and found != expected:
         raise InputError(
             f"{file}: this LoRA has cross-attention width {named(found)}; the model, a '{family}', expects "
             f"{named(expected)}. Give the model that the LoRA was made for"
@@ -258,9 +298,8 @@ def load_lora(denoiser: nn.Module, path: Path, name: str, *, family: str, traina
     """
     file = lora_file(path)
     tensors, header = _read(file)
-    if not any("lora" in key for key in tensors) and other_method(tensors) is None:
-        raise InputError(f"{file}: not a LoRA (first tensor: {next(iter(tensors), 'none')})")
-    _check_family(file, tensors, header, denoiser, family)
+    _check_is_lora(file, tensors)
+    _check_family(file, tensors, header, cast(Any, denoiser).config.cross_attention_dim, family)
     settings = _settings(file, tensors, header)
     layers = read_matrices(_denoiser_part(file, tensors), settings, denoiser, str(file))
     parameters = inject_adapter(denoiser, name, _config(layers), trainable=trainable)

@@ -99,7 +99,7 @@ def train(
     from t2ialign.config.reader import load
 
     settings = load(config, overrides or [])
-    from t2ialign.training.run import train as start
+    from t2ialign.training.train import train as start
 
     result = start(settings, console=err)
     out.print(f"saved {result}", soft_wrap=True)
@@ -216,7 +216,7 @@ def accuracy(
     name = "text_pairs" if texts else "pairs"
     section = validated("data", {"name": name, "path": pairs, "resolution": resolution})
     policy, mixture = _policy(model, family, lora, precision)
-    found = measure_pairs(policy, mixture, section, at_most=max_pairs, draws=draws, seed=seed, batch=batch)
+    found = measure_pairs(policy, mixture, section, max_pairs=max_pairs, draws=draws, seed=seed, batch=batch)
     out.print(describe(found), highlight=False, soft_wrap=True)
 
 

@@ -8,16 +8,11 @@ import importlib.util
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, get_args
+from typing import Any, ClassVar, get_args
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    SerializeAsAny,
-    ValidationInfo,
-    field_validator,
-)
-from pydantic.functional_validators import BeforeValidator
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationInfo, field_validator
+from pydantic_core import CoreSchema
+from pydantic_core.core_schema import no_info_before_validator_function
 
 from t2ialign.errors import InputError
 
@@ -141,28 +136,24 @@ def _suggestion(word: str, known) -> str:
     return f"; did you mean '{close[0]}'?" if close else "."
 
 
-class _Slot:
-    """Marks a field as holding a component."""
+class Slot:
+    """Marks a field as holding a component, and builds it from its keys; use as `Annotated[Base, Slot("name")]`."""
 
     def __init__(self, slot: str):
         self.slot = slot
 
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_before_validator_function(self._build, handler(source))
 
-def component(slot: str, *, optional: bool = False) -> Any:
-    """The annotation of a field that holds a component of this slot, or nothing where it is optional."""
-
-    def build(value: Any) -> Any:
-        if isinstance(value, Component) or (optional and value is None):
+    def _build(self, value: Any) -> Any:
+        if isinstance(value, Component) or value is None:
             return value
         if isinstance(value, str):
             value = {"name": value}
         if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-            raise ValueError(f"give the {slot} a name, as in {{name: {next(iter(COMPONENTS[slot]))}}}")
+            raise ValueError(f"give the {self.slot} a name, as in {{name: {next(iter(COMPONENTS[self.slot]))}}}")
         try:
-            found = resolve(slot, value["name"])
+            found = resolve(self.slot, value["name"])
         except InputError as error:
             raise ValueError(str(error)) from None
         return found.model_validate(value)
-
-    held = SerializeAsAny[Component] | None if optional else SerializeAsAny[Component]
-    return Annotated[held, BeforeValidator(build), _Slot(slot)]

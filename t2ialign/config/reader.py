@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,8 +14,8 @@ from pydantic import (
     ValidationError,
 )
 
-from t2ialign.config.component import COMPONENTS, Section, _Slot, _suggestion, resolve
-from t2ialign.config.schema import Config
+from t2ialign.config.component import COMPONENTS, Section, Slot, _suggestion, resolve
+from t2ialign.config.schema import LOOPS, Config, OfflineConfig, RunConfig
 from t2ialign.errors import InputError
 
 
@@ -135,7 +135,7 @@ def _apply(content: dict[str, Any], override: str, overrides: Sequence[str]) -> 
 
 def _section_at(path: tuple[str | int, ...], content: Any) -> type[BaseModel] | None:
     """The model whose keys stand at a path, followed through components."""
-    model: Any = Config
+    model: Any = _class_of(content)
     for part in path:
         entry = next(
             (f for name, f in model.model_fields.items() if part in (name, f.alias)),
@@ -144,7 +144,7 @@ def _section_at(path: tuple[str | int, ...], content: Any) -> type[BaseModel] | 
         if entry is None:
             return None
         content = content.get(part) if isinstance(content, dict) else None
-        slot = next((m.slot for m in entry.metadata if isinstance(m, _Slot)), None)
+        slot = next((m.slot for m in entry.metadata if isinstance(m, Slot)), None)
         if slot is not None:
             name = content.get("name") if isinstance(content, dict) else content
             try:
@@ -186,9 +186,14 @@ def load(path: Path | str, overrides: list[str] | tuple[str, ...] = ()) -> Confi
     return _validate(content, lambda where: _place(where, path, lines, overridden))
 
 
-def _validate(content: dict[str, Any], place) -> Config:
+def _class_of(content: Any) -> type[Config]:
+    loop = content.get("loop", "offline") if isinstance(content, dict) else "offline"
+    return LOOPS.get(loop, OfflineConfig) if isinstance(loop, str) else OfflineConfig  # whose own check names the loops
+
+
+def _validate(content: dict[str, Any], place: Callable[[tuple[str | int, ...]], str]) -> Config:
     try:
-        return Config.model_validate(content)
+        return _class_of(content).model_validate(content)
     except ValidationError as error:
         problems = []
         for item in error.errors(include_url=False):
@@ -215,14 +220,19 @@ def parse(content: dict[str, Any]) -> Config:
     return _validate(content, lambda _: "")
 
 
-def dump(config: Config) -> str:
+def dump(config: RunConfig) -> str:
     """The config as YAML with every default written out; loads to an equal config."""
     return yaml.safe_dump(config.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
 
 
 def keys() -> Iterator[tuple[str, str, str, str]]:
     """(key, type, default, documentation) of every config key, components included."""
-    yield from _keys(Config, "")
+    seen: set[str] = set()
+    for loop in LOOPS.values():
+        for found in _keys(loop, ""):
+            if found[0] not in seen:
+                seen.add(found[0])
+                yield found
     for slot, known in COMPONENTS.items():
         for name in known:
             yield from _keys(resolve(slot, name), f"{slot}[{name}].", skip="name")
@@ -234,7 +244,7 @@ def _keys(model: type[BaseModel], prefix: str, skip: str | None = None) -> Itera
             continue
         candidates = [entry.annotation, *get_args(entry.annotation)]
         section = next((c for c in candidates if isinstance(c, type) and issubclass(c, Section)), None)
-        is_component = any(isinstance(m, _Slot) for m in entry.metadata)
+        is_component = any(isinstance(m, Slot) for m in entry.metadata)
         key = prefix + (entry.alias or name)
         if section is not None and not is_component:
             yield key, "section", "", entry.description or ""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import (
-    ConfigDict,
-    Field,
-    model_validator,
-)
+from pydantic import ConfigDict, Field, SerializeAsAny, model_validator
+from typing_extensions import Self
 
-from t2ialign.config.component import Section, component
+from t2ialign.backbones.base import BackboneConfig
+from t2ialign.config.component import Section, Slot
+from t2ialign.data.base import DataConfig
+from t2ialign.noisers.base import Noiser
+from t2ialign.objectives.base import Objective
 
 
 class Lora(Section):
@@ -22,7 +23,8 @@ class Lora(Section):
     alpha: float = Field(16, gt=0)
     """Adapter outputs are scaled by alpha / rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout on the adapters' inputs; above 0 the policy differs from the reference at the start."""
+    """Dropout on the adapters' inputs; above 0 the policy differs from the reference at the start, and the micro-batch
+    has a part in what is learnt."""
     targets: Literal["attention", "attention+ff", "all"] = "attention"
     """Which layers get an adapter: attention projections, also the feed-forward layers, or also convolutions."""
     init: Path | None = None
@@ -60,7 +62,8 @@ class Train(Section):
     effective_batch: int = Field(ge=1)
     """Examples (pairs, for DPO) in one optimizer step, over all processes and accumulation."""
     micro_batch: int = Field(ge=1)
-    """Examples in one forward pass of one process; changes memory and speed, and of objective kto alone the result."""
+    """Examples in one forward pass of one process; changes memory and speed, and the result only of objective kto or
+    with lora.dropout, which is drawn for a micro-batch as a whole."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of frozen weights and of the forward pass; trained weights, schedule and losses stay fp32."""
     gradient_checkpointing: bool = False
@@ -97,7 +100,7 @@ class Validate(Section):
     """DDIM steps of the images."""
     rewards: list[str] = Field([])
     """Rewards measured on the images, for base and policy; not used in training."""
-    pairs: component("data", optional=True) = None  # type: ignore[valid-type]
+    pairs: Annotated[SerializeAsAny[DataConfig] | None, Slot("data")] = None
     """Held-out pairs, of images or of prompts: how often the policy orders them as their labels do."""
     max_pairs: int = Field(200, ge=2)
     """How many of them, drawn once by the run's seed."""
@@ -110,25 +113,19 @@ class Validate(Section):
         return self.prompts is not None or self.pairs is not None
 
 
-class Config(Section):
-    """One run: `t2ialign train FILE` builds everything from this."""
+class RunConfig(Section):
+    """What every kind of training has in common."""
 
-    loop: Literal["offline"] = "offline"
-    """Kind of training: from stored examples."""
+    loop: str
+    """Kind of training."""
     run_dir: Path
     """Folder of everything this run needs or makes."""
     seed: int = Field(0, ge=0)
     """The seed of all randomness."""
-    backbone: component("backbone")  # type: ignore[valid-type]
+    backbone: Annotated[SerializeAsAny[BackboneConfig], Slot("backbone")]
     """The pretrained model."""
     lora: Lora | None = None
     """Train adapters; without this section the whole denoiser is trained."""
-    data: component("data")  # type: ignore[valid-type]
-    """The examples."""
-    noiser: component("noiser")  # type: ignore[valid-type]
-    """How a noisy latent is reached."""
-    objective: component("objective")  # type: ignore[valid-type]
-    """The loss."""
     optim: Optim
     """The optimizer."""
     train: Train
@@ -140,8 +137,13 @@ class Config(Section):
 
     model_config = ConfigDict(serialize_by_alias=True, validate_by_alias=True)
 
+    @property
+    def batch_dependent(self) -> bool:
+        """Whether the micro-batch has a part in what is learnt."""
+        return self.lora is not None and self.lora.dropout > 0
+
     @model_validator(mode="after")
-    def _batch_divides(self) -> Config:
+    def _batch_divides(self) -> Self:
         effective, micro = self.train.effective_batch, self.train.micro_batch
         if effective % micro:
             raise ValueError(
@@ -149,3 +151,27 @@ class Config(Section):
                 f"nearest: {max(micro, effective - effective % micro)} or {effective - effective % micro + micro}"
             )
         return self
+
+
+class OfflineConfig(RunConfig):
+    """Training from stored examples: `t2ialign train FILE` builds everything from this."""
+
+    loop: Literal["offline"] = "offline"
+    """Kind of training: from stored examples."""
+    data: Annotated[SerializeAsAny[DataConfig], Slot("data")]
+    """The examples."""
+    noiser: Annotated[SerializeAsAny[Noiser], Slot("noiser")]
+    """How a noisy latent is reached."""
+    objective: Annotated[SerializeAsAny[Objective], Slot("objective")]
+    """The loss."""
+
+    @property
+    def batch_dependent(self) -> bool:
+        """Whether the micro-batch has a part in what is learnt."""
+        return super().batch_dependent or self.objective.batch_dependent
+
+
+Config: TypeAlias = OfflineConfig
+"""The config of any kind of training."""
+LOOPS: dict[str, type[Config]] = {"offline": OfflineConfig}
+"""`loop` of a config -> its sections."""

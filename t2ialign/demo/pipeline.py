@@ -51,7 +51,8 @@ from t2ialign.rewards.base import parse_reward
 from t2ialign.shapes.caption import prompts as shapes_prompts
 from t2ialign.storage.atomic import atomic_write
 from t2ialign.storage.resources import find_shipped, shipped
-from t2ialign.training.run import locked, result_path, train
+from t2ialign.training.run_folder import locked, result_path
+from t2ialign.training.train import train
 
 SETTINGS = "demo.json"
 TIMINGS = "timings.json"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from t2ialign.config.component import Component
-from t2ialign.rng import Draws
-from t2ialign.schedules import Schedule
-from t2ialign.types import Batch, Denoiser, Noised
+
+if TYPE_CHECKING:  # a config is validated without torch
+    from t2ialign.rng import Draws
+    from t2ialign.schedules import Schedule
+    from t2ialign.types import Batch, Denoiser, Noised
 
 
 class Noiser(Component):
@@ -19,3 +21,14 @@ class Noiser(Component):
     @abstractmethod
     def __call__(self, batch: Batch, policy: Denoiser, schedule: Schedule, draws: Draws) -> Noised:
         """x_t = alpha_t * x_0 + sigma_t * noise for every view."""
+
+    def check(self, num_train_timesteps: int) -> None:
+        """Checks that the noiser fits a schedule of that many timesteps, before any weight is loaded.
+
+        Raises:
+            InputError: it asks for timesteps that the schedule does not have.
+        """
+
+    def passes(self, views: int) -> int:
+        """UNet passes without gradient that it makes for an example of `views` views. default: 0"""
+        return 0

@@ -26,18 +26,29 @@ class ForwardNoiser(Noiser):
             raise ValueError(f"min_timestep {self.min_timestep} is not below max_timestep {self.max_timestep}")
         return self
 
+    def _span(self, num_train_timesteps: int) -> tuple[int, int]:
+        return self.min_timestep, self.max_timestep or num_train_timesteps
+
+    def check(self, num_train_timesteps: int) -> None:
+        """
+        Raises:
+            InputError: the schedule has fewer timesteps.
+        """
+        low, high = self._span(num_train_timesteps)
+        if not low < high <= num_train_timesteps:
+            raise InputError(
+                f"noiser: timesteps from {low} to below {high} are asked for, and the model has {num_train_timesteps}; "
+                "lower noiser.max_timestep or noiser.min_timestep"
+            )
+
     def __call__(self, batch: Batch, policy: Denoiser, schedule: Schedule, draws: Draws) -> Noised:
         """
         Raises:
-            InputError: the schedule has not that many timesteps.
+            InputError: the schedule has fewer timesteps.
         """
         x_0 = batch.latents
-        low, high = self.min_timestep, self.max_timestep or schedule.num_train_timesteps
-        if not low < high <= schedule.num_train_timesteps:
-            raise InputError(
-                f"noiser: timesteps from {low} to below {high} are asked for, and the model has "
-                f"{schedule.num_train_timesteps}"
-            )
+        self.check(schedule.num_train_timesteps)
+        low, high = self._span(schedule.num_train_timesteps)
         timesteps = draws.timesteps(low, high)[:, None].expand(-1, batch.views)
         noise = draws.normal(tuple(x_0.shape[2:]), "noise")[:, None].expand_as(x_0)
         x_t = schedule.add_noise(x_0.flatten(0, 1), noise.flatten(0, 1), timesteps.flatten())

@@ -3,12 +3,35 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar, Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from t2ialign.config.component import Component
-from t2ialign.types import Batch, LossOutput, Prediction
+
+if TYPE_CHECKING:  # a config is validated without torch
+    from torch import Tensor
+
+    from t2ialign.types import Batch, LossOutput, Prediction
+
+FrozenWeights = Literal["reference", "old", "ema"]
+"""Weights that answer beside the policy, without a gradient."""
+
+
+class Passes(NamedTuple):
+    """UNet passes that one example costs, in rows of a batch."""
+
+    reference: int
+    """Without gradient, by the frozen weights that the objective reads."""
+    forward: int
+    """By the policy, with gradient."""
+    backward: int
+    """By the policy; each costs about two forward passes."""
+    mismatched: int = 0
+    """Without gradient, under another example's prompt."""
+
+    @property
+    def total(self) -> int:
+        """All of them, a backward pass counted once."""
+        return sum(self)
 
 
 class Objective(Component):
@@ -17,10 +40,10 @@ class Objective(Component):
     slot: ClassVar[str] = "objective"
     views: ClassVar[int | None] = None
     """How many views of an example it compares; None for any number."""
-    needs_reference: ClassVar[bool] = False
-    """Whether the reference's prediction is made for it."""
-    reads: ClassVar[Literal["scores", "labels"] | None] = None
-    """What it reads from the examples' scores: rewards, or 1 for liked and 0 for disliked images."""
+    required_weights: ClassVar[tuple[FrozenWeights, ...]] = ()
+    """Weights whose predictions are made for it beside the policy's."""
+    required_fields: ClassVar[tuple[Literal["scores", "labels"], ...]] = ()
+    """What it reads from the examples: `scores` of a reward, or `labels`, 1 for liked and 0 for disliked images."""
     batch_dependent: ClassVar[bool] = False
     """Whether an example's loss depends on the others of its micro-batch, which then has a part in what is learnt."""
     margin_key: ClassVar[str] = "beta"
@@ -35,9 +58,26 @@ class Objective(Component):
         """Whether predictions under another example's prompt are made for it; a micro-batch then has 2 rows or more."""
         return False
 
+    def context(self, prediction: Prediction, batch: Batch) -> Tensor | None:
+        """Sums over the rows of this micro-batch, without gradient, that the loss needs of all processes.
+
+        The step adds those of the other processes and hands the totals back as `prediction.context`. default: None
+        """
+        return None
+
     def margin_multiplier(self) -> float | None:
         """What multiplies the difference of mean squared errors inside the log-sigmoid; None where there is none."""
         return None
+
+    @property
+    def initial_loss(self) -> float | None:
+        """The loss while the policy equals its reference, for any data; None where it depends on the data."""
+        return None
+
+    def passes(self, views: int) -> Passes:
+        """UNet passes of an example of `views` views."""
+        mismatched = (1 + len(self.required_weights)) * views if self.needs_mismatched else 0
+        return Passes(len(self.required_weights) * views, views, views, mismatched)
 
 
 def row_weights(batch: Batch, losses: Tensor) -> Tensor:

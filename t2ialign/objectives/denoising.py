@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from t2ialign.objectives.base import Objective, row_weights
 from t2ialign.types import Batch, LossOutput, Prediction
 
@@ -12,9 +10,6 @@ class Denoising(Objective):
     """Mean squared error of the first view (for pairs, the chosen image) in the network's own parameterisation."""
 
     name: str = "denoising"
-
-    views: ClassVar[int | None] = None
-    needs_reference: ClassVar[bool] = False
 
     def __call__(self, prediction: Prediction, batch: Batch) -> LossOutput:
         losses = (prediction.policy[:, 0] - prediction.target[:, 0]).square().mean(dim=(1, 2, 3))

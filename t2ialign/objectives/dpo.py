@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from t2ialign.objectives.base import Objective, row_weights
+from t2ialign.objectives.base import FrozenWeights, Objective, row_weights
 from t2ialign.objectives.margins import PairLoss, pair_margin, pair_metrics
 from t2ialign.types import Batch, LossOutput, Prediction
 
@@ -81,10 +82,14 @@ class DiffusionDPO(Objective):
     (arXiv:2509.25771) clips the negative term; the form of the bound is ours."""
 
     views: ClassVar[int | None] = 2
-    needs_reference: ClassVar[bool] = True
+    required_weights: ClassVar[tuple[FrozenWeights, ...]] = ("reference",)
 
     def margin_multiplier(self) -> float:
         return self.beta / 2
+
+    @property
+    def initial_loss(self) -> float | None:
+        return None if self.sft_weight else math.log(2)
 
     def __call__(self, prediction: Prediction, batch: Batch) -> LossOutput:
         policy_error, reference_error = prediction.policy_error, prediction.reference_error

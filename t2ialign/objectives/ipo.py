@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from t2ialign.objectives.base import Objective, row_weights
+from t2ialign.objectives.base import FrozenWeights, Objective, row_weights
 from t2ialign.objectives.margins import PairLoss, pair_margin, pair_metrics
 from t2ialign.types import Batch, LossOutput, Prediction
 
@@ -38,10 +38,14 @@ class IPO(Objective):
     """Strength of the KL bound; beta / 2 multiplies the difference of per-element mean squared errors."""
 
     views: ClassVar[int | None] = 2
-    needs_reference: ClassVar[bool] = True
+    required_weights: ClassVar[tuple[FrozenWeights, ...]] = ("reference",)
 
     def margin_multiplier(self) -> float:
         return self.beta / 2
+
+    @property
+    def initial_loss(self) -> float:
+        return 0.25
 
     def __call__(self, prediction: Prediction, batch: Batch) -> LossOutput:
         errors = (prediction.policy_error, prediction.reference_error)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
-import torch.distributed as dist
 from pydantic import Field
 from torch import Tensor
 
-from t2ialign.objectives.base import Objective, row_weights
+from t2ialign.objectives.base import FrozenWeights, Objective, row_weights
 from t2ialign.objectives.margins import agreement, saturated
 from t2ialign.types import Batch, LossOutput, Prediction
 
@@ -21,19 +20,25 @@ class KTOLoss(NamedTuple):
     """What goes into the sigmoid: above 0 where the policy moved as the label asks. [N]"""
 
 
-def kl_baseline(gain: Tensor, weights: Tensor) -> Tensor:
-    """The reference point: the mean gain over the rows of all processes, at least 0, without gradient. scalar
-
-    A divergence is not negative; an estimate from a few rows can be.
+def gain_sums(gain: Tensor, weights: Tensor) -> Tensor:
+    """(weighted sum of the gains, sum of the weights), without gradient, to be added over processes. [2]
 
     Args:
         gain: reference error - policy error. [N]
         weights: 0 for rows that do not count. [N]
     """
-    totals = torch.stack([(gain.detach() * weights).sum(), weights.sum()])
-    if dist.is_initialized():
-        dist.all_reduce(totals)
-    return (totals[0] / totals[1].clamp(min=torch.finfo(totals.dtype).tiny)).clamp(min=0)
+    return torch.stack([(gain.detach() * weights).sum(), weights.sum()])
+
+
+def kl_baseline(sums: Tensor) -> Tensor:
+    """The reference point: the mean gain over the rows of all processes, at least 0. scalar
+
+    A divergence is not negative; an estimate from a few rows can be.
+
+    Args:
+        sums: of `gain_sums`, over all processes. [2]
+    """
+    return (sums[0] / sums[1].clamp(min=torch.finfo(sums.dtype).tiny)).clamp(min=0)
 
 
 def diffusion_kto_loss(gain: Tensor, desirable: Tensor, baseline: Tensor | float, beta: float) -> KTOLoss:
@@ -62,8 +67,8 @@ class DiffusionKTO(Objective):
     processes, so micro-batch and processes have a part in it."""
 
     views: ClassVar[int | None] = 1
-    needs_reference: ClassVar[bool] = True
-    reads: ClassVar[Literal["scores", "labels"] | None] = "labels"
+    required_weights: ClassVar[tuple[FrozenWeights, ...]] = ("reference",)
+    required_fields: ClassVar[tuple[Literal["scores", "labels"], ...]] = ("labels",)
     batch_dependent: ClassVar[bool] = True
 
     @property
@@ -73,6 +78,22 @@ class DiffusionKTO(Objective):
     def margin_multiplier(self) -> float:
         return self.beta
 
+    @property
+    def initial_loss(self) -> float:
+        return 0.5
+
+    def context(self, prediction: Prediction, batch: Batch) -> Tensor:
+        """The sums behind the reference point; see `gain_sums`. [2]
+
+        Raises:
+            ValueError: the prediction has none under other prompts.
+        """
+        measured = prediction.mismatched if self.needs_mismatched else prediction
+        if measured is None:
+            raise ValueError("baseline 'mismatched' needs predictions under other prompts")
+        weights = row_weights(batch, prediction.policy_error)
+        return gain_sums((measured.reference_error - measured.policy_error)[:, 0], weights)
+
     def __call__(self, prediction: Prediction, batch: Batch) -> LossOutput:
         """
         Raises:
@@ -80,11 +101,9 @@ class DiffusionKTO(Objective):
         """
         if batch.scores is None:
             raise ValueError("kto needs labels: batch.scores is None")
-        measured = prediction.mismatched if self.needs_mismatched else prediction
-        if measured is None:
-            raise ValueError("baseline 'mismatched' needs predictions under other prompts")
+        sums = self.context(prediction, batch) if prediction.context is None else prediction.context
+        baseline = kl_baseline(sums)
         weights = row_weights(batch, prediction.policy_error)
-        baseline = kl_baseline((measured.reference_error - measured.policy_error)[:, 0], weights)
         gain = (prediction.reference_error - prediction.policy_error)[:, 0]
         desirable = batch.scores[:, 0] > 0.5
         loss, margin = diffusion_kto_loss(gain, desirable, baseline, self.beta)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from t2ialign.objectives.base import Objective, row_weights
+from t2ialign.objectives.base import FrozenWeights, Objective, row_weights
 from t2ialign.objectives.margins import agreement, saturated
 from t2ialign.types import Batch, LossOutput, Prediction
 
@@ -101,7 +101,7 @@ class Listwise(Objective):
     beta: float = Field(gt=0)
     """Strength of the KL bound; beta / 2 multiplies the difference of per-element mean squared errors."""
 
-    needs_reference: ClassVar[bool] = True
+    required_weights: ClassVar[tuple[FrozenWeights, ...]] = ("reference",)
 
     def margin_multiplier(self) -> float:
         return self.beta / 2
@@ -153,7 +153,11 @@ class LiPO(Listwise):
     """Divide a list's pair weights by their sum: two views are then exactly dpo, and rates carry over. false is the
     papers' sum, whose weights are often near 0.1."""
 
-    reads: ClassVar[Literal["scores", "labels"] | None] = "scores"
+    required_fields: ClassVar[tuple[Literal["scores", "labels"], ...]] = ("scores",)
+
+    @property
+    def initial_loss(self) -> float | None:
+        return math.log(2) if self.normalise else None
 
     def __call__(self, prediction: Prediction, batch: Batch) -> LossOutput:
         """

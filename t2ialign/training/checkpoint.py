@@ -30,7 +30,7 @@ class Saved(NamedTuple):
     state: dict[str, Any]
 
 
-class Torn(NamedTuple):
+class Damaged(NamedTuple):
     """A checkpoint that is not whole."""
 
     folder: Path
@@ -63,7 +63,7 @@ def save(folder: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, A
 
 
 def verify(folder: Path) -> str | None:
-    """Why a checkpoint cannot be read, or None if it is whole."""
+    """Why a checkpoint cannot be read, or None where it is whole."""
     manifest = folder / MANIFEST
     if not manifest.is_file():
         return f"it has no {MANIFEST} (killed while saving?)"
@@ -85,7 +85,7 @@ def verify(folder: Path) -> str | None:
 
 
 def load(folder: Path) -> Saved:
-    """Reads a checkpoint that `damage` found whole."""
+    """Reads a checkpoint that `verify` found whole."""
     tensors = {path.stem: load_file(path) for path in sorted(folder.glob("*.safetensors"))}
     return Saved(tensors, json.loads((folder / STATE).read_text()))
 
@@ -98,14 +98,20 @@ def _newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"), key=lambda path: (len(path.name), path.name), reverse=True)
 
 
-def newest(folder: Path, report: Callable[[Torn], None]) -> Path | None:
+def newest(folder: Path, report: Callable[[Damaged], None]) -> Path | None:
     """The newest whole checkpoint below `folder`; damaged ones are reported and passed over."""
     for path in _newest_first(folder):
         reason = verify(path)
         if reason is None:
             return path
-        report(Torn(path, reason))
+        report(Damaged(path, reason))
     return None
+
+
+def newest_step(folder: Path) -> int:
+    """The step of the newest whole checkpoint below `folder`; 0 where there is none."""
+    found = newest(folder, lambda _: None)
+    return 0 if found is None else int(found.name.removeprefix("step-"))
 
 
 def prune(folder: Path, newest: Path, keep: int) -> None:

@@ -1,4 +1,4 @@
-"""Everything that changes during training: weights, optimizer, step, data position, and how they are saved."""
+"""What changes during training: weights, optimizer, step, position in the data, and how they are saved."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from time import perf_counter
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -17,43 +16,12 @@ from t2ialign.config.schema import Optim
 from t2ialign.errors import DataError, InputError
 from t2ialign.policy import Policy
 from t2ialign.training import checkpoint
+from t2ialign.training.optimization import LossScale, learning_rate, pack_moments, restore_moments
+from t2ialign.training.parallel import Parallel, open_parallel
 from t2ialign.training.trackers import Tracker
 from t2ialign.types import LossOutput
 
 Metrics = dict[str, float]
-
-
-def learning_rate(optim: Optim, step: int, steps: int) -> float:
-    """The rate of optimizer step `step` (from 0) of `steps`; a pure function, so a restart cannot lose its place."""
-    if step < optim.warmup_steps:
-        return optim.lr * (step + 1) / optim.warmup_steps
-    progress = (step - optim.warmup_steps) / max(1, steps - optim.warmup_steps)
-    if optim.schedule == "cosine":
-        return optim.lr * 0.5 * (1 + math.cos(math.pi * progress))
-    if optim.schedule == "linear":
-        return optim.lr * (1 - progress)
-    return optim.lr
-
-
-class LossScale:
-    """Dynamic scaling of a float16 loss; 1 and idle in other precisions."""
-
-    def __init__(self, enabled: bool):
-        self.enabled = enabled
-        self.value = 2.0**16 if enabled else 1.0
-        self.good_steps = 0
-
-    def overflowed(self) -> bool:
-        """Halves the scale; False once it cannot be the cause any more."""
-        if not self.enabled or self.value <= 1:
-            return False
-        self.value, self.good_steps = self.value / 2, 0
-        return True
-
-    def succeeded(self) -> None:
-        self.good_steps += 1
-        if self.enabled and self.good_steps == 2000:
-            self.value, self.good_steps = self.value * 2, 0
 
 
 class Engine:
@@ -73,6 +41,7 @@ class Engine:
         identity: what must be equal for a checkpoint to be continued: name -> value.
         keep: checkpoints kept.
         half: the forward pass is float16.
+        parallel: the processes of the run; default: those of the process group, or this one alone.
     """
 
     def __init__(
@@ -88,6 +57,7 @@ class Engine:
         identity: dict[str, Any],
         keep: int = 2,
         half: bool = False,
+        parallel: Parallel | None = None,
     ):
         self.policy = policy
         self.optimizer = optimizer
@@ -98,6 +68,7 @@ class Engine:
         self.seed = seed
         self.identity = identity
         self.keep = keep
+        self.parallel = parallel or open_parallel()
         self.step = 0
         self.samples_seen = 0
         self.metrics: Metrics = {}
@@ -111,7 +82,12 @@ class Engine:
 
     @property
     def is_main(self) -> bool:
-        return not dist.is_initialized() or dist.get_rank() == 0
+        return self.parallel.is_main
+
+    @property
+    def recorded(self) -> frozenset[str]:
+        """Names of the metrics that an earlier start recorded at the step from which this one continues."""
+        return frozenset() if self.tracker is None else self.tracker.recorded
 
     @property
     def checkpoints(self) -> Path:
@@ -119,16 +95,16 @@ class Engine:
 
     def start(self) -> None:
         """Goes on from the newest whole checkpoint, if there is one, and opens the record."""
-        found = checkpoint.newest(self.checkpoints, self._report_torn)
+        found = checkpoint.newest(self.checkpoints, self._report_damaged)
         if found is not None:
             self.restore(found)
         if self.is_main:
             self.tracker = Tracker(self.run_dir, self.step)
         self._started = perf_counter()
 
-    def _report_torn(self, torn: checkpoint.Torn) -> None:
+    def _report_damaged(self, damaged: checkpoint.Damaged) -> None:
         if self.is_main:
-            print(f"{torn.folder}: not used: {torn.reason}; looking for the one before it", flush=True)
+            print(f"{damaged.folder}: not used: {damaged.reason}; looking for the one before it", flush=True)
 
     def update(self, loss_fn: Callable[[], LossOutput]) -> Metrics | None:
         """One forward and backward pass; an optimizer step when the accumulation window is full.
@@ -149,13 +125,13 @@ class Engine:
 
     def _finish(self, window: list[LossOutput]) -> Metrics | None:
         names, totals = self._totals(window)
-        if dist.is_initialized():
-            dist.all_reduce(totals)
-            self._sum_gradients()
+        totals = self.parallel.sum(totals)
+        parameters = list(self._trained.values())
+        self.parallel.reduce_gradients(parameters)
         weight = totals[1]
-        gradients = [p.grad for p in self._trained.values() if p.grad is not None]
+        gradients = [p.grad for p in parameters if p.grad is not None]
         torch._foreach_div_(gradients, (weight.clamp(min=1e-12) * self._scale.value).to(gradients[0].dtype))
-        norm = torch.nn.utils.clip_grad_norm_(self._trained.values(), self.optim.max_grad_norm)
+        norm = self.parallel.clip(parameters, self.optim.max_grad_norm)
         # the one device-to-host sync of an optimizer step: finiteness must be known before the weights change
         loss_sum, weight_sum, rows, stop, *rest, grad_norm = torch.cat([totals, norm.double()[None]]).tolist()
         self.should_stop = stop > 0
@@ -207,23 +183,6 @@ class Engine:
         sums[3] = float(self.stop_requested)
         return names, sums
 
-    def _sum_gradients(self) -> None:
-        """Sums the gradients of all processes, in flat buffers of at most 64 MiB."""
-        for parameter in self._trained.values():
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        pending: list[Tensor] = []
-        parameters = list(self._trained.values())
-        for place, parameter in enumerate(parameters):
-            assert parameter.grad is not None
-            pending.append(parameter.grad)
-            if sum(g.numel() for g in pending) >= 1 << 24 or place == len(parameters) - 1:
-                flat = torch.cat([g.flatten() for g in pending])
-                dist.all_reduce(flat)
-                for gradient, part in zip(pending, flat.split([g.numel() for g in pending]), strict=True):
-                    gradient.copy_(part.view_as(gradient))
-                pending = []
-
     def _discard(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -243,24 +202,29 @@ class Engine:
             self.tracker.log({"step": self.step, **metrics})
 
     def save(self) -> None:
-        """Writes a checkpoint; every process waits until it is whole.
+        """Writes a checkpoint of this step, if there is none; every process waits until it is whole.
 
         Raises:
             TryAgainError: the disk is full.
         """
+        tensors = {stem: self.parallel.gather_state(group) for stem, group in self._tensors().items()}
         if self.is_main:
-            folder = self.checkpoints / checkpoint.name(self.step)
-            if checkpoint.verify(folder) is not None:
-                checkpoint.save(folder, self._tensors(), self._state())
-            checkpoint.prune(self.checkpoints, folder, self.keep)
-        if dist.is_initialized():
-            dist.barrier()
+            self._write(tensors)
+        self.parallel.barrier()
+
+    def save_alone(self) -> None:
+        """The same without waiting for other processes, after an error on this one."""
+        if self.is_main and self.step:
+            self._write(self._tensors())
+
+    def _write(self, tensors: dict[str, dict[str, Tensor]]) -> None:
+        folder = self.checkpoints / checkpoint.name(self.step)
+        if checkpoint.verify(folder) is not None:
+            checkpoint.save(folder, tensors, self._state())
+        checkpoint.prune(self.checkpoints, folder, self.keep)
 
     def _tensors(self) -> dict[str, dict[str, Tensor]]:
-        moments = {}
-        for place, entries in self.optimizer.state_dict()["state"].items():
-            for key, value in entries.items():
-                moments[f"{place}.{key}"] = value if isinstance(value, Tensor) else torch.tensor(value)
+        moments = pack_moments(self.optimizer)
         groups = {"trained": dict(self._trained), "optimizer": moments, "ema": self.policy.ema_parameters()}
         return {stem: group for stem, group in groups.items() if group}
 
@@ -290,11 +254,7 @@ class Engine:
                 )
         self._copy(tensors["trained"], dict(self._trained), folder)
         self._copy(tensors.get("ema", {}), self.policy.ema_parameters(), folder)
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.get("optimizer", {}).items():
-            place, entry = key.split(".", 1)
-            moments.setdefault(int(place), {})[entry] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        restore_moments(self.optimizer, tensors.get("optimizer", {}))
         self.step, self.samples_seen = state["step"], state["samples_seen"]
         self._scale.value, self._scale.good_steps = state["loss_scale"]
         self.metrics = state["metrics"]

@@ -2,35 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 
-from t2ialign.errors import Interrupted
+from t2ialign.config.schema import OfflineConfig
+from t2ialign.data.encoding.cache import Encoded
+from t2ialign.data.loading.loader import Batches
 from t2ialign.noisers.base import Noiser
 from t2ialign.objectives.base import Objective
 from t2ialign.policy import Policy
 from t2ialign.rng import Draws, keyed_seed
-from t2ialign.training.engine import Engine
+from t2ialign.training.core import Core
+from t2ialign.training.encoding import encode_data
+from t2ialign.training.loop import Hook, train_steps
+from t2ialign.training.parallel import Parallel, SingleProcess
+from t2ialign.training.preflight import Plan
 from t2ialign.types import Batch, LossOutput, Noised, Prediction
 
-Hook = Callable[[Engine], None]
+ALONE = SingleProcess()
 
 
-def evaluate(policy: Policy, batch: Batch, noiser: Noiser, objective: Objective, seed: int) -> LossOutput:
-    """The objective of one batch: x_t is reached, the reference and then the policy predict."""
-    schedule = policy.backbone.schedule
+def compute_loss(
+    policy: Policy, batch: Batch, noiser: Noiser, objective: Objective, seed: int, parallel: Parallel = ALONE
+) -> LossOutput:
+    """The objective of one batch: x_t is reached, the frozen weights and then the policy predict."""
+    schedule = policy.schedule
     noised = noiser(batch, policy, schedule, Draws(seed, batch.keys))
+    rows = (noised.x_t, noised.timesteps, batch.cond, batch.geometry)
     mismatched = _mismatched(policy, batch, noised) if objective.needs_mismatched else None
-    reference = None
-    if objective.needs_reference:
-        # before the policy's pass, so that nothing stands between that pass and its backward
-        reference = policy.predict(noised.x_t, noised.timesteps, batch.cond, batch.geometry, "reference")
+    # before the policy's pass, so that nothing stands between that pass and its backward
+    frozen = {weights: policy.predict(*rows, weights) for weights in objective.required_weights}
     if policy.dropouts:
         # torch draws dropout from its global state, which a restart would not find again
         torch.manual_seed(keyed_seed(seed, int(batch.keys[0]), "lora dropout"))
-    prediction = policy.predict(noised.x_t, noised.timesteps, batch.cond, batch.geometry)
-    return objective(Prediction(prediction, reference, noised, schedule, mismatched), batch)
+    prediction = Prediction(
+        policy.predict(*rows), frozen.pop("reference", None), noised, schedule, mismatched, others=frozen
+    )
+    sums = objective.context(prediction, batch)
+    if sums is not None:
+        prediction = replace(prediction, context=parallel.sum(sums))
+    return objective(prediction, batch)
 
 
 @torch.no_grad()
@@ -39,37 +52,62 @@ def _mismatched(policy: Policy, batch: Batch, noised: Noised) -> Prediction:
     cond = batch.cond.map(lambda tensor: tensor.roll(1, 0))
     rows = (noised.x_t, noised.timesteps, cond, batch.geometry)
     reference = policy.predict(*rows, "reference")
-    return Prediction(policy.predict(*rows), reference, noised, policy.backbone.schedule)
+    return Prediction(policy.predict(*rows), reference, noised, policy.schedule)
 
 
-def train_offline(
-    *,
-    engine: Engine,
-    policy: Policy,
-    batches: Iterable[Batch],
-    noiser: Noiser,
-    objective: Objective,
-    steps: int,
-    save_every: int,
-    hooks: Sequence[Hook] = (),
-) -> None:
-    """Trains until `steps` optimizer steps are done in all.
+class OfflineLoop:
+    """Stored examples, in the order that the seed and the position in the data give.
 
-    Raises:
-        Interrupted: the engine was asked to stop; the state is saved.
+    Args:
+        config: of the run.
+        plan: what preflight found.
     """
-    if engine.step >= steps:
-        return
-    for batch in batches:
-        batch = batch.to(policy.device)
-        if engine.update(lambda batch=batch: evaluate(policy, batch, noiser, objective, engine.seed)) is None:
-            continue
-        for hook in hooks:
-            hook(engine)
-        finished = engine.step >= steps
-        if finished or engine.should_stop or engine.step % save_every == 0:
-            engine.save()
-        if finished:
-            return
-        if engine.should_stop:
-            raise Interrupted(f"stopped after step {engine.step}; saved. The same command goes on from there.")
+
+    def __init__(self, config: OfflineConfig, plan: Plan):
+        self.config = config
+        self._plan = plan
+        self.encoded: Encoded | None = None
+
+    def prepare(self, core: Core) -> None:
+        """Encodes what the cache lacks, every process its share."""
+        self.encoded = encode_data(self.config, self.config.data, self._plan.source, core)
+
+    @property
+    def needs_encoders(self) -> bool:
+        """Whether VAE or text encoders run in each step, for want of a cache."""
+        return self.encoded is None or self.encoded.needs_encoders
+
+    def batches(self, core: Core) -> Batches:
+        """Micro-batches of this process from the engine's position on.
+
+        Raises:
+            RuntimeError: `prepare` was not called.
+        """
+        if self.encoded is None:
+            raise RuntimeError("OfflineLoop.prepare comes before its batches")
+        config, data, source = self.config, self.config.data, self._plan.source
+        return Batches(
+            self.encoded,
+            seed=config.seed,
+            micro_batch=config.train.micro_batch,
+            world_size=core.parallel.world_size,
+            rank=core.parallel.rank,
+            cursor=core.engine.samples_seen,
+            workers=config.train.loader_workers,
+            prompt_dropout=data.prompt_dropout,
+            null=core.policy.null(),
+            members=data.members(source),
+            curriculum_scores=data.curriculum_scores(source),
+        )
+
+    def run(self, core: Core, hooks: Sequence[Hook]) -> None:
+        """Trains until all steps are done; see `Loop.run`."""
+        train_steps(core.engine, self._losses(core), save_every=self.config.checkpoint.every_steps, hooks=hooks)
+
+    def _losses(self, core: Core) -> Iterator[Callable[[], LossOutput]]:
+        config = self.config
+        for batch in self.batches(core):
+            batch = batch.to(core.policy.device)
+            yield lambda batch=batch: compute_loss(
+                core.policy, batch, config.noiser, config.objective, config.seed, core.parallel
+            )

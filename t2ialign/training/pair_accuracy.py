@@ -40,14 +40,14 @@ class PairAccuracy(NamedTuple):
     rejected_change: float
 
 
-class HeldOut:
-    """A fixed choice of pairs, and fixed looks at each.
+class HeldOutPairs:
+    """A fixed choice of pairs, each with fixed draws of timestep and noise.
 
     Args:
         source: pairs, as the encoded ones were read.
         encoded: the same pairs, encoded.
-        at_most: pairs that are looked at.
-        draws: looks at each, at timesteps spread over the schedule.
+        max_pairs: how many are chosen.
+        draws: of timestep and noise for each pair, the timesteps spread over the schedule.
         seed: of the choice, the timesteps and the noise.
         batch: pairs in one pass.
 
@@ -55,14 +55,19 @@ class HeldOut:
         DataError: the data are no pairs.
     """
 
-    def __init__(self, source: Source, encoded: Encoded, *, at_most: int, draws: int, seed: int, batch: int):
+    def __init__(self, source: Source, encoded: Encoded, *, max_pairs: int, draws: int, seed: int, batch: int):
         if source.views != 2:
             raise DataError(f"held-out pairs have 2 views an example; these have {source.views}")
         order = torch.randperm(len(source), generator=generator(seed, "held-out pairs")).tolist()
-        self.rows = sorted(order[:at_most])
+        self.rows = sorted(order[:max_pairs])
         self.prompts = [source[row].prompts[0] for row in self.rows]
         self.encoded = encoded
         self._draws, self._seed, self._batch = draws, seed, batch
+
+    @property
+    def needs_encoders(self) -> bool:
+        """Whether VAE or text encoders run in each measurement, for want of a cache."""
+        return self.encoded.needs_encoders
 
     @torch.no_grad()
     def errors(self, policy: Policy, models: Sequence[Weights]) -> list[Tensor]:
@@ -106,23 +111,32 @@ class HeldOutAccuracy:
     """Held-out pair accuracy along a run, in metrics.jsonl and on the board.
 
     Args:
-        policy: who answers.
-        held_out: what is asked.
+        policy: whose accuracy.
+        held_out: on which pairs.
         every: optimizer steps between measurements; one more after the last step.
         steps: the last step.
     """
 
-    def __init__(self, policy: Policy, held_out: HeldOut, *, every: int, steps: int):
+    def __init__(self, policy: Policy, held_out: HeldOutPairs, *, every: int, steps: int):
         self._policy, self._held_out = policy, held_out
         self._every, self._steps = every, steps
         self._reference: Tensor | None = None
 
-    def __call__(self, engine: Engine) -> None:
-        if engine.is_main and (engine.step % self._every == 0 or engine.step == self._steps):
+    def start(self, engine: Engine) -> None:
+        """Measures before the first step, and again what a stop kept from being recorded."""
+        recorded = "validation/pair_accuracy/mean" in engine.recorded
+        if engine.is_main and (engine.step == 0 or (self._is_due(engine) and not recorded)):
             self.measure(engine)
 
+    def __call__(self, engine: Engine) -> None:
+        if engine.is_main and self._is_due(engine):
+            self.measure(engine)
+
+    def _is_due(self, engine: Engine) -> bool:
+        return engine.step % self._every == 0 or engine.step == self._steps
+
     def measure(self, engine: Engine) -> PairAccuracy:
-        """Asks the policy, and records what it says; the reference, which does not change, is asked once a start."""
+        """Measures the policy and records it; the reference, which does not change, is measured once a start."""
         if self._reference is None:
             (self._reference,) = self._held_out.errors(self._policy, ["reference"])
         (errors,) = self._held_out.errors(self._policy, ["policy"])
@@ -132,7 +146,7 @@ class HeldOutAccuracy:
 
 
 def measure_pairs(
-    policy: Policy, weights: Weights, data: DataConfig, *, at_most: int, draws: int, seed: int, batch: int
+    policy: Policy, weights: Weights, data: DataConfig, *, max_pairs: int, draws: int, seed: int, batch: int
 ) -> PairAccuracy:
     """The accuracy of one choice of weights against the base, on pairs encoded as they are needed.
 
@@ -148,7 +162,7 @@ def measure_pairs(
         device=policy.device,
         cache=Cache(latents=False, text=False),
     )
-    held_out = HeldOut(source, encoded, at_most=at_most, draws=draws, seed=seed, batch=batch)
+    held_out = HeldOutPairs(source, encoded, max_pairs=max_pairs, draws=draws, seed=seed, batch=batch)
     return held_out.accuracy(*held_out.errors(policy, [weights, "base"]))
 
 

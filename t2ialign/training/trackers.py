@@ -40,6 +40,8 @@ class Tracker:
         kept = [row for row in read_metrics(path) if row["step"] <= step] if step else []
         with atomic_write(path) as partial:
             partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        self.recorded = frozenset(name for row in kept if row["step"] == step for name in row)
+        """Names of the metrics recorded at `step` by an earlier start."""
         self._file = path.open("a")
         self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1)
 

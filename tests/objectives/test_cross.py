@@ -10,7 +10,8 @@ import torch
 from of_errors import errors, outcome
 from torch import Tensor
 
-from t2ialign.objectives.base import Objective
+from t2ialign.objectives.base import Objective, Passes
+from t2ialign.objectives.denoising import Denoising
 from t2ialign.objectives.dpo import DiffusionDPO
 from t2ialign.objectives.ipo import IPO
 from t2ialign.objectives.kto import DiffusionKTO
@@ -61,6 +62,30 @@ def gradient(case: Case, policy: Tensor, reference: Tensor) -> Tensor:
 
 def policy_and_reference(case: Case) -> tuple[Tensor, Tensor]:
     return errors(ROWS, case.views, seed=1), errors(ROWS, case.views, seed=2)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_objective_states_its_initial_loss_where_it_is_the_same_for_any_data(name: str):
+    # a Plackett-Luce loss starts at ln(views!), so it depends on how long the lists are
+    assert CASES[name].objective.initial_loss == (None if name == "lpo" else CASES[name].start)
+    assert DiffusionDPO(beta=1, sft_weight=1).initial_loss is None
+    assert LiPO(beta=1, normalise=False).initial_loss is None
+
+
+@pytest.mark.parametrize(
+    ("objective", "views", "passes"),
+    [
+        (DiffusionDPO(beta=1), 2, Passes(2, 2, 2)),
+        (DiffusionLPO(beta=1), 4, Passes(4, 4, 4)),
+        (DiffusionKTO(beta=1), 1, Passes(1, 1, 1, 2)),
+        (DiffusionKTO(beta=1, baseline="batch"), 1, Passes(1, 1, 1)),
+        (MaPO(beta=1), 2, Passes(0, 2, 2)),
+        (Denoising(), 1, Passes(0, 1, 1)),
+    ],
+    ids=str,
+)
+def test_passes_by_hand(objective: Objective, views: int, passes: Passes):
+    assert objective.passes(views) == passes
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.start is not None])

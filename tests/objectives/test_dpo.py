@@ -200,7 +200,7 @@ def test_what_is_no_pair_is_refused(shapes: tuple[tuple[int, ...], tuple[int, ..
 def test_a_prediction_without_reference_is_refused():
     prediction, batch = pairs(1)
     bare = Prediction(prediction.policy, None, prediction.noised, prediction.schedule)
-    with pytest.raises(ValueError, match="needs_reference"):
+    with pytest.raises(ValueError, match="required_weights"):
         DiffusionDPO(beta=1.0)(bare, batch)
 
 

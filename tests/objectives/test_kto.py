@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 import torch
-from of_errors import errors, outcome, tensor
+from of_errors import batch, errors, outcome, prediction, tensor
 
-from t2ialign.objectives.kto import DiffusionKTO, diffusion_kto_loss, kl_baseline
+from t2ialign.objectives.kto import DiffusionKTO, diffusion_kto_loss, gain_sums, kl_baseline
 
 ONES = torch.ones(2, dtype=torch.float64)
 LABELS = tensor([1.0], [0.0])
@@ -22,7 +19,7 @@ def test_loss_by_hand():
     # changes -0.001 of a liked and +0.0005 of a disliked image: gains 0.001 and -0.0005, mean 0.00025;
     # beta 1000: 1000 * (0.001 - 0.00025) = 0.75 and -1000 * (-0.0005 - 0.00025) = 0.75; 1 - sigma(0.75) = 0.320821
     gain = torch.tensor([0.001, -0.0005], dtype=torch.float64)
-    baseline = kl_baseline(gain, ONES)
+    baseline = kl_baseline(gain_sums(gain, ONES))
     assert baseline.item() == pytest.approx(0.00025)
     found = diffusion_kto_loss(gain, torch.tensor([True, False]), baseline, 1000)
     torch.testing.assert_close(found.margin, torch.full((2,), 0.75, dtype=torch.float64))
@@ -40,11 +37,11 @@ def test_an_untouched_policy_has_loss_one_half_and_accuracy_one_half():
 
 def test_the_baseline_is_never_negative_has_no_gradient_and_skips_what_does_not_count():
     gain = torch.tensor([-3.0, 1.0], dtype=torch.float64, requires_grad=True)
-    assert kl_baseline(gain, ONES).item() == 0
-    counted = kl_baseline(gain, torch.tensor([0.0, 1.0], dtype=torch.float64))
+    assert kl_baseline(gain_sums(gain, ONES)).item() == 0
+    counted = kl_baseline(gain_sums(gain, torch.tensor([0.0, 1.0], dtype=torch.float64)))
     assert counted.item() == 1
     assert not counted.requires_grad
-    assert kl_baseline(gain, 0 * ONES).item() == 0
+    assert kl_baseline(gain_sums(gain, 0 * ONES)).item() == 0
 
 
 def test_the_mismatched_baseline_comes_from_other_prompts():
@@ -112,23 +109,11 @@ def test_what_is_missing_is_said():
         outcome(DiffusionKTO(beta=1), policy, policy, scores=LABELS)
 
 
-RANK = """
-import sys, torch, torch.distributed as dist
-from t2ialign.objectives.kto import kl_baseline
-rank = int(sys.argv[2])
-dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}/rendezvous", rank=rank, world_size=2)
-gain = torch.tensor([[1.0, 2.0], [6.0, 99.0]][rank])
-print(kl_baseline(gain, torch.tensor([[1.0, 1.0], [1.0, 0.0]][rank])).item())
-dist.destroy_process_group()
-"""
-
-
-def test_the_baseline_is_the_mean_over_all_processes(tmp_path: Path):
-    # (1 + 2 + 6) / 3, the row of weight 0 left out
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    command = [sys.executable, "-c", RANK, str(tmp_path)]
-    started = [
-        subprocess.Popen([*command, str(rank)], env=environment, stdout=subprocess.PIPE, text=True) for rank in range(2)
-    ]
-    found = [process.communicate(timeout=120)[0].strip() for process in started]
-    assert found == ["3.0", "3.0"]
+def test_the_baseline_comes_from_the_sums_of_all_processes_where_the_step_hands_them_in():
+    # this process: gains 1 and 2; all of them: (1 + 2 + 6) / 3
+    policy, reference = tensor([1.0], [2.0]), tensor([2.0], [4.0])
+    objective = DiffusionKTO(beta=1, baseline="batch")
+    made = replace(prediction(policy, reference), context=torch.tensor([9.0, 3.0], dtype=torch.float64))
+    made.__dict__.update(policy_error=policy, reference_error=reference)
+    assert objective(made, batch(2, 1, scores=LABELS)).metrics["kl"] == 3
+    torch.testing.assert_close(objective.context(made, batch(2, 1)), torch.tensor([3.0, 2.0], dtype=torch.float64))

@@ -105,7 +105,7 @@ def test_the_multiplier_is_the_slope_of_the_logit_at_small_errors():
 
 def test_no_reference_is_needed_and_none_is_measured():
     for objective in (MaPO(beta=0.1), MaPOv2(beta=8)):
-        assert not objective.needs_reference
+        assert not objective.required_weights
         metrics = outcome(objective, tensor([0.1, 0.2]), None).metrics
         assert "chosen_change" not in metrics
         assert metrics["implicit_accuracy"].item() == 1

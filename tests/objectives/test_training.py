@@ -22,9 +22,11 @@ from t2ialign.objectives.kto import DiffusionKTO
 from t2ialign.objectives.listwise import DiffusionLPO, LiPO
 from t2ialign.objectives.mapo import MaPO, MaPOv2
 from t2ialign.policy import Policy
-from t2ialign.training.offline import evaluate
-from t2ialign.training.run import assemble, check_same_config, train, write_run_manifest
+from t2ialign.training.offline import compute_loss
+from t2ialign.training.preflight import check
+from t2ialign.training.run_folder import check_same_config, write_run_manifest
 from t2ialign.training.trackers import read_metrics
+from t2ialign.training.train import train
 from t2ialign.types import Batch, Conditioning
 
 QUIET = Console(quiet=True)
@@ -53,7 +55,7 @@ def step(folder: Path, run_dir: Path, objective: Objective, cuts: list[list[int]
     made = engine(policy, run_dir, accumulation=len(cuts))
     for keys in cuts:
         rows = rows_of(policy, keys, objective)
-        made.update(lambda rows=rows: evaluate(policy, rows, ForwardNoiser(), objective, 0))
+        made.update(lambda rows=rows: compute_loss(policy, rows, ForwardNoiser(), objective, 0))
     return gradients(made)
 
 
@@ -72,7 +74,7 @@ def test_ktos_baseline_is_a_micro_batchs_own(sd15_folder: Path, tmp_path: Path):
     def losses(keys: list[int]) -> torch.Tensor:
         labels = torch.tensor([[float(key % 2)] for key in keys])
         rows = replace(batch(policy, keys, views=1), scores=labels)
-        return evaluate(policy, rows, ForwardNoiser(), objective, 0).losses
+        return compute_loss(policy, rows, ForwardNoiser(), objective, 0).losses
 
     whole, cut = losses([0, 1, 2, 3]), torch.cat([losses([0, 1]), losses([2, 3])])
     assert not torch.allclose(whole, cut, rtol=1e-3)
@@ -105,7 +107,7 @@ def test_other_prompts_are_looked_at_without_gradient_and_change_only_the_baseli
         return found
 
     policy.predict = watching  # type: ignore[method-assign]
-    evaluate(policy, rows, ForwardNoiser(), DiffusionKTO(beta=100), 0)
+    compute_loss(policy, rows, ForwardNoiser(), DiffusionKTO(beta=100), 0)
     assert seen == [
         ("reference of others", False),
         ("policy of others", False),
@@ -124,7 +126,7 @@ def text_pairs(policy: Policy, keys: list[int]) -> Batch:
 
 def steepest(policy: Policy, rows: Batch) -> tuple[list[float], float]:
     """TDPO's losses, and the largest gradient of any trained number."""
-    output = evaluate(policy, rows, ForwardNoiser(), DiffusionDPO(beta=100, rejected_bound=4), 0)
+    output = compute_loss(policy, rows, ForwardNoiser(), DiffusionDPO(beta=100, rejected_bound=4), 0)
     found = torch.autograd.grad(output.losses.sum(), list(policy.trained_parameters().values()), allow_unused=True)
     return output.losses.tolist(), max(g.abs().max().item() for g in found if g is not None)
 
@@ -160,7 +162,7 @@ def test_one_pair_over_fitted_is_ordered_more_and_more(objective: DiffusionDPO, 
     pair = batch(policy, [0])
     margins = []
     for _ in range(50):
-        metrics = made.update(lambda: evaluate(policy, pair, ForwardNoiser(), objective, 0))
+        metrics = made.update(lambda: compute_loss(policy, pair, ForwardNoiser(), objective, 0))
         assert metrics is not None
         margins.append(metrics["margin"])
     assert margins[4] < margins[24] < margins[49]
@@ -175,7 +177,7 @@ def test_at_rate_0_every_step_measures_the_same(name: str, sd15_folder: Path, tm
     rows = rows_of(policy, [0, 1], PER_ROW[name])
     seen = []
     for _ in range(3):
-        metrics = made.update(lambda: evaluate(policy, rows, ForwardNoiser(), PER_ROW[name], 0))
+        metrics = made.update(lambda: compute_loss(policy, rows, ForwardNoiser(), PER_ROW[name], 0))
         assert metrics is not None
         seen.append({key: value for key, value in metrics.items() if key not in ("step", "samples_seen", "seconds")})
     assert len(seen[0]) > 3
@@ -191,7 +193,7 @@ def test_objective_and_data_must_fit(sd15_folder: Path, tmp_path: Path):
     def refused(objective: str, data: str, match: str, *overrides: str) -> None:
         path.write_text(text.replace("{name: dpo, beta: 100}", objective).replace("name: pairs", f"name: {data}"))
         with pytest.raises(InputError, match=match):
-            assemble(load(path, overrides))
+            check(load(path, overrides), 1)
 
     refused("{name: kto, beta: 1}", "pairs", "compares 1 views per example; data 'pairs' yields 2")
     refused("{name: kto, beta: 1}", "singles", "reads labels; data 'singles' has none")
@@ -215,7 +217,7 @@ class Hinge(Objective):
     """Margin that is enough."""
 
     views: ClassVar[int | None] = 2
-    needs_reference: ClassVar[bool] = True
+    required_weights: ClassVar[tuple[str, ...]] = ("reference",)
 
     def __call__(self, prediction, batch):
         change = prediction.policy_error - prediction.reference_error

@@ -29,7 +29,8 @@ import torch
 
 from t2ialign.cli import main as cli
 from t2ialign.data.encoding import shards
-from t2ialign.training import checkpoint, engine, run
+from t2ialign.training import checkpoint, engine, export, optimization
+from t2ialign.training import train as training
 
 shards.ROWS = 2
 
@@ -81,7 +82,7 @@ def arm(kind: str, number: int) -> None:
     if kind == "step":
         before(engine.Engine, "_finish", lambda made, _: made.step == number - 1, die)
     elif kind == "after":
-        before(engine.LossScale, "succeeded", nth(number), die)
+        before(optimization.LossScale, "succeeded", nth(number), die)
     elif kind == "write":
         half_written(checkpoint, number)
     elif kind == "cache":
@@ -89,7 +90,7 @@ def arm(kind: str, number: int) -> None:
     elif kind == "rename":
         before(Path, "rename", nth(number), die)
     elif kind == "result":
-        before(run, "save_lora", nth(number), die)
+        before(export, "save_lora", nth(number), die)
     elif kind == "stop":
         before(engine.Engine, "_finish", lambda made, _: made.step == number - 1, interrupt)
     elif kind == "stop_cache":
@@ -102,7 +103,7 @@ def child(config: str, moment: str, started: int) -> None:
     os.dup2(log, 2)
     kind, _, number = moment.partition(":")
     if kind == "time":
-        before(run, "train", nth(1), lambda: os.close(started))
+        before(training, "train", nth(1), lambda: os.close(started))
     elif kind != "finish":
         arm(kind, int(number))
     sys.argv = ["t2ialign", "train", config]

@@ -18,7 +18,7 @@ from t2ialign.objectives.dpo import DiffusionDPO
 from t2ialign.policy import Policy
 from t2ialign.rng import generator
 from t2ialign.training.engine import Engine
-from t2ialign.training.offline import evaluate
+from t2ialign.training.offline import compute_loss
 from t2ialign.types import Batch, Conditioning, LossOutput
 
 LEARNER = "learner"
@@ -71,7 +71,7 @@ def batch(policy: Policy, keys: list[int], *, views: int = 2, weights: list[floa
 
 
 def dpo(policy: Policy, rows: Batch, *, beta: float = 100.0, seed: int = 0) -> LossOutput:
-    return evaluate(policy, rows, ForwardNoiser(), DiffusionDPO(beta=beta), seed)
+    return compute_loss(policy, rows, ForwardNoiser(), DiffusionDPO(beta=beta), seed)
 
 
 class Recording(torch.optim.AdamW):

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from t2ialign.errors import TryAgainError
 from t2ialign.storage import atomic
 from t2ialign.training import checkpoint
-from t2ialign.training.checkpoint import MANIFEST, STATE, Torn
+from t2ialign.training.checkpoint import MANIFEST, STATE, Damaged
 
 TENSORS = {
     "trained": {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor([1.5], dtype=torch.bfloat16)},
@@ -86,10 +86,10 @@ def test_a_torn_checkpoint_is_named_and_passed_over(tmp_path: Path, kind: str):
     older, newer = saved(tmp_path, 10), saved(tmp_path, 20)
     damage, reason = DAMAGES[kind]
     damage(newer)
-    told: list[Torn] = []
-    assert checkpoint.newest(tmp_path, told.append) == older
-    assert [torn.folder for torn in told] == [newer]
-    assert reason in told[0].reason
+    reported: list[Damaged] = []
+    assert checkpoint.newest(tmp_path, reported.append) == older
+    assert [damaged.folder for damaged in reported] == [newer]
+    assert reason in reported[0].reason
 
 
 def test_every_single_flipped_byte_is_seen(tmp_path: Path):
@@ -107,10 +107,10 @@ def test_every_single_flipped_byte_is_seen(tmp_path: Path):
 def test_only_torn_checkpoints_are_none(tmp_path: Path):
     for step in (10, 20):
         (saved(tmp_path, step) / MANIFEST).unlink()
-    told: list[Torn] = []
-    assert checkpoint.newest(tmp_path, told.append) is None
-    assert len(told) == 2
-    assert checkpoint.newest(tmp_path / "nowhere", told.append) is None
+    reported: list[Damaged] = []
+    assert checkpoint.newest(tmp_path, reported.append) is None
+    assert len(reported) == 2
+    assert checkpoint.newest(tmp_path / "nowhere", reported.append) is None
 
 
 def test_a_killed_save_is_no_checkpoint_and_is_swept_away(tmp_path: Path):

@@ -14,12 +14,11 @@ from toys import batch, dpo, engine, gradients, lora_policy, state
 
 from t2ialign.config.schema import Optim
 from t2ialign.errors import DataError, InputError, Interrupted, TryAgainError
-from t2ialign.noisers.forward import ForwardNoiser
-from t2ialign.objectives.dpo import DiffusionDPO
 from t2ialign.policy import Policy
 from t2ialign.training import checkpoint
-from t2ialign.training.engine import Engine, LossScale, learning_rate
-from t2ialign.training.offline import train_offline
+from t2ialign.training.engine import Engine
+from t2ialign.training.loop import train_steps
+from t2ialign.training.optimization import LossScale, learning_rate
 from t2ialign.training.trackers import Tracker, read_metrics
 from t2ialign.types import LossOutput
 
@@ -200,7 +199,7 @@ def test_a_gradient_that_overflows_at_every_scale_is_an_error(tmp_path: Path):
 def test_the_average_is_advanced_after_each_step(sd15_folder: Path, tmp_path: Path):
     made_policy = lora_policy(sd15_folder)
     made_policy.backbone.denoiser.requires_grad_(True)
-    policy = Policy(made_policy.backbone, trains=True, keeps_reference=False, keeps_ema=True)
+    policy = Policy(made_policy.backbone, full_finetune=True, keeps_reference=False, keeps_ema=True)
     made = engine(policy, tmp_path, optim=Optim(lr=1e-2, ema_decay=0.5, max_grad_norm=1.0))
     before = {name: tensor.clone() for name, tensor in policy.ema_parameters().items()}
     made.update(lambda: LossOutput(policy_norm(policy), torch.ones(1)))
@@ -310,38 +309,22 @@ def test_a_full_disk_while_saving_keeps_the_checkpoint_before(
 
 def test_what_a_stop_asks_for_is_saved(sd15_folder: Path, tmp_path: Path):
     policy = lora_policy(sd15_folder)
-    made = engine(policy, tmp_path)
+    made = engine(policy, tmp_path, steps=10)
+    losses = (lambda key=key: dpo(policy, batch(policy, [key])) for key in range(100))
 
     def stop_at_3(found: Engine) -> None:
         found.stop_requested = found.step == 3
 
     with pytest.raises(Interrupted, match="stopped after step 4; saved"):
-        train_offline(
-            engine=made,
-            policy=policy,
-            batches=(batch(policy, [key]) for key in range(100)),
-            noiser=ForwardNoiser(),
-            objective=DiffusionDPO(beta=10.0),
-            steps=10,
-            save_every=100,
-            hooks=[stop_at_3],
-        )
+        train_steps(made, losses, save_every=100, hooks=[stop_at_3])
     assert checkpoint.newest(tmp_path / "checkpoints", pytest.fail) == tmp_path / "checkpoints" / "step-000004"
 
 
 def test_a_finished_run_does_nothing(sd15_folder: Path, tmp_path: Path):
     policy = lora_policy(sd15_folder)
-    made = engine(policy, tmp_path)
+    made = engine(policy, tmp_path, steps=3)
     made.step = 3
-    train_offline(
-        engine=made,
-        policy=policy,
-        batches=iter(()),
-        noiser=ForwardNoiser(),
-        objective=DiffusionDPO(beta=10.0),
-        steps=3,
-        save_every=1,
-    )
+    train_steps(made, iter(()), save_every=1)
     assert not list(tmp_path.iterdir())
 
 

@@ -28,8 +28,10 @@ from toys import (
 
 from t2ialign.config.reader import load
 from t2ialign.training import checkpoint
-from t2ialign.training.run import assemble, train
+from t2ialign.training.core import open_processes
+from t2ialign.training.offline import OfflineLoop
 from t2ialign.training.trackers import read_metrics
+from t2ialign.training.train import open_run, train
 
 QUIET = Console(quiet=True)
 
@@ -154,9 +156,10 @@ def test_cached_gradients_equal_fresh_ones(sd15_folder: Path, tmp_path: Path):
     found = []
     for name, extra in (("cached", []), ("fresh", ["data.cache={latents: false, text: false}"])):
         config = write_config(tmp_path / f"{name}.yaml", model=sd15_folder, pairs=pairs, run_dir=tmp_path / name)
-        run = assemble(load(config, [*extra, "train.micro_batch=4"]))
-        dpo(run.policy, next(iter(run.batches))).losses.mean().backward()
-        found.append([p.grad for p in run.policy.trained_parameters().values() if p.grad is not None])
+        _, core, loop = open_run(load(config, [*extra, "train.micro_batch=4"]), open_processes())
+        assert isinstance(loop, OfflineLoop)
+        dpo(core.policy, next(iter(loop.batches(core)))).losses.mean().backward()
+        found.append([p.grad for p in core.policy.trained_parameters().values() if p.grad is not None])
     assert_same_gradients(*found)
 
 

@@ -11,7 +11,7 @@ from standins import tokenizer
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from t2ialign.config.reader import load
-from t2ialign.training.run import train
+from t2ialign.training.train import train
 
 
 def full_sd15(folder: Path) -> Path:

@@ -14,7 +14,7 @@ from toys import pair_folder, write_config
 from t2ialign.config.reader import load
 from t2ialign.objectives import margins
 from t2ialign.training.hooks import Saturation
-from t2ialign.training.run import train
+from t2ialign.training.train import train
 
 
 def said(shares: list[float], *, start: int = 1, **settings) -> list[str]:

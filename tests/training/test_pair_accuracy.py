@@ -14,17 +14,17 @@ from t2ialign.data.encoding.cache import encode
 from t2ialign.data.kinds.pairs import PairData
 from t2ialign.errors import DataError
 from t2ialign.policy import Policy
-from t2ialign.training.pair_accuracy import HeldOut, describe, measure_pairs
-from t2ialign.training.run import train
+from t2ialign.training.pair_accuracy import HeldOutPairs, describe, measure_pairs
 from t2ialign.training.trackers import read_metrics
+from t2ialign.training.train import train
 
 QUIET = Console(quiet=True)
 
 
-def held_out(policy: Policy, folder: Path, **how: int) -> HeldOut:
+def held_out(policy: Policy, folder: Path, **how: int) -> HeldOutPairs:
     source = PairData(path=pair_folder(folder / "pairs", 6)).open()
     encoded = encode(source, policy.backbone, resolution=64, folder=folder / "cache", device=torch.device("cpu"))
-    return HeldOut(source, encoded, **{"at_most": 6, "draws": 2, "seed": 0, "batch": 2, **how})
+    return HeldOutPairs(source, encoded, **{"max_pairs": 6, "draws": 2, "seed": 0, "batch": 2, **how})
 
 
 def test_accuracy_by_hand(sd15_folder: Path, tmp_path: Path):
@@ -67,7 +67,7 @@ def test_answers_depend_on_nothing_but_seed_and_pair(sd15_folder: Path, tmp_path
     torch.manual_seed(5)
     (cut,) = held_out(policy, tmp_path, batch=4).errors(policy, ["policy"])
     torch.testing.assert_close(cut, expected, atol=1e-6, rtol=1e-5)
-    few = held_out(policy, tmp_path, at_most=3)
+    few = held_out(policy, tmp_path, max_pairs=3)
     (some,) = few.errors(policy, ["policy"])
     torch.testing.assert_close(some, expected[few.rows], atol=1e-6, rtol=1e-5)
     (other,) = held_out(policy, tmp_path, seed=1).errors(policy, ["policy"])
@@ -99,7 +99,7 @@ def test_what_are_no_pairs_is_refused(sd15_folder: Path, tmp_path: Path):
         views = 1
 
     with pytest.raises(DataError, match="2 views"):
-        HeldOut(Singles(), questions.encoded, at_most=2, draws=1, seed=0, batch=1)  # type: ignore[arg-type]
+        HeldOutPairs(Singles(), questions.encoded, max_pairs=2, draws=1, seed=0, batch=1)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("lora", ["{rank: 2, alpha: 4}", "null"])
@@ -124,8 +124,8 @@ def test_a_run_measures_it_before_during_and_after_and_again_after_a_restart(
 def test_any_lora_can_be_asked(sd15_folder: Path, tmp_path: Path):
     policy = lora_policy(sd15_folder, moved=0.1)
     data = PairData(path=pair_folder(tmp_path / "pairs", 6))
-    found = measure_pairs(policy, {"learner": 1.0}, data, at_most=4, draws=2, seed=0, batch=2)
+    found = measure_pairs(policy, {"learner": 1.0}, data, max_pairs=4, draws=2, seed=0, batch=2)
     assert found.pairs == 4
     assert f"held-out pair accuracy {found.mean:.1%}" in describe(found)
-    base = measure_pairs(policy, {}, data, at_most=4, draws=2, seed=0, batch=2)
+    base = measure_pairs(policy, {}, data, max_pairs=4, draws=2, seed=0, batch=2)
     assert (base.mean, base.chosen_change) == (0.5, 0)

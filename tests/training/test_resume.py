@@ -95,7 +95,7 @@ def test_killed_in_steps_and_while_saving_and_caching_it_goes_on_as_if_nothing_h
     assert ended.codes["whole"] == [0]
     assert ended.codes["killed"] == [-9] * (len(KILLED) - 1) + [0]
     ended.job.assert_same("killed")
-    assert "going on from step 2 of 8" in ended.job.log("killed")
+    assert "continuing from step 2 of 8" in ended.job.log("killed")
 
 
 def test_ctrl_c_saves_the_step_in_progress_and_exits_with_130(ended: Ended):
@@ -104,7 +104,7 @@ def test_ctrl_c_saves_the_step_in_progress_and_exits_with_130(ended: Ended):
     log = ended.job.log("stopped")
     assert "stopped; the same command goes on from what is saved" in log
     assert "stopped after step 3; saved. The same command goes on from there." in log
-    assert "going on from step 5" in log
+    assert "continuing from step 5" in log
     assert "is finished: 8 steps" in log
 
 

@@ -1,0 +1,134 @@
+"""What every kind of training has: a policy, its engine, and the processes that share them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from diffusers.models.attention_processor import AttnProcessor
+
+from t2ialign.backbones.base import Backbone
+from t2ialign.backbones.lora import add_training_adapters, lora_file
+from t2ialign.config.schema import Lora, RunConfig
+from t2ialign.errors import EnvironmentProblem
+from t2ialign.policy import Policy
+from t2ialign.runtime import DTYPES, configure_runtime, device_of_process, processes
+from t2ialign.training.engine import Engine
+from t2ialign.training.optimization import build_optimizer
+from t2ialign.training.parallel import Parallel, open_parallel
+
+
+class Core(NamedTuple):
+    """A policy in training, at the newest checkpoint of its run."""
+
+    policy: Policy
+    engine: Engine
+    parallel: Parallel
+
+
+def open_processes() -> Parallel:
+    """Configures this process, and joins those that a launcher started."""
+    configure_runtime()
+    processes()
+    return open_parallel()
+
+
+def build(
+    config: RunConfig,
+    parallel: Parallel,
+    *,
+    accumulation: int,
+    keeps_reference: bool = True,
+    identity: Mapping[str, Any] | None = None,
+) -> Core:
+    """Loads the weights, adds adapters, makes the optimizer, and restores the newest checkpoint.
+
+    Args:
+        config: of the run.
+        parallel: the processes of the run.
+        accumulation: micro-batches of one process in an optimizer step.
+        keeps_reference: full fine-tuning keeps a frozen copy of the untouched weights.
+        identity: what else must be equal for a checkpoint to be continued, such as the data's fingerprint.
+
+    Raises:
+        InputError: weights or a LoRA are missing, damaged or of another family.
+        DataError: the checkpoint was made with other data or weights.
+    """
+    # the weights of a full fine-tuning are trained in float32, whatever precision the passes have
+    dtype = DTYPES[config.train.precision] if config.lora is not None else torch.float32
+    backbone = config.backbone.build(device_of_process(), dtype)
+    policy = build_policy(config, backbone, keeps_reference=keeps_reference)
+    engine = Engine(
+        policy=policy,
+        optimizer=build_optimizer(config.optim, list(policy.trained_parameters().values())),
+        optim=config.optim,
+        steps=config.train.steps,
+        accumulation=accumulation,
+        run_dir=config.run_dir,
+        seed=config.seed,
+        identity={**(identity or {}), "backbone": backbone.fingerprint, **_init_identity(config.lora)},
+        keep=config.checkpoint.keep,
+        half=config.train.precision == "fp16",
+        parallel=parallel,
+    )
+    engine.start()
+    return Core(policy, engine, parallel)
+
+
+def _init_identity(lora: Lora | None) -> dict[str, str]:
+    if lora is None or lora.init is None:
+        return {}
+    return {"lora.init": hashlib.sha256(lora_file(lora.init).read_bytes()).hexdigest()[:16]}
+
+
+def check_attention(attention: str) -> None:
+    """Checks that the attention backend is installed.
+
+    Raises:
+        EnvironmentProblem: it is not.
+    """
+    if attention == "xformers" and importlib.util.find_spec("xformers") is None:
+        raise _no_xformers("it is not installed")
+
+
+def _no_xformers(why: object) -> EnvironmentProblem:
+    return EnvironmentProblem(
+        f'train.attention: xformers cannot be used here ({why}); pip install "t2ialign[xformers]", '
+        "or leave the key out: torch's own attention is as fast"
+    )
+
+
+def build_policy(config: RunConfig, backbone: Backbone, *, keeps_reference: bool) -> Policy:
+    """Adapters on the backbone, or the whole denoiser in float32, as the config says."""
+    denoiser: Any = backbone.denoiser
+    keeps_ema = config.optim.ema_decay is not None
+    if config.train.attention == "math":
+        denoiser.set_attn_processor(AttnProcessor())
+    elif config.train.attention == "xformers":
+        try:
+            denoiser.enable_xformers_memory_efficient_attention()
+        except (ImportError, ModuleNotFoundError, ValueError) as error:
+            raise _no_xformers(error) from None
+    if config.lora is None:
+        denoiser.requires_grad_(True)
+    else:
+        add_training_adapters(
+            denoiser, config.lora, family=config.backbone.family, seed=config.seed, keeps_ema=keeps_ema
+        )
+    if config.train.gradient_checkpointing:
+        denoiser.enable_gradient_checkpointing()
+        denoiser.train()  # diffusers recomputes activations in training mode only
+    dtype = DTYPES[config.train.precision]
+    policy = Policy(
+        backbone,
+        full_finetune=config.lora is None,
+        keeps_reference=keeps_reference,
+        autocast=None if dtype == torch.float32 else dtype,
+        keeps_ema=keeps_ema,
+    )
+    if config.train.compile:
+        denoiser.compile()
+    return policy

@@ -1,0 +1,208 @@
+"""Everything that a user can get wrong, checked before any weight is loaded and anything is written."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from t2ialign.backbones.facts import ModelFacts, read_facts, trainable_parameters
+from t2ialign.backbones.lora import check_lora
+from t2ialign.config.schema import OfflineConfig, RunConfig
+from t2ialign.data.base import DataConfig, Source
+from t2ialign.data.kinds.prompts import read_prompts
+from t2ialign.errors import InputError, TryAgainError
+from t2ialign.objectives.base import Passes
+from t2ialign.rewards.base import load_reward
+from t2ialign.training.core import check_attention
+from t2ialign.training.optimization import check_optimizer
+
+FLOAT32 = 4
+"""Bytes of a trained number, of each of AdamW's two moments, and of its average."""
+
+
+class Disk(NamedTuple):
+    """What a run writes, in bytes; an estimate."""
+
+    cache: int
+    """Latents and text embeddings that the config insists on storing."""
+    checkpoints: int
+    """All that are kept, and one more while the oldest is still there."""
+    result: int
+    """The LoRA or the whole denoiser, and its average."""
+
+    @property
+    def total(self) -> int:
+        return sum(self)
+
+
+class Plan(NamedTuple):
+    """What preflight found."""
+
+    accumulation: int
+    """Micro-batches of one process in an optimizer step."""
+    source: Source
+    """The examples, their table read and checked."""
+    held_out: Source | None
+    """The held-out pairs, if the config names some."""
+    prompts: list[str] | None
+    """The validation prompts, if the config names some."""
+    passes: Passes
+    """UNet passes of one example, the noiser's counted among those without gradient."""
+    facts: ModelFacts | None
+    """The model's configuration; None where only its weights would tell."""
+    disk: Disk | None
+    """None where the model's configuration is not at hand."""
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What must be equal for a checkpoint to be continued."""
+        return {"data": self.source.fingerprint}
+
+
+def check(config: OfflineConfig, world_size: int) -> Plan:
+    """Checks a run without loading weights or writing anything; takes as long as its tables take to read.
+
+    Raises:
+        InputError: parts that do not fit each other, a file or a name that does not exist.
+        EnvironmentProblem: an optional package is missing.
+        DataError: a table cannot be used.
+        TryAgainError: the disk is too full for what the run writes.
+    """
+    check_views(config)
+    per_step = accumulation(config, world_size)
+    check_optimizer(config.optim)
+    check_attention(config.train.attention)
+    facts = read_facts(config.backbone.pretrained, config.backbone.revision)
+    if facts is not None:
+        config.noiser.check(facts.num_train_timesteps)
+        for data in (config.data, config.validation.pairs):
+            _check_resolution(data, facts, config.backbone.name)
+    if config.lora is not None and config.lora.init is not None:
+        width = None if facts is None else facts.text_width
+        check_lora(config.lora.init, family=config.backbone.family, text_width=width)
+    prompts = _check_validation(config)
+    source = config.data.open()
+    check_required_fields(config, source)
+    held_out = None if config.validation.pairs is None else config.validation.pairs.open()
+    disk = None if facts is None else estimate_disk(config, facts, source)
+    if disk is not None:
+        _check_disk(config.run_dir, disk)
+    views = config.data.views
+    passes = config.objective.passes(views)
+    passes = passes._replace(reference=passes.reference + config.noiser.passes(views))
+    return Plan(per_step, source, held_out, prompts, passes, facts, disk)
+
+
+def accumulation(config: RunConfig, world_size: int) -> int:
+    """Micro-batches of one process in an optimizer step.
+
+    Raises:
+        InputError: the effective batch cannot be made of them.
+    """
+    at_once = config.train.micro_batch * world_size
+    if config.train.effective_batch % at_once:
+        raise InputError(
+            f"train.effective_batch {config.train.effective_batch} is not a multiple of {world_size} processes x "
+            f"train.micro_batch {config.train.micro_batch} = {at_once}"
+        )
+    return config.train.effective_batch // at_once
+
+
+def check_views(config: OfflineConfig) -> None:
+    """Checks that data and objective, and objective and micro-batch, are compatible.
+
+    Raises:
+        InputError: they are not.
+    """
+    objective, data = config.objective, config.data
+    if objective.views is not None and objective.views != data.views:
+        raise InputError(
+            f"objective '{objective.name}' compares {objective.views} views per example; data '{data.name}' yields "
+            f"{data.views}. Use other data, or another objective."
+        )
+    if objective.needs_mismatched and config.train.micro_batch < 2:
+        raise InputError(
+            f"objective '{objective.name}' compares with other examples' prompts, so train.micro_batch must be at "
+            f"least 2 (it is {config.train.micro_batch})"
+        )
+    if "ema" in objective.required_weights and config.optim.ema_decay is None:
+        raise InputError(f"objective '{objective.name}' reads the average of the weights; set optim.ema_decay")
+    if "old" in objective.required_weights:
+        raise InputError(f"objective '{objective.name}' reads the weights of a rollout; loop 'offline' makes none")
+
+
+def check_required_fields(config: OfflineConfig, source: Source) -> None:
+    """Checks that the data has the scores or labels that the objective reads.
+
+    Raises:
+        InputError: they are missing, or no labels.
+    """
+    objective, data = config.objective, config.data
+    if not objective.required_fields:
+        return
+    fields = " and ".join(objective.required_fields)
+    for row in range(len(source)):
+        example = source[row]
+        if example.scores is None:
+            raise InputError(f"objective '{objective.name}' reads {fields}; data '{data.name}' has none")
+        if "labels" in objective.required_fields and not {*example.scores} <= {0, 1}:
+            raise InputError(
+                f"{example.origin}: objective '{objective.name}' reads labels 1 and 0; data '{data.name}' has "
+                f"{example.scores[0]:g}. Use data 'labelled'."
+            )
+
+
+def _check_resolution(data: DataConfig | None, facts: ModelFacts, backbone: str) -> None:
+    if data is None or data.resolution is None or data.resolution % facts.vae_factor == 0:
+        return
+    near = data.resolution - data.resolution % facts.vae_factor
+    raise InputError(
+        f"data.resolution is {data.resolution} px; {backbone} needs a multiple of {facts.vae_factor}: "
+        f"{max(near, facts.vae_factor)} or {near + facts.vae_factor}"
+    )
+
+
+def _check_validation(config: RunConfig) -> list[str] | None:
+    """The validation prompts; every reward is found, and none is loaded."""
+    validate = config.validation
+    if validate.rewards and validate.prompts is None:
+        raise InputError(
+            f"validate.rewards names {', '.join(validate.rewards)}, but there are no images to score; "
+            "give validate.prompts, a file with one prompt a line"
+        )
+    for name in validate.rewards:
+        load_reward(name)
+    return None if validate.prompts is None else read_prompts(validate.prompts)[: validate.max_prompts]
+
+
+def estimate_disk(config: OfflineConfig, facts: ModelFacts, source: Source) -> Disk:
+    """Bytes that a run writes: caches that are insisted on, checkpoints and result in float32."""
+    trained = FLOAT32 * trainable_parameters(facts, config.lora)
+    average = trained if config.optim.ema_decay is not None else 0
+    cache, itemsize = config.data.cache, 2 if config.data.cache.dtype == "float16" else 4
+    side = (config.data.resolution or facts.resolution) // facts.vae_factor
+    rows = len(source)
+    stored = 0
+    if cache.latents is True:
+        stored += 2 * rows * config.data.views * facts.latent_channels * side * side * itemsize
+    if cache.text is True:
+        prompts = {prompt for row in range(rows) for prompt in source[row].prompts}
+        stored += len(prompts) * facts.text_tokens * facts.text_width * itemsize
+    return Disk(stored, (config.checkpoint.keep + 1) * (3 * trained + average), trained + average)
+
+
+def _check_disk(run_dir: Path, disk: Disk) -> None:
+    existing = next(path for path in (run_dir.absolute(), *run_dir.absolute().parents) if path.is_dir())
+    written = sum(path.stat().st_size for path in run_dir.rglob("*.safetensors")) if run_dir.is_dir() else 0
+    free = shutil.disk_usage(existing).free
+    if disk.total - written > free:
+        raise TryAgainError(
+            f"{run_dir}: the disk is too full: the run writes about {_gib(disk.total - written)} (checkpoints "
+            f"{_gib(disk.checkpoints)}, result {_gib(disk.result)}, cache {_gib(disk.cache)}) and {_gib(free)} are "
+            "free; free some space and run the same command again, or lower checkpoint.keep"
+        )
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB"

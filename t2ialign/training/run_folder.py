@@ -1,0 +1,129 @@
+"""The folder of a run: whose it is, whether it is finished, and what it says of itself."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from t2ialign.config.reader import dump, read_yaml
+from t2ialign.config.schema import RunConfig
+from t2ialign.errors import InputError
+from t2ialign.storage.atomic import atomic_write
+from t2ialign.training import checkpoint
+
+CONFIG = "config.yaml"
+PACKAGES = ("t2ialign", "torch", "diffusers", "transformers", "peft", "accelerate", "numpy")
+COMPARED_BY_CONTENT = (
+    "run_dir",
+    "backbone.pretrained",
+    "backbone.vae",
+    "lora.init",
+    "data.path",
+    "data.cache.",
+)
+"""Keys that say where something lies; what lies there is compared by its fingerprint when a checkpoint is restored."""
+
+
+@contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Holds the run folder, so that no second process writes into it.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / ".lock").open("w") as file:
+        try:
+            # lockf, not flock: the loader workers of a killed run must not hold the folder for their last seconds
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(
+                f"{run_dir}: another process is training here; wait for it or use another run_dir"
+            ) from None
+        yield
+
+
+def result_path(config: RunConfig) -> Path:
+    """What a finished run leaves: the folder of its LoRA, or of its whole denoiser."""
+    return config.run_dir / ("unet" if config.lora is None else "lora")
+
+
+def is_finished(config: RunConfig) -> bool:
+    """Whether all steps are done and the result is written."""
+    last = config.run_dir / "checkpoints" / checkpoint.name(config.train.steps)
+    return result_path(config).is_dir() and checkpoint.verify(last) is None
+
+
+def check_same_config(config: RunConfig) -> None:
+    """Checks that the run may start, or continue, in its folder.
+
+    Raises:
+        InputError: the folder belongs to another config, or has more steps than are asked for.
+    """
+    path = config.run_dir / CONFIG
+    if not path.is_file():
+        return
+    before, _ = read_yaml(path)
+    old, new = _flat(before), _flat(yaml.safe_load(dump(config)))
+    changeable = _changeable(config)
+    changed = [
+        f"{key}: {old.get(key)!r} there, {new.get(key)!r} now"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not key.startswith(changeable)
+    ]
+    if changed:
+        raise InputError(
+            f"{config.run_dir}: holds a run of another config ({'; '.join(changed[:5])}). "
+            "Use another run_dir, or remove the folder if that run is not needed."
+        )
+    done = checkpoint.newest_step(config.run_dir / "checkpoints")
+    if done > config.train.steps:
+        raise InputError(
+            f"{config.run_dir}: {done} steps are done, more than train.steps {config.train.steps}; give at least "
+            f"{done}, or use another run_dir"
+        )
+
+
+def _changeable(config: RunConfig) -> tuple[str, ...]:
+    """How keys begin that may differ from one start of this run to the next: they do not change what is learnt."""
+    keys = [*COMPARED_BY_CONTENT, "train.loader_workers", "train.gradient_checkpointing", "checkpoint.", "validate."]
+    if not config.batch_dependent:
+        keys.append("train.micro_batch")
+    if config.optim.schedule == "constant":
+        keys.append("train.steps")
+    return tuple(keys)
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{'optim.lr': 1e-4, …} of nested sections."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, dict) and value:
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def write_run_manifest(config: RunConfig) -> None:
+    """Makes the run folder this config's: writes the resolved config and the environment into it."""
+    with atomic_write(config.run_dir / CONFIG) as partial:
+        partial.write_text(dump(config))
+    environment = {
+        "packages": {name: version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+    with atomic_write(config.run_dir / "environment.json") as partial:
+        partial.write_text(json.dumps(environment, indent=1))

@@ -1,0 +1,154 @@
+"""What is measured along a run: images of fixed prompts and seeds with their rewards, and held-out pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from t2ialign.config.schema import RunConfig
+from t2ialign.generation.images import generate_images
+from t2ialign.policy import Policy
+from t2ialign.rewards.base import load_reward
+from t2ialign.sampling.guidance import Guidance
+from t2ialign.storage.atomic import atomic_write
+from t2ialign.training.core import Core
+from t2ialign.training.encoding import encode_data
+from t2ialign.training.engine import Engine
+from t2ialign.training.pair_accuracy import HeldOutAccuracy, HeldOutPairs
+from t2ialign.training.preflight import Plan
+from t2ialign.types import Weights
+
+Scorer = Callable[[list[Image.Image], list[str]], list[float | None]]
+
+
+def grid(rows: list[list[Image.Image]]) -> Image.Image:
+    """Images side by side, a list a row, 2 px apart."""
+    width, height = rows[0][0].size
+    sheet = Image.new("RGB", (len(rows[0]) * (width + 2) - 2, len(rows) * (height + 2) - 2), "white")
+    for y, row in enumerate(rows):
+        for x, image in enumerate(row):
+            sheet.paste(image, (x * (width + 2), y * (height + 2)))
+    return sheet
+
+
+class ValidationImages:
+    """Images of fixed prompts and seeds, the untouched base on the left; draws nothing that training draws.
+
+    Args:
+        policy: who answers.
+        prompts: one image each.
+        folder: where the sheets go.
+        every: optimizer steps between sheets; one more after the last step.
+        steps: the last step.
+        guidance_scale: of the images.
+        inference_steps: of the sampler.
+        scorers: name -> reward, measured on base and policy.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        prompts: list[str],
+        folder: Path,
+        *,
+        every: int,
+        steps: int,
+        guidance_scale: float,
+        inference_steps: int,
+        scorers: dict[str, Scorer],
+    ):
+        self._policy, self._prompts, self._folder = policy, prompts, folder
+        self._every, self._steps = every, steps
+        self._scale, self._inference_steps = guidance_scale, inference_steps
+        self._scorers = scorers
+        self._base: list[Image.Image] | None = None
+
+    def start(self, engine: Engine) -> None:
+        """Measures before the first step, and again what a stop kept from being recorded."""
+        if engine.is_main and (engine.step == 0 or (self._is_due(engine) and not self._is_recorded(engine))):
+            self.measure(engine)
+
+    def __call__(self, engine: Engine) -> None:
+        if engine.is_main and self._is_due(engine):
+            self.measure(engine)
+
+    def _is_due(self, engine: Engine) -> bool:
+        return engine.step % self._every == 0 or engine.step == self._steps
+
+    def _is_recorded(self, engine: Engine) -> bool:
+        names = {f"validation/{name}/policy" for name in self._scorers}
+        return self._sheet(engine).is_file() and names <= engine.recorded
+
+    def _sheet(self, engine: Engine) -> Path:
+        return self._folder / f"step-{engine.step:06d}.png"
+
+    def measure(self, engine: Engine) -> None:
+        """Makes the sheet of this step and records its scores."""
+        if self._base is None:
+            self._base = self._images("base")
+        images = self._images("policy")
+        sheet = grid([list(pair) for pair in zip(self._base, images, strict=True)])
+        with atomic_write(self._sheet(engine)) as partial:
+            sheet.save(partial, format="PNG")
+        if engine.tracker is not None:
+            engine.tracker.image("validation/base_left_policy_right", sheet, engine.step)
+        scores = {}
+        for name, scorer in self._scorers.items():
+            for who, shown in (("base", self._base), ("policy", images)):
+                values = [value for value in scorer(shown, self._prompts) if value is not None]
+                if values:
+                    scores[f"validation/{name}/{who}"] = sum(values) / len(values)
+        if scores:
+            engine.log(scores)
+
+    def _images(self, weights: Weights) -> list[Image.Image]:
+        return list(
+            generate_images(
+                self._policy,
+                self._prompts,
+                list(range(len(self._prompts))),
+                guidance=Guidance(self._scale, weights, weights),
+                steps=self._inference_steps,
+                batch=4,
+            )
+        )
+
+
+def prepare_held_out(config: RunConfig, core: Core, plan: Plan) -> HeldOutPairs | None:
+    """The held-out pairs that the config names, encoded; None where it names none."""
+    validate = config.validation
+    if validate.pairs is None or plan.held_out is None:
+        return None
+    return HeldOutPairs(
+        plan.held_out,
+        encode_data(config, validate.pairs, plan.held_out, core),
+        max_pairs=validate.max_pairs,
+        draws=validate.draws,
+        seed=config.seed,
+        batch=config.train.micro_batch,
+    )
+
+
+def build_validation(
+    config: RunConfig, core: Core, plan: Plan, held_out: HeldOutPairs | None
+) -> Sequence[ValidationImages | HeldOutAccuracy]:
+    """The measurements that the config asks for."""
+    validate, steps = config.validation, config.train.steps
+    wanted: list[ValidationImages | HeldOutAccuracy] = []
+    if plan.prompts is not None:
+        images = ValidationImages(
+            core.policy,
+            plan.prompts,
+            config.run_dir / "validation",
+            every=validate.every_steps,
+            steps=steps,
+            guidance_scale=validate.guidance_scale,
+            inference_steps=validate.inference_steps,
+            scorers={name: load_reward(name) for name in validate.rewards},
+        )
+        wanted.append(images)
+    if held_out is not None:
+        wanted.append(HeldOutAccuracy(core.policy, held_out, every=validate.every_steps, steps=steps))
+    return wanted
