@@ -9,11 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from unigenbench.statistics import bootstrap_mean
+
 Z_95 = 1.959963984540054
 """The normal quantile of a two-sided 95 % interval."""
-
-_CHUNK = 2_000_000
-"""Draws held in memory at once, whatever the number of rows."""
 
 
 class Difference(NamedTuple):
@@ -57,16 +56,7 @@ def paired_bootstrap(
         ValueError: lengths differ, there is nothing to compare, or a number is not finite. A failed measurement has no
             number: leave its pair out and say how many were.
     """
-    differences = _paired(base, aligned)
-    sums, counts = _totals(differences, clusters)
-    rng = np.random.default_rng(seed)
-    means = np.empty(resamples)
-    rows = max(1, _CHUNK // len(sums))
-    for start in range(0, resamples, rows):
-        drawn = rng.integers(0, len(sums), (min(rows, resamples - start), len(sums)))
-        means[start : start + rows] = sums[drawn].sum(1) / counts[drawn].sum(1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return Difference(float(differences.mean()), float(low), float(high), len(sums))
+    return Difference(*bootstrap_mean(_paired(base, aligned), clusters, resamples=resamples, seed=seed))
 
 
 def _paired(base: Sequence[float] | np.ndarray, aligned: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -77,16 +67,6 @@ def _paired(base: Sequence[float] | np.ndarray, aligned: Sequence[float] | np.nd
     if failed:
         raise ValueError(f"{failed} of {before.size} pairs hold a number that is not finite; leave them out")
     return after - before
-
-
-def _totals(differences: np.ndarray, clusters: Sequence[object] | np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """(sum of the differences, number of pairs) of each cluster."""
-    if clusters is None:
-        return differences, np.ones_like(differences)
-    if len(clusters) != len(differences):
-        raise ValueError(f"{len(clusters)} cluster labels for {len(differences)} pairs")
-    _, labels = np.unique(np.asarray(clusters), return_inverse=True)
-    return np.bincount(labels, weights=differences), np.bincount(labels).astype(np.float64)
 
 
 def wilson(successes: int, n: int) -> Proportion:

@@ -28,7 +28,7 @@ LAYERS = {
         "__main__",
     ),
     "unigenbench": (
-        "errors",
+        "errors statistics",
         "taxonomy types",
         "prompts",
         "protocol runs",
@@ -48,6 +48,7 @@ BRIDGE = (
     "unigenbench.errors",
     "unigenbench.judges",
     "unigenbench.prompts",
+    "unigenbench.statistics",
     "unigenbench.taxonomy",
     "unigenbench.types",
 )

@@ -60,6 +60,16 @@ def test_unequal_clusters_weigh_by_their_pairs():
     assert difference == (0.5, -1.0, 1.0, 2)
 
 
+def test_a_small_prompt_moves_the_interval_less_than_a_large_one():
+    # 10 prompts with 19 images that gain 1, 10 with a single image that loses 1: a sample with k of the first kind has
+    # the mean (19 k - (20 - k)) / (19 k + 20 - k), and k ~ binomial(20, 1/2) has its 2.5 % points at 6 and 14
+    values = np.array([1.0] * 190 + [-1.0] * 10)
+    prompts = np.concatenate([np.repeat(np.arange(10), 19), np.arange(10, 20)])
+    difference = paired_bootstrap(np.zeros(200), values, clusters=prompts)
+    means = [(19 * k - (20 - k)) / (19 * k + 20 - k) for k in (6, 14)]
+    assert (difference.low, difference.high) == pytest.approx(means)
+
+
 def test_the_95_percent_interval_covers_the_truth_about_95_percent_of_the_time():
     rng = np.random.default_rng(3)
     covered = 0

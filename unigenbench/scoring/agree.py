@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from unigenbench import statistics as stats
 from unigenbench.errors import InputError
-from unigenbench.scoring import statistics as stats
 from unigenbench.scoring.pairing import BOTH, NEITHER, ONLY_FIRST, ONLY_SECOND, Pairing, judged, pair, same_question
 from unigenbench.scoring.scores import CRITERION, DIMENSION_COLUMNS, macro, tables
 from unigenbench.scoring.verdicts import native_marks

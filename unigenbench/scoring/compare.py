@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from unigenbench import statistics as stats
 from unigenbench.errors import BenchError, InputError
-from unigenbench.scoring import statistics as stats
 from unigenbench.scoring.pairing import ONLY_FIRST, ONLY_SECOND, Pairing, pair
 from unigenbench.scoring.scores import CRITERION, DIMENSION_COLUMNS, FEW_PROMPTS, failed_by_status
 from unigenbench.scoring.verdicts import images_per_prompt

@@ -17,10 +17,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from unigenbench import statistics as stats
 from unigenbench.errors import DataError, InputError
 from unigenbench.runs.store import atomic_write, open_log
 from unigenbench.scoring import official
-from unigenbench.scoring import statistics as stats
 from unigenbench.scoring.verdicts import Cell, Mark, cell_of, images_per_prompt, native_marks, samples_per_image
 from unigenbench.taxonomy import CRITERIA, DIMENSIONS, THEMES
 from unigenbench.types import Prompt, RunLog

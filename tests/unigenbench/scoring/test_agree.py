@@ -59,7 +59,7 @@ def test_other_images_and_failures_are_left_out_and_counted():
 
 def test_three_judges_with_gaps():
     # the third has judged half; alpha is that of the matrix with gaps
-    from unigenbench.scoring.statistics import krippendorff_alpha
+    from unigenbench.statistics import krippendorff_alpha
 
     prompts = prompt_set([prompt(i, "Style") for i in range(12)])
     answers = np.array([[(i * k + i) % 3 == 0 for i in range(12)] for k in (1, 2, 4)], float)

@@ -130,6 +130,15 @@ def test_twenty_percent_without_an_answer_are_refused(status):
     assert (found["shared"]["images"], found["shared"]["only_a"]) == (128, 32)
 
 
+@pytest.mark.parametrize("every", [10, 8, 3])
+def test_a_share_of_failures_exactly_at_the_limit_is_still_compared(every):
+    whole, holed = run(PROMPTS, case_b), some(PROMPTS, 1 / every)
+    share = sum(found.status != "ok" for found in holed.judgements) / 160
+    assert quick(whole, holed, max_failed=share)["b"]["failed_share"] == share
+    with pytest.raises(TooManyFailures):
+        quick(whole, holed, max_failed=share - 1e-9)
+
+
 def test_five_percent_without_an_answer_are_left_out_and_told():
     found = quick(run(PROMPTS, case_b), some(PROMPTS, 0.05))
     assert found["shared"] == {

@@ -7,10 +7,11 @@ from math import sqrt
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unigenbench.scoring import statistics as stats
+from unigenbench import statistics as stats
 
 
 def test_clustered_error_by_hand():
@@ -154,6 +155,50 @@ def test_bootstrap_is_reproducible_by_seed_and_covers_the_binomial_spread():
     # 1.96 * sqrt(0.25 / 400) = 0.049
     assert found == pytest.approx((0.451, 0.549), abs=0.004)
     assert again == found
+
+
+def pooled(sums, sizes, axis=-1):
+    return sums.sum(axis) / sizes.sum(axis)
+
+
+def test_the_bootstrap_of_unequal_clusters_is_that_of_scipy():
+    # scipy resamples (sum, size) of each cluster from the same generator, so that even the draws are the same
+    rng = np.random.default_rng(5)
+    clusters = rng.integers(0, 30, 120)
+    values = rng.normal(0.1 * clusters, 1)
+    sums, sizes = stats.cluster_sums(values, clusters)
+    assert sizes.min() < sizes.max()
+    oracle = scipy.stats.bootstrap(
+        (sums, sizes), pooled, n_resamples=3000, paired=True, method="percentile", rng=np.random.default_rng(11)
+    )
+    found = stats.bootstrap_mean(values, clusters, resamples=3000, seed=11)
+    assert found.mean == pytest.approx(values.mean())
+    assert (found.low, found.high) == pytest.approx(tuple(oracle.confidence_interval), rel=1e-12)
+    # the drawn multiplicities of `multiplicities` are other samples: 40,000 of each agree to 2 % of the width
+    drawn = stats.multiplicities(30, 40_000, seed=1)
+    low, high = stats.interval(stats.bootstrap_ratios(drawn, sums[:, None], sizes[:, None])[:, 0]) or (0, 0)
+    width = found.high - found.low
+    many = stats.bootstrap_mean(values, clusters, resamples=40_000, seed=1)
+    assert (low, high) == pytest.approx((many.low, many.high), abs=0.02 * width)
+
+
+def test_a_cluster_weighs_what_it_holds():
+    # three prompts of 1, 2 and 9 images that score 0, 0 and 1: drawn (1, 1, 9) the mean is 9/11; equal weights give 1/3
+    sums, sizes = np.array([[0.0], [0.0], [9.0]]), np.array([[1.0], [2.0], [9.0]])
+    drawn = np.array([[2.0, 0.0, 1.0], [0.0, 2.0, 1.0], [1.0, 1.0, 1.0], [1.0, 0.0, 2.0]])
+    rates = stats.bootstrap_ratios(drawn, sums, sizes)[:, 0]
+    assert rates == pytest.approx([9 / 11, 9 / 13, 9 / 12, 18 / 19])
+    found = stats.bootstrap_mean(np.array([0.0] * 3 + [1.0] * 9), [0, 1, 1] + [2] * 9)
+    assert (found.mean, found.low, found.high, found.clusters) == (0.75, 0.0, 1.0, 3)
+
+
+def test_blocks_draw_every_sample_once_and_whole(monkeypatch):
+    whole = np.concatenate(list(stats.multiplicity_blocks(7, 50, seed=3)))
+    monkeypatch.setattr(stats, "_BLOCK", 30)
+    parts = list(stats.multiplicity_blocks(7, 50, seed=3))
+    assert [len(part) for part in parts] == [4] * 12 + [2]
+    assert (np.concatenate(parts) == whole).all()
+    assert (whole.sum(1) == 7).all()
 
 
 def test_a_sample_without_test_points_is_not_a_zero():

@@ -1,11 +1,15 @@
-"""Intervals, tests and agreement for verdicts that come in clusters: all verdicts of one prompt move together.
+"""Intervals, tests and agreement for measurements that come in clusters: what belongs to one prompt moves together.
 
-Shapes: P prompts, G groups of test points (a criterion, a dimension, a theme, ...), B bootstrap draws, R permutations.
+One bootstrap serves both packages: whole clusters are drawn with replacement, and a rate is the ratio of the drawn
+sums, so that a cluster weighs as much as it holds.
+
+Shapes: P prompts (or other clusters), G groups of test points (a criterion, a dimension, a theme, ...), B bootstrap
+samples, R permutations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import comb
 from typing import NamedTuple
 
@@ -18,31 +22,98 @@ LEAST_YOUDEN = 0.2
 
 _TIE = 1e-12
 """Sums of the same numbers in another order are equal up to this."""
+_BLOCK = 2_000_000
+"""Drawn indices held in memory at once, whatever the number of clusters."""
 
 
 def multiplicities(n: int, draws: int, seed: int) -> np.ndarray:
-    """How often each of n prompts occurs in each bootstrap sample of n, drawn with replacement. [draws, n]"""
+    """How often each of n clusters occurs in each bootstrap sample of n, drawn with replacement. [draws, n]"""
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)
 
 
-def ratio(correct: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """correct / total, NaN where nothing was counted."""
-    return np.divide(correct, total, out=np.full(np.shape(correct), np.nan), where=np.asarray(total) > 0)
+def multiplicity_blocks(n: int, draws: int, seed: int) -> Iterator[np.ndarray]:
+    """The same from drawn indices, as scipy draws them: other samples of the same distribution, in bounded memory.
+
+    Yields:
+        [b, n], whose b add up to `draws`.
+    """
+    rng = np.random.default_rng(seed)
+    rows = max(1, _BLOCK // n)
+    for start in range(0, draws, rows):
+        picked = rng.integers(0, n, (min(rows, draws - start), n))
+        cells = picked + n * np.arange(len(picked))[:, None]
+        yield np.bincount(cells.ravel(), minlength=picked.size).reshape(picked.shape).astype(np.float64)
 
 
-def bootstrap_ratios(drawn: np.ndarray, correct: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """Pooled rates of all bootstrap samples: one matrix product. A sample without test points of a group gives NaN.
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """numerator / denominator, NaN where the denominator is 0."""
+    undefined = np.full(np.shape(numerator), np.nan)
+    return np.divide(numerator, denominator, out=undefined, where=np.asarray(denominator) > 0)
+
+
+def bootstrap_ratios(drawn: np.ndarray, numerators: np.ndarray, denominators: np.ndarray) -> np.ndarray:
+    """Ratios of sums over each bootstrap sample: one matrix product. NaN where a sample holds nothing of a group.
 
     Args:
-        drawn: `multiplicities`. [B, P]
-        correct, total: counts of each prompt in each group. [P, G]
+        drawn: how often each cluster occurs in each sample, as `multiplicities`. [B, P]
+        numerators: of each cluster in each group, for example test points met. [P, G]
+        denominators: what each cluster holds of each group, for example test points judged; its weight. [P, G]
 
     Returns:
         [B, G]
     """
-    groups = correct.shape[1]
-    sums = drawn @ np.concatenate([correct, total], axis=1).astype(np.float64)
+    groups = numerators.shape[1]
+    sums = drawn @ np.concatenate([numerators, denominators], axis=1).astype(np.float64)
     return ratio(sums[:, :groups], sums[:, groups:])
+
+
+class MeanInterval(NamedTuple):
+    """A mean with its 95 % bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+    clusters: int
+    """what was resampled"""
+
+
+def bootstrap_mean(
+    values: np.ndarray, clusters: Sequence[object] | np.ndarray | None = None, *, resamples: int = 10_000, seed: int = 0
+) -> MeanInterval:
+    """The mean of some values and its percentile interval; whole clusters are resampled, each value keeps its weight.
+
+    Args:
+        values: finite, at least one. [N]
+        clusters: what each value belongs to; None makes each value a cluster of its own. [N]
+        resamples: bootstrap samples.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: the number of labels is not that of the values.
+    """
+    sums, sizes = cluster_sums(values, clusters)
+    replicates = [
+        bootstrap_ratios(drawn, sums[:, None], sizes[:, None])
+        for drawn in multiplicity_blocks(len(sums), resamples, seed)
+    ]
+    low, high = np.quantile(np.concatenate(replicates), (0.025, 0.975))
+    return MeanInterval(float(values.mean()), float(low), float(high), len(sums))
+
+
+def cluster_sums(
+    values: np.ndarray, clusters: Sequence[object] | np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(sum of the values, number of values) of each cluster; a value alone where there are no clusters. [N] -> [P], [P]
+
+    Raises:
+        ValueError: the number of labels is not that of the values.
+    """
+    if clusters is None:
+        return values, np.ones_like(values)
+    if len(clusters) != len(values):
+        raise ValueError(f"{len(clusters)} cluster labels for {len(values)} values")
+    _, labels = np.unique(np.asarray(clusters), return_inverse=True)
+    return np.bincount(labels, weights=values), np.bincount(labels).astype(np.float64)
 
 
 def mean_of_present(rates: np.ndarray) -> np.ndarray:
