@@ -4,6 +4,11 @@
 130 interrupted with state saved. Everything else is a defect of ours and shows a traceback.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+
 
 class BenchError(Exception):
     """Something outside the program is wrong; the message names it, says what was seen and what to do."""
@@ -39,3 +44,18 @@ class Interrupted(BenchError):
     """The user stopped the run; its state is saved."""
 
     exit_code = 130
+
+
+SHOWN = 20
+"""Things that a message lists before it only counts."""
+
+
+def listed(items: Sequence[object]) -> str:
+    """The first of some things, separated by commas, and how many more there are."""
+    return listed_of(items, len(items))
+
+
+def listed_of(items: Iterable[object], count: int) -> str:
+    """`listed` of `count` things, of which no more are asked for than are shown."""
+    shown = ", ".join(map(str, islice(items, SHOWN)))
+    return shown if count <= SHOWN else f"{shown} and {count - SHOWN} more"

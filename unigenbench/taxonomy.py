@@ -286,6 +286,9 @@ DIMENSION_OF: dict[str, Dimension] = {
 }
 """The dimension of each criterion's id."""
 
+LONGEST_LABEL = 120
+"""Characters of an unknown label that are compared and shown."""
+
 
 class Label(NamedTuple):
     """One value by which prompts are sorted."""
@@ -415,9 +418,10 @@ def criterion_of(label: str) -> Criterion:
     """
     found = _CRITERIA.get(_key(label))
     if found is None:
-        near = get_close_matches(_key(label), _CRITERIA, n=1)
+        shown = label if len(label) <= LONGEST_LABEL else f"{label[:LONGEST_LABEL]}..."
+        near = get_close_matches(_key(shown), _CRITERIA, n=1)
         hint = f"; did you mean '{_CRITERIA[near[0]].name}'?" if near else "; `unigenbench taxonomy` lists the labels"
-        raise InputError(f"'{label}' is no criterion{hint}")
+        raise InputError(f"'{shown}' is no criterion{hint}")
     return found
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from t2ialign.shapes.caption import prompts
 from t2ialign.shapes.judge import points_of
-from unigenbench.prompts.suite import to_csv
+from unigenbench.prompts import to_csv
 from unigenbench.types import Prompt
 
 TARGET = Path(__file__).parents[2] / "unigenbench" / "data" / "shapes.csv"

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from unigenbench.prompts.suite import to_csv
+from unigenbench.prompts import to_csv
 from unigenbench.taxonomy import BY_ID
 from unigenbench.types import Language, Point, Prompt
 

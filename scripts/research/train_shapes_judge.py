@@ -50,7 +50,7 @@ from t2ialign.shapes.verify import Unreadable, read
 from unigenbench.judges.base import JudgeOptions
 from unigenbench.judging.evaluate import Settings
 from unigenbench.judging.run import Order, judge_folder
-from unigenbench.prompts.suite import to_csv
+from unigenbench.prompts import to_csv
 from unigenbench.protocol.rubric import NativeRubric, reply_lines
 from unigenbench.runs.store import open_log
 from unigenbench.scoring.agree import agree

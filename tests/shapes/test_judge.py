@@ -16,7 +16,7 @@ from t2ialign.shapes.render import render
 from t2ialign.shapes.scene import Scene, Thing, sample_scene
 from t2ialign.shapes.verify import verify
 from unigenbench.judges.base import FatalFailure, open_judge
-from unigenbench.prompts.reading import read_prompts
+from unigenbench.prompts import read_prompts
 from unigenbench.taxonomy import criterion_of
 from unigenbench.types import ImageFile, JudgeReply, JudgeRequest, Point, Prompt
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unigenbench.prompts.reading import prompt_sha256
+from unigenbench.prompts import prompt_sha256
 from unigenbench.scoring.official import COLUMNS
 from unigenbench.taxonomy import criterion_of
 from unigenbench.types import Judgement, Point, Prompt, PromptSet, RunLog, Status

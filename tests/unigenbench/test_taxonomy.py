@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from unigenbench.cli.main import app
 from unigenbench.errors import InputError
-from unigenbench.prompts.reading import OFFICIAL, read_prompts
+from unigenbench.prompts import OFFICIAL, read_prompts
 from unigenbench.taxonomy import (
     CRITERIA,
     DIMENSION_OF,

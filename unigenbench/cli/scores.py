@@ -157,7 +157,7 @@ def import_official(
     as_json: AsJson = False,
 ) -> None:
     """Make a run folder from results of the official script."""
-    from unigenbench.prompts.reading import read_prompts
+    from unigenbench.prompts import read_prompts
     from unigenbench.scoring import official
 
     command = shlex.join(sys.argv)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from unigenbench.judges.base import FatalFailure, JudgeOptions, JudgeRefused, JudgeTruncated, Probe, judge_id
-from unigenbench.prompts.reading import prompt_sha256
+from unigenbench.prompts import prompt_sha256
 from unigenbench.protocol.parsing import Parsed, parse
 from unigenbench.runs.store import open_log
 from unigenbench.types import Judgement, JudgeReply, JudgeRequest

@@ -29,7 +29,7 @@ from unigenbench.judges.retry import RetryPolicy
 from unigenbench.judging.estimate import MEASURED_AFTER, Price, judgement_usage
 from unigenbench.judging.images import Absent, Scan, encode
 from unigenbench.judging.limits import Breaker, Budget, Gate, Pace
-from unigenbench.prompts.reading import prompt_sha256
+from unigenbench.prompts import prompt_sha256
 from unigenbench.protocol.parsing import Parsed, ParseFailure, parse
 from unigenbench.protocol.rubric import Rubric
 from unigenbench.runs.cache import ReplyCache, cache_key

@@ -14,8 +14,7 @@ from typing import Literal, NamedTuple, TypeVar
 
 from PIL import Image
 
-from unigenbench.errors import DataError, InputError
-from unigenbench.prompts.reading import listed
+from unigenbench.errors import DataError, InputError, listed
 from unigenbench.types import ImageFile, Problem, PromptSet, Severity
 
 PATTERN = "{index}_{image}"

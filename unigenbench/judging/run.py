@@ -19,7 +19,7 @@ from unigenbench.judges.keys import public_url, read_key, redact, url_secrets
 from unigenbench.judging.estimate import Estimate, read_price, total
 from unigenbench.judging.evaluate import Outcome, Plan, Progress, Settings, evaluate, expected_usage, pending
 from unigenbench.judging.images import scan
-from unigenbench.prompts.reading import parse_indices, read_prompts, select
+from unigenbench.prompts import parse_indices, read_prompts, select
 from unigenbench.protocol.rubric import open_rubric
 from unigenbench.runs.cache import ReplyCache
 from unigenbench.runs.store import JUDGEMENTS, REPLIES, SCHEMA_VERSION, RunStore, recall, set_aside

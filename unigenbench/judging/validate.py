@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unigenbench.errors import BenchError, InputError
+from unigenbench.errors import BenchError, InputError, listed
 from unigenbench.judging.images import PATTERN, validate_images
-from unigenbench.prompts.reading import Examined, examine_prompts, from_json, listed, prompt_sha256
+from unigenbench.prompts import Examined, examine_prompts, from_json, prompt_sha256
 from unigenbench.runs.store import JUDGEMENTS, MANIFEST, PROMPTS, SCHEMA_VERSION, from_fields, newest
 from unigenbench.types import STATUSES, Judgement, Problem, Prompt, PromptSet, Severity
 

@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Iterable
 
-from unigenbench.prompts.reading import KEYS
+from unigenbench.prompts.schema import KEYS
 from unigenbench.taxonomy import STRUCTURES, SUBJECTS, THEMES, Label
 from unigenbench.types import Language, Prompt
 

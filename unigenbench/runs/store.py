@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unigenbench.errors import DataError, InputError, TryAgainError
-from unigenbench.prompts.reading import from_json, to_json
+from unigenbench.prompts import from_json, to_json
 from unigenbench.types import Judgement, PromptSet, RunLog, Status, Usage
 
 SCHEMA_VERSION = 1

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from unigenbench.errors import DataError, InputError
 from unigenbench.judges.base import judge_id
-from unigenbench.prompts.reading import prompt_sha256
+from unigenbench.prompts import prompt_sha256
 from unigenbench.protocol.parsing import ParseFailure, parse
 from unigenbench.runs.store import MANIFEST, SCHEMA_VERSION, RunStore, atomic_write, open_log
 from unigenbench.scoring.leaderboard import BOARD_IMAGES_PER_PROMPT, against_board

@@ -10,8 +10,8 @@ from t2ialign.data.tables.columns import PROMPT, find_column
 from t2ialign.data.tables.table import SUFFIXES, read_table
 from t2ialign.errors import DataError, InputError
 from unigenbench.errors import BenchError
-from unigenbench.prompts.reading import SHIPPED, select
-from unigenbench.prompts.reading import read_prompts as read_unigenbench
+from unigenbench.prompts import SHIPPED, select
+from unigenbench.prompts import read_prompts as read_unigenbench
 
 
 class PromptList(NamedTuple):

@@ -11,7 +11,7 @@ from made_runs import judgement, manifest, prompt_set, write_images
 
 from unigenbench.errors import InputError
 from unigenbench.judges.base import FatalFailure, JudgeRefused, JudgeTruncated, open_judge
-from unigenbench.prompts.reading import prompt_sha256
+from unigenbench.prompts import prompt_sha256
 from unigenbench.runs.store import RunStore
 from unigenbench.types import JudgeRequest
 

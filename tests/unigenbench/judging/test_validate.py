@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from unigenbench.cli.main import app
 from unigenbench.errors import InputError
 from unigenbench.judging.validate import validate, validate_run
-from unigenbench.prompts.reading import prompt_sha256, read_prompts, to_json
+from unigenbench.prompts import prompt_sha256, read_prompts, to_json
 from unigenbench.runs.store import to_line
 from unigenbench.types import Judgement
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from hashlib import sha256
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from prompt_files import CHINESE, ENGLISH, FIVE, LABELS, table, without_a_comma
 
 from unigenbench.errors import DataError, InputError
-from unigenbench.prompts.reading import (
+from unigenbench.prompts import (
     OFFICIAL,
     from_json,
     parse_indices,
@@ -157,6 +158,13 @@ def test_an_index_is_a_number_of_its_own(tmp_path: Path, index: str, severity: s
     [
         ('{"Testpoints": [}', "error", "sub_dims_en: not JSON"),
         ('["Style"]', "error", "sub_dims_en: is a list, not an object"),
+        ("[" * 5000, "error", "sub_dims_en: not JSON (nested too deeply)"),
+        (
+            '{"Testpoints": ["Style"], "Testpoints": []}',
+            "error",
+            "sub_dims_en: not JSON (key 'Testpoints' is there twice",
+        ),
+        (json.dumps({**ENGLISH, "Subjects": "\ud83d"}), "error", "sub_dims_en: holds half a character (\\ud83d)"),
         ({"Testpoints": ["Style"]}, "error", "sub_dims_en: no key 'Testpoint Description'"),
         (CHINESE, "error", "sub_dims_en: its keys are 'zh'"),
         ({**ENGLISH, "Comment": ""}, "warning", "sub_dims_en: unknown key 'Comment'"),
@@ -198,6 +206,34 @@ def test_a_wrong_row_is_named_with_its_line(tmp_path: Path, row: dict | str, sev
     assert [(seen, what[: len(fault) + 8]) for seen, what in found(table(tmp_path / "p.csv", [ENGLISH, row]))] == [
         (severity, f"p.csv:3: {fault}"[: len(fault) + 8])
     ]
+
+
+def test_memory_follows_the_prompts_and_never_their_numbers(tmp_path: Path):
+    path = table(tmp_path / "ids.csv", [ENGLISH])
+    path.write_text(path.read_text().replace("\n0,", "\n1234567890,"))
+    tracemalloc.start()
+    [(severity, what)] = found(path)
+    chosen = select(read_prompts(path), indices=parse_indices("1234567890-1234567890"))
+    with pytest.raises(InputError, match=r"indices: 0, 1, .*, 19 and 9999999979 more not in the file"):
+        select(read_prompts(path), indices=parse_indices("0-9999999999"))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert severity == "warning"
+    assert what.endswith("0 to 1234567890: " + ", ".join(map(str, range(20))) + " and 1234567870 more missing")
+    assert len(chosen.prompts) == 1
+    assert peak < 5_000_000
+
+
+def test_a_field_without_an_end_is_one_error(tmp_path: Path):
+    path = table(tmp_path / "p.csv", [ENGLISH])
+    path.write_text(path.read_text() + '1,"' + "a" * 200_000)
+    assert found(path) == [("error", "p.csv:3: a field of more than 131,072 characters; is a quote left open?")]
+
+
+@pytest.mark.parametrize("name", ["iVBORw0KGgo" * 100, "a\0b", "[bold]:smile:.csv"])
+def test_what_cannot_be_a_path_is_no_such_file(name: str):
+    with pytest.raises(InputError, match="no such prompt file"):
+        read_prompts(name)
 
 
 def test_empty_and_repeated_prompts_are_found(tmp_path: Path):
@@ -255,8 +291,9 @@ def test_a_choice_that_cannot_be_is_an_input_error(three: PromptSet, choice: dic
 
 
 def test_indices_are_written_as_numbers_and_ranges():
-    assert parse_indices("7, 0-2,2") == (0, 1, 2, 7)
-    for wrong in ("", "a", "3-1", "1,,2", "-1"):
+    assert parse_indices("7, 0-2,2") == (range(3), range(7, 8))
+    assert parse_indices("4,0-9,10") == (range(11),)
+    for wrong in ("", "a", "3-1", "1,,2", "-1", "٣", "9" * 30):
         with pytest.raises(InputError, match="neither a number nor a range"):
             parse_indices(wrong)
 

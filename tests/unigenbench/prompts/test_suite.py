@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from unigenbench.prompts.reading import DATA, read_prompts, validate_prompts
-from unigenbench.prompts.suite import to_csv
+from unigenbench.prompts import DATA, read_prompts, to_csv, validate_prompts
 from unigenbench.taxonomy import BY_ID, THEMES
 from unigenbench.types import Language, Point, Prompt
 

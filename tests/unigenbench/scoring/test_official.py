@@ -13,7 +13,7 @@ import pytest
 from hand_made import CASE_A, case_a_prompts, case_b, judgement, log, prompt, prompt_set, run, write_case_a
 
 from unigenbench.errors import DataError, InputError
-from unigenbench.prompts.reading import read_prompts
+from unigenbench.prompts import read_prompts
 from unigenbench.runs.store import open_log
 from unigenbench.scoring import official
 from unigenbench.scoring.official import COLUMNS, Row, counted, export_official, import_official

@@ -10,7 +10,7 @@ import pytest
 from hand_made import case_a_prompts, case_b, judgement, log, prompt, prompt_set, run, write_case_a
 
 from unigenbench.errors import DataError, InputError
-from unigenbench.prompts.reading import read_prompts
+from unigenbench.prompts import read_prompts
 from unigenbench.scoring.official import import_official
 from unigenbench.scoring.scores import length_bins, per_prompt, summarise, tables
 
