@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 
 import pytest
 from hypothesis import example, given, settings
@@ -61,6 +63,50 @@ TABLE = [
     ("a check missing", '{"checks": [{"id": 1, "pass": true}]}', "wrong_length", "no_answer"),
     ("a check twice", '{"checks": [{"id": 1, "pass": true}, {"id": 1, "pass": true}]}', "wrong_length", "no_answer"),
     ("checks from 0", '{"checks": [{"id": 0, "pass": true}, {"id": 1, "pass": true}]}', "wrong_length", "no_answer"),
+    ("a key twice", '{"score": [1, 0], "score": [0, 0]}', "unreadable", "no_answer"),
+    ("a key twice in Python", "{'score': [1, 0], 'score': [0, 0]}", "no_answer", "no_answer"),
+    ("a pass twice", '{"checks": [{"id": 1, "pass": 1, "pass": 0}, {"id": 2, "pass": 1}]}', "bad_value", "no_answer"),
+    ("nearly one", '{"score": [0.99999999999999999999, 0]}', "bad_value", "no_answer"),
+    ("nearly nothing", '{"score": [1e-400, 1.0]}', "bad_value", "no_answer"),
+    ("exact decimals", '{"score": [1.0, 0.0]}', (1, 0), "no_answer"),
+    ("a quoted object", 'The caption says {"score": [1, 0]}, which I cannot see.', "no_answer", "no_answer"),
+    ("a quoted object at the end", 'The caption says {"score": [1, 0]}', "no_answer", "no_answer"),
+    ("a quoted object in an object", '{"caption": {"score": [1, 0]}, "checks": "none"}', "no_answer", "no_answer"),
+    ("an object in an analysis", '<analysis>\n{"score": [1, 0]}\n</analysis>', "no_answer", "no_answer"),
+    ("a label before an object", 'Final answer: {"score": [1, 0]}', (1, 0), "no_answer"),
+    ("a quoted score", "The caption says <score>[1, 0]</score>, but I see nothing.", "no_answer", "no_answer"),
+    ("a score only in an analysis", "<analysis>['<score>[1, 0]</score>', 'b']</analysis>", "no_answer", (1, 0)),
+    ("a score in an open analysis", "<analysis>['a\n<score>[1, 0]</score>\n", "no_answer", "no_answer"),
+    (
+        "checks that quote a score",
+        'Sure:\n{"checks": [{"id": 1, "evidence": "<score>[0, 0]</score>", "pass": 1}, {"id": 2, "pass": 0}]}',
+        (1, 0),
+        "no_answer",
+    ),
+    (
+        "an answer, then a quotation",
+        f"{TWO}\nThe caption asked for <score>[0, 0]</score>.",
+        (1, 0),
+        (1, 0),
+    ),
+    (
+        "two ends of a thought",
+        f"First thought.</think>\n<score>[0, 0]</score>\nNo, again.</think>\n{TWO}",
+        (1, 0),
+        (0, 0),
+    ),
+    (
+        "a draft between two ends of a thought",
+        "Hm.</think>\n<score>[0, 0]</score>\nNo, again.</think>\nI cannot say.",
+        "no_answer",
+        "no_answer",
+    ),
+    (
+        "a thought that quotes its end",
+        "<think>It ends with </think>\n<score>[0, 0]</score>\nso</think>\nI cannot say.",
+        "no_answer",
+        "no_answer",
+    ),
     ("checks without a pass", '{"checks": [{"id": 1}, {"id": 2}]}', "unreadable", "no_answer"),
 ]
 
@@ -177,6 +223,76 @@ def test_verdicts_are_never_padded_or_cut(answer, form, n):
     else:
         assert isinstance(found, ParseFailure)
         assert found.reason == "wrong_length"
+
+
+def test_half_characters_never_reach_a_file():
+    for reply in (r'{"analysis": ["a \ud83d"], "score": [1]}', r'<analysis>["a \ud83d"]</analysis><score>[1]</score>'):
+        assert parse(reply, 1).analyses == ("a \ufffd",)
+    assert parse("<analysis>[a \ud83d]</analysis><score>[1]</score>", 1).analyses == ("[a \ufffd]",)
+    assert parse(r'{"analysis": ["a \ud83d\ude00"], "score": [1]}', 1).analyses == ("a 😀",)
+
+
+MB = 1_000_000
+LARGE = [
+    "<score>" * 100_000,
+    "<analysis>" * 100_000 + "</analysis><score>[1, 0]</score>",
+    "<analysis>[" * 100_000 + "</analysis><score>[1, 0]</score>",
+    "<think>" * 100_000,
+    "</think>" * 100_000,
+    "<score>[1, 0]</score>" * 100_000,
+    "x <score>[1, 0]</score>" * 100_000,
+    "{" * 5 * MB,
+    '{"a":' * MB,
+    '{"a": [' * 100 + "1, " * MB,
+    "[" * 5 * MB,
+    "-" * 5 * MB,
+    "-" * 150_000,
+    "1+" * 75_000 + "1",
+    "(" * 150_000,
+    "```" + " " * 5 * MB + "x```",
+    "```" + "\n" * 5 * MB,
+    "<score>" + "[1, " * MB + "</score>",
+    "<score>" + "1 " * 2 * MB + "</score>",
+    "<score>" + "9" * 5 * MB + "</score>",
+    "<analysis>" + "'" * 5 * MB + "</analysis><score>[1, 0]</score>",
+    '{"score": [1, 0], "a": "' + "x" * 5 * MB + '"}',
+    " " * 5 * MB,
+]
+
+
+@pytest.mark.parametrize("reply", LARGE, ids=[f"{text[:12]!r}" for text in LARGE])
+@pytest.mark.parametrize("mode", ["robust", "official"])
+def test_five_megabytes_are_read_in_seconds(reply, mode):
+    begun = time.process_time()
+    found = parse(reply, 2, mode)
+    assert time.process_time() - begun < 5  # of the processor; quadratic ones take minutes
+    if isinstance(found, Parsed):
+        assert found.verdicts == (1, 0)
+        assert "[1, 0]" in reply
+    else:
+        assert len(found.detail) < 1000
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["yes", "0", "1"]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["checks", "score", "analysis", "id", "pass"]) | st.text(max_size=4), inner)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(json_values, st.integers(1, 3), st.sampled_from(["{}", "Sure:\n{}", "the caption says {}", "<score>{}</score>"]))
+def test_verdicts_of_any_json_are_written_in_it(value, n, around):
+    text = json.dumps(value)
+    found = parse(around.replace("{}", text), n)
+    if isinstance(found, Parsed):
+        assert not around.startswith("the")
+        words = re.findall(r"\w+(?:\.\w+)?", text.lower())
+        for verdict in set(found.verdicts):
+            assert set(words) & ({"1", "1.0", "true", "yes"} if verdict else {"0", "0.0", "false", "no"})
 
 
 @settings(max_examples=300, deadline=None)
