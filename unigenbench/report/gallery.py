@@ -11,7 +11,7 @@ from typing import Any
 from unigenbench.judges.keys import redact
 from unigenbench.report.facts import Run
 from unigenbench.report.pictures import Album
-from unigenbench.scoring.verdicts import cell_of
+from unigenbench.scoring.verdicts import image_key
 from unigenbench.taxonomy import DIMENSIONS
 from unigenbench.types import Judgement, Prompt
 
@@ -59,7 +59,7 @@ def gallery(runs: Sequence[Run], album: Album) -> dict[str, Any]:
 def _by_image(run: Run) -> dict[int, dict[int, list[Judgement]]]:
     """prompt index -> image index -> judgements, one per sample of the judge, in their order."""
     table: dict[int, dict[int, list[Judgement]]] = {}
-    for judgement in sorted(run.log.judgements, key=cell_of):
+    for judgement in sorted(run.log.judgements, key=image_key):
         table.setdefault(judgement.prompt_index, {}).setdefault(judgement.image_index, []).append(judgement)
     return table
 

@@ -10,9 +10,10 @@ import numpy as np
 
 from unigenbench import statistics as stats
 from unigenbench.errors import InputError
+from unigenbench.scoring.counts import CRITERION, DIMENSION_COLUMNS, count_run
 from unigenbench.scoring.pairing import BOTH, NEITHER, ONLY_FIRST, ONLY_SECOND, Pairing, judged, pair, same_question
-from unigenbench.scoring.scores import CRITERION, DIMENSION_COLUMNS, macro, tables
-from unigenbench.scoring.verdicts import native_marks
+from unigenbench.scoring.scores import macro
+from unigenbench.scoring.verdicts import verdicts_by_image
 from unigenbench.types import RunLog
 
 PLACES = {
@@ -82,14 +83,14 @@ def agree_pair(pairing: Pairing, bootstrap: int, seed: int) -> dict[str, Any]:
 
 def _answers(logs: Sequence[RunLog]) -> np.ndarray:
     """Each run's verdict on each test point that any of them judged, NaN where it has none. [runs, test points]"""
-    judgements, marks = [judged(log) for log in logs], [native_marks(log) for log in logs]
+    judgements, verdicts = [judged(log) for log in logs], [verdicts_by_image(log) for log in logs]
     rows: list[list[float]] = [[] for _ in logs]
-    for cell in dict.fromkeys(cell for found in judgements for cell in found):
-        asked = next(found[cell] for found in judgements if cell in found)
+    for key in dict.fromkeys(key for found in judgements for key in found):
+        asked = next(found[key] for found in judgements if key in found)
         count = len(asked.verdicts or ())
-        for row, found, own in zip(rows, judgements, marks, strict=True):
-            same = cell in found and same_question(asked, found[cell], same_images=True)
-            row += map(float, own[cell].met) if same else [np.nan] * count
+        for row, found, own in zip(rows, judgements, verdicts, strict=True):
+            same = key in found and same_question(asked, found[key], same_images=True)
+            row += map(float, own[key].met) if same else [np.nan] * count
     return np.array(rows)
 
 
@@ -107,7 +108,7 @@ def corrected(cheap: RunLog, trusted: RunLog, *, bootstrap: int = 2000, seed: in
     Raises:
         InputError: the two share no image.
     """
-    whole, pairing = tables(cheap), pair(cheap, trusted, same_images=True)
+    whole, pairing = count_run(cheap), pair(cheap, trusted, same_images=True)
     part = np.zeros((len(whole.prompts), *pairing.counts.shape[1:]))
     row = {prompt.index: place for place, prompt in enumerate(whole.prompts)}
     part[[row[prompt.index] for prompt in pairing.prompts]] = pairing.counts
@@ -176,7 +177,7 @@ def rank_agreement(logs: Sequence[RunLog]) -> dict[str, Any]:
     overalls: dict[str, dict[str, float]] = {}
     for log in logs:
         judge = str((log.manifest.get("judge") or {}).get("id"))
-        score = macro(tables(log).dimensions).score
+        score = macro(count_run(log).dimensions).score
         if score is not None:
             overalls.setdefault(judge, {})[str((log.manifest.get("images") or {}).get("root"))] = score
     if len(overalls) != 2:

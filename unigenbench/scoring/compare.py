@@ -9,8 +9,9 @@ import numpy as np
 
 from unigenbench import statistics as stats
 from unigenbench.errors import BenchError, InputError
+from unigenbench.scoring.counts import CRITERION, DIMENSION_COLUMNS, failed_by_status
 from unigenbench.scoring.pairing import ONLY_FIRST, ONLY_SECOND, Pairing, pair
-from unigenbench.scoring.scores import CRITERION, DIMENSION_COLUMNS, FEW_PROMPTS, failed_by_status
+from unigenbench.scoring.scores import FEW_PROMPTS
 from unigenbench.scoring.verdicts import images_per_prompt
 from unigenbench.types import RunLog
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from unigenbench.errors import InputError
-from unigenbench.scoring.scores import CRITERION
-from unigenbench.scoring.verdicts import Cell, cell_of, native_marks
+from unigenbench.scoring.counts import CRITERION
+from unigenbench.scoring.verdicts import ImageKey, image_key, verdicts_by_image
 from unigenbench.types import Judgement, Prompt, RunLog
 
 BOTH, ONLY_FIRST, ONLY_SECOND, NEITHER = range(4)
@@ -45,9 +45,9 @@ class Pairing(NamedTuple):
         return self.counts.sum(-1)
 
 
-def judged(log: RunLog) -> dict[Cell, Judgement]:
-    """The judgements with verdicts, by their places."""
-    return {cell_of(judgement): judgement for judgement in log.judgements if judgement.status == "ok"}
+def judged(log: RunLog) -> dict[ImageKey, Judgement]:
+    """The judgements with verdicts, by the images that they are of."""
+    return {image_key(judgement): judgement for judgement in log.judgements if judgement.status == "ok"}
 
 
 def same_question(first: Judgement, second: Judgement, *, same_images: bool) -> bool:
@@ -69,22 +69,23 @@ def pair(first: RunLog, second: RunLog, *, same_images: bool) -> Pairing:
         InputError: they share nothing.
         DataError: a log does not fit its prompts.
     """
-    marks, other_marks = native_marks(first), native_marks(second)
+    verdicts, other_verdicts = verdicts_by_image(first), verdicts_by_image(second)
     judgements, other = judged(first), judged(second)
-    matched = [cell for cell in judgements if cell in other]
-    shared = [cell for cell in matched if same_question(judgements[cell], other[cell], same_images=same_images)]
+    matched = [key for key in judgements if key in other]
+    shared = [key for key in matched if same_question(judgements[key], other[key], same_images=same_images)]
     if not shared:
         what = "images and prompts" if same_images else "prompts"
         raise InputError(
             f"{first.path} and {second.path} have no judged image in common: {len(judgements)} and {len(other)} are "
             f"judged, {len(matched)} have the same number, none is of the same {what}"
         )
-    used = {cell.prompt_index for cell in shared}
+    used = {key.prompt_index for key in shared}
     prompts = tuple(prompt for prompt in first.prompts.prompts if prompt.index in used)
     row = {prompt.index: place for place, prompt in enumerate(prompts)}
     counts = np.zeros((len(prompts), len(CRITERION), 4), np.int64)
-    for cell in shared:
-        for criterion, a, b in zip(marks[cell].criteria, marks[cell].met, other_marks[cell].met, strict=True):
-            counts[row[cell.prompt_index], CRITERION[criterion], 2 * (not a) + (not b)] += 1
+    for key in shared:
+        criteria, met = verdicts[key]
+        for criterion, a, b in zip(criteria, met, other_verdicts[key].met, strict=True):
+            counts[row[key.prompt_index], CRITERION[criterion], 2 * (not a) + (not b)] += 1
     alone = len(judgements) - len(matched), len(other) - len(matched)
     return Pairing(prompts, counts, len(shared), *alone, changed=len(matched) - len(shared))

@@ -9,10 +9,12 @@ from unigenbench.types import Judgement, RunLog
 
 OFFICIAL_IMAGES = 4
 """Images per prompt of the official benchmark."""
+MOST_IMAGES = 10_000
+"""Images per prompt that are scored."""
 
 
-class Cell(NamedTuple):
-    """One judgement's place in a run."""
+class ImageKey(NamedTuple):
+    """Which image of a run a judgement is of, and which of its samples."""
 
     prompt_index: int
     image_index: int
@@ -20,7 +22,7 @@ class Cell(NamedTuple):
     """counts the judgements of one image, where a run asks more than once"""
 
 
-class Mark(NamedTuple):
+class ImageVerdicts(NamedTuple):
     """The verdicts on one image."""
 
     criteria: tuple[str, ...]
@@ -28,14 +30,14 @@ class Mark(NamedTuple):
     met: tuple[bool, ...]
 
 
-def cell_of(judgement: Judgement) -> Cell:
-    """Where a judgement belongs; its key ends in the number of the sample."""
+def image_key(judgement: Judgement) -> ImageKey:
+    """What a judgement is of; its own key ends in the number of the sample."""
     sample = judgement.key.rpartition("/")[2]
-    return Cell(judgement.prompt_index, judgement.image_index, int(sample) if sample.isdigit() else 0)
+    return ImageKey(judgement.prompt_index, judgement.image_index, int(sample) if sample.isdigit() else 0)
 
 
-def native_marks(log: RunLog) -> dict[Cell, Mark]:
-    """What was judged; a test point's verdict is the one at its position.
+def verdicts_by_image(log: RunLog) -> dict[ImageKey, ImageVerdicts]:
+    """The verdicts of a run by our own rules: a test point's verdict is the one at its position.
 
     Raises:
         DataError: a judgement fits no prompt of the run.
@@ -43,9 +45,9 @@ def native_marks(log: RunLog) -> dict[Cell, Mark]:
     check_log(log)
     criteria = {p.index: tuple(point.criterion for point in p.points) for p in log.prompts.prompts}
     return {
-        cell_of(judgement): Mark(criteria[judgement.prompt_index], tuple(v == 1 for v in judgement.verdicts or ()))
+        image_key(judgement): ImageVerdicts(criteria[judgement.prompt_index], tuple(v == 1 for v in verdicts))
         for judgement in log.judgements
-        if judgement.status == "ok"
+        if judgement.status == "ok" and (verdicts := judgement.verdicts) is not None
     }
 
 
@@ -63,11 +65,17 @@ def check_log(log: RunLog) -> None:
 
 
 def images_per_prompt(log: RunLog) -> int:
-    """How many images each prompt of a complete run has: as the manifest says, else as many as were seen."""
-    said = (log.manifest.get("images") or {}).get("per_prompt")
-    if said:
-        return int(said)
-    return max((judgement.image_index + 1 for judgement in log.judgements), default=OFFICIAL_IMAGES)
+    """How many images each prompt of a complete run has: as the manifest says, else as many as were seen.
+
+    Raises:
+        DataError: more than any run has; tables have a column for each.
+    """
+    stated = (log.manifest.get("images") or {}).get("per_prompt")
+    seen = max((judgement.image_index + 1 for judgement in log.judgements), default=OFFICIAL_IMAGES)
+    number = int(stated) if stated else seen
+    if number > MOST_IMAGES:
+        raise DataError(f"{log.path}: {number} images per prompt; at most {MOST_IMAGES} can be scored, mend run.json")
+    return number
 
 
 def samples_per_image(log: RunLog) -> int:

@@ -14,9 +14,9 @@ from hand_made import CASE_A, case_a_prompts, case_b, judgement, log, prompt, pr
 
 from unigenbench.errors import DataError, InputError
 from unigenbench.prompts import read_prompts
-from unigenbench.runs.store import open_log
+from unigenbench.runs.store import RunStore, open_log
 from unigenbench.scoring import official
-from unigenbench.scoring.official import COLUMNS, Row, counted, export_official, import_official
+from unigenbench.scoring.official import COLUMNS, ResultRow, counted, export_official, import_official
 from unigenbench.scoring.scores import summarise
 from unigenbench.taxonomy import CRITERIA, DIMENSIONS
 
@@ -133,6 +133,57 @@ def test_import_keeps_why_a_row_has_no_verdicts(tmp_path: Path):
     assert "unknown" in made.manifest["banner"]
 
 
+def files_below(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def test_an_import_that_breaks_leaves_no_run_and_the_mended_one_goes_in(tmp_path: Path, monkeypatch):
+    table, before = write_case_a(tmp_path / "a.csv"), files_below(tmp_path)
+    for broken in ("append", "__enter__", "__exit__"):
+        with monkeypatch.context() as patched:
+            patched.setattr(RunStore, broken, lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+            with pytest.raises(OSError, match="No space"):
+                import_official(table, case_a_prompts(), tmp_path / "run", judge="x")
+        assert files_below(tmp_path) == before, broken
+    assert len(import_official(table, case_a_prompts(), tmp_path / "run", judge="x").judgements) == 12
+
+
+def test_an_import_keeps_what_else_lies_in_its_folder(tmp_path: Path):
+    (tmp_path / "run/official").mkdir(parents=True)
+    (tmp_path / "run/notes.txt").write_text("mine")
+    made = import_official(write_case_a(tmp_path / "a.csv"), case_a_prompts(), tmp_path / "run", judge="x")
+    assert (tmp_path / "run/notes.txt").read_text() == "mine"
+    assert open_log(tmp_path / "run") == made
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_an_export_that_breaks_leaves_neither_file(tmp_path: Path, monkeypatch):
+    made, written = some_failed(), []
+
+    def full(path: Path, content: str) -> None:
+        if written:
+            raise OSError(28, "No space left on device")
+        written.append(path)
+        path.write_text(content)
+
+    monkeypatch.setattr("unigenbench.scoring.official.exporting.atomic_write", full)
+    with pytest.raises(OSError, match="No space"):
+        export_official(made, tmp_path)
+    assert files_below(tmp_path) == set()
+
+
+@pytest.mark.parametrize("image", ["0_1234567890.png", "0_99999.png", "elsewhere.png"])
+def test_the_number_of_an_image_takes_no_memory(tmp_path: Path, image: str):
+    made = import_official(damaged(tmp_path, img_path=image), case_a_prompts(), tmp_path / "run", judge="x")
+    assert made.manifest["images"]["per_prompt"] == 2
+
+
+def test_half_a_character_in_a_table_is_imported_as_a_replacement(tmp_path: Path):
+    result = json.dumps({"score": [1] * len(CASE_A[0][0]), "analysis": ["a \ud83d"] * len(CASE_A[0][0])})
+    made = import_official(damaged(tmp_path, result_json=result), case_a_prompts(), tmp_path / "run", judge="x")
+    assert set(made.judgements[0].analyses) == {"a \ufffd"}
+
+
 def test_import_hashes_the_images_where_they_are(tmp_path: Path):
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures/0_1.png").write_bytes(b"an image")
@@ -185,8 +236,8 @@ def test_import_refuses_a_file_of_another_kind_and_a_folder_in_use(tmp_path: Pat
         import_official(file, case_a_prompts(), tmp_path / "run", judge="x")
 
 
-def row(result: str, labels: str = "['Style', 'Text Generation']") -> Row:
-    return Row(2, 0, 0, "p", labels, "", result, "0_0.png")
+def row(result: str, labels: str = "['Style', 'Text Generation']") -> ResultRow:
+    return ResultRow(2, 0, 0, "p", labels, "", result, "0_0.png")
 
 
 @pytest.mark.parametrize(
@@ -214,7 +265,7 @@ def test_a_row_counts_as_the_official_script_counts_it(result: str, met: list[bo
 
 def test_a_label_belongs_to_what_is_before_its_first_hyphen():
     labels = ["Action - Full-body (Character/Anthropomorphic)", "Entity Layout - Two-Dimensional Space", "属性-数量"]
-    scores = official.count([row('{"score": [1, 0, 1]}', repr(labels))])
+    scores = official.count_rows([row('{"score": [1, 0, 1]}', repr(labels))])
     assert list(scores.primary) == ["Action ", "Entity Layout ", "属性"]
     assert list(scores.sub) == sorted(labels)
 

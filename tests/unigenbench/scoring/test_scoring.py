@@ -11,8 +11,9 @@ from hand_made import case_a_prompts, case_b, judgement, log, prompt, prompt_set
 
 from unigenbench.errors import DataError, InputError
 from unigenbench.prompts import read_prompts
+from unigenbench.scoring.counts import count_run, length_bins
 from unigenbench.scoring.official import import_official
-from unigenbench.scoring.scores import length_bins, per_prompt, summarise, tables
+from unigenbench.scoring.scores import per_prompt, summarise
 
 OFFICIAL = os.environ.get("UNIGENBENCH_DATA")
 needs_official = pytest.mark.skipif(
@@ -250,7 +251,7 @@ def test_views_of_prompts_by_hand():
 def test_an_image_passes_with_all_its_test_points():
     prompts = prompt_set([prompt(0, "Style", "Text Generation")])
     verdicts = [[1, 1], [1, 0], [0, 0], [1, 1]]
-    counts = tables(log(prompts, [judgement(prompts.prompts[0], i, v) for i, v in enumerate(verdicts)]))
+    counts = count_run(log(prompts, [judgement(prompts.prompts[0], i, v) for i, v in enumerate(verdicts)]))
     assert counts.passed.tolist() == [[1, 0, 0, 1]]
 
 
@@ -279,9 +280,9 @@ def test_length_bins_are_quarters():
 def test_a_log_that_does_not_fit_its_prompts_is_refused():
     prompts = prompt_set([prompt(0, "Style", "Text Generation")])
     with pytest.raises(DataError, match="1 verdicts for 2 test points"):
-        tables(log(prompts, [judgement(prompts.prompts[0], 0, [1])]))
+        count_run(log(prompts, [judgement(prompts.prompts[0], 0, [1])]))
     with pytest.raises(DataError, match="no index 9"):
-        tables(log(prompts, [judgement(prompt(9, "Style"), 0, [1])]))
+        count_run(log(prompts, [judgement(prompt(9, "Style"), 0, [1])]))
 
 
 @pytest.mark.parametrize("compat", ["native", "official"])
