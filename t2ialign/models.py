@@ -5,55 +5,72 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
+from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 
+from t2ialign.backbones.base import BackboneConfig
 from t2ialign.backbones.lora import load_lora
-from t2ialign.config.component import resolve
+from t2ialign.backbones.single_files import family_of_file, read_contents
+from t2ialign.config.reader import validated
 from t2ialign.errors import InputError
 from t2ialign.policy import Policy
 from t2ialign.runtime import DTYPES, configure_runtime, device_of_process
 
 
 def family_of(model: str) -> str:
-    """The backbone name of a model folder, from its own index; 'sd15' or 'sdxl'.
+    """The backbone name of a model: 'sd15' or 'sdxl', by a folder's index or a single file's tensors.
 
     Raises:
-        InputError: the folder does not say, so the caller must.
+        InputError: a single file is no checkpoint of either; or it is a hub id, whose family the caller must give.
     """
-    index = Path(model) / "model_index.json"
+    path = Path(model).expanduser()
+    if path.is_file() and path.suffix == ".safetensors":
+        return family_of_file(path, read_contents(path))
+    index = path / "model_index.json"
     if index.is_file():
-        pipeline = json.loads(index.read_text()).get("_class_name", "")
+        try:
+            pipeline = str(json.loads(index.read_text(encoding="utf-8"))["_class_name"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise InputError(f"{index}: damaged; get the folder again") from None
         return "sdxl" if "XL" in pipeline else "sd15"
     raise InputError(f"{model}: no model_index.json says which architecture this is; add --family sd15 or sdxl")
 
 
 def open_policy(
-    model: str, *, family: str | None = None, loras: Mapping[str, float] | None = None, precision: str = "fp32"
+    model: str,
+    *,
+    family: str | None = None,
+    loras: Mapping[str, float] | None = None,
+    precision: str = "fp32",
+    backbone: Mapping[str, object] | None = None,
 ) -> tuple[Policy, dict[str, float]]:
     """A model for making images, and the mixture of its adapters.
 
     Args:
         model: diffusers folder, single file or hub id.
-        family: backbone name; read from a folder if not said.
+        family: backbone name; default: what the folder or file says.
         loras: LoRA file, folder or run folder -> scale.
         precision: of the weights.
+        backbone: further keys of the config's section `backbone`, for example {"variant": "fp16"}.
 
     Raises:
         InputError: the model or a LoRA does not exist or does not fit.
+        EnvironmentProblem: the hub is needed and cannot be reached.
     """
     configure_runtime()
-    section = resolve("backbone", family or family_of(model)).model_validate(
-        {"name": family or family_of(model), "pretrained": model}
-    )
-    backbone = section.build(device_of_process(), DTYPES[precision])  # type: ignore[attr-defined]
+    name = family or family_of(model)
+    section = cast(BackboneConfig, validated("backbone", {**(backbone or {}), "name": name, "pretrained": model}))
+    opened = section.build(device_of_process(), DTYPES[precision])
     mixture = {}
     for place, (path, scale) in enumerate((loras or {}).items()):
         folder = Path(path)
         run_lora = folder / "lora"
-        load_lora(backbone.denoiser, run_lora if run_lora.is_dir() else folder, f"lora{place}", family=section.family)  # type: ignore[attr-defined]
-        mixture[f"lora{place}"] = scale
-    if next(backbone.denoiser.parameters()).device.type == "cpu":
-        backbone.denoiser.set_attn_processor(AttnProcessor())
+        adapter = f"lora{place}"
+        load_lora(opened.denoiser, run_lora if run_lora.is_dir() else folder, adapter, family=section.family)
+        mixture[adapter] = scale
+    if next(opened.denoiser.parameters()).device.type == "cpu":
+        cast(UNet2DConditionModel, opened.denoiser).set_attn_processor(AttnProcessor())
     autocast = None if precision == "fp32" else DTYPES[precision]
-    return Policy(backbone, autocast=autocast), mixture
+    return Policy(opened, autocast=autocast), mixture

@@ -25,7 +25,7 @@ from t2ialign.backbones.adapters import (
     copy_adapter,
     inject_adapter,
 )
-from t2ialign.backbones.loading import PICKLES, near_miss, one_line
+from t2ialign.backbones.hub import PICKLES, near_miss, one_line
 from t2ialign.backbones.lora_layout import MERGE_ADVICE, LoraMatrices, is_text_part, other_method, read_matrices
 from t2ialign.config.schema import Lora
 from t2ialign.errors import InputError

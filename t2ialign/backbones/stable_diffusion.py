@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -18,9 +19,10 @@ from diffusers import (
 from torch import Tensor, nn
 
 from t2ialign.backbones.base import BackboneConfig, tensor_digest
-from t2ialign.backbones.loading import load_pipeline, load_vae
+from t2ialign.backbones.loading import load_pipeline, load_vae, stated_by_file
+from t2ialign.backbones.single_files import Stated
 from t2ialign.errors import EnvironmentProblem, InputError
-from t2ialign.schedules import TimestepSpacing, VPSchedule
+from t2ialign.schedules import PredictionType, TimestepSpacing, VPSchedule
 from t2ialign.types import Conditioning, Posterior
 
 logger = logging.getLogger(__name__)
@@ -223,10 +225,16 @@ class _StableDiffusionConfig(BackboneConfig):
     """Keys of both families."""
 
     single_file_config: str | None = None
-    """Folder or hub id with the configs and tokenizers of a single file; the hub's own of the family if not said."""
+    """Folder or hub id with the configs and tokenizers of a single file; default: the hub's own of the family."""
+    prediction_type: PredictionType | None = None
+    """What the denoiser predicts; default: what the model's files say."""
+    zero_terminal_snr: bool | None = None
+    """Whether the last timestep is pure noise (arXiv:2305.08891); default: what the model's files say."""
 
     def _load(self, pipeline: type[DiffusionPipeline], dtype: torch.dtype, options: dict[str, Any]) -> Any:
-        vae = None if self.vae is None else load_vae(self.vae, dtype)
+        stated = stated_by_file(self.pretrained, self.prediction_type)
+        if self.vae is not None:
+            options = {**options, "vae": self._load_vae(self.vae, dtype)}
         loaded = load_pipeline(
             self.pretrained,
             pipeline,
@@ -235,11 +243,42 @@ class _StableDiffusionConfig(BackboneConfig):
             revision=self.revision,
             variant=self.variant,
             single_file_config=self.single_file_config,
-            vae=vae,
             options=options,
         )
         self._check_channels(loaded)
+        self._set_prediction(loaded, stated)
         return loaded
+
+    def _load_vae(self, name: str, dtype: torch.dtype) -> AutoencoderKL:
+        config = self.single_file_config
+        if config is None and (Path(self.pretrained).expanduser() / "vae" / "config.json").is_file():
+            config = str(Path(self.pretrained).expanduser())
+        return load_vae(name, family=self.family, dtype=dtype, variant=self.variant, config=config)
+
+    def _set_prediction(self, pipeline: Any, stated: Stated) -> None:
+        """Gives the pipeline a scheduler that predicts as this config, or else the model's file, says.
+
+        Raises:
+            InputError: zero terminal SNR with epsilon-prediction, which says nothing of x_0 at the last timestep.
+        """
+        changes: dict[str, Any] = {}
+        if stated.prediction_type is not None:
+            changes["prediction_type"] = stated.prediction_type
+        if self.zero_terminal_snr is not None or stated.zero_terminal_snr:
+            zero = self.zero_terminal_snr is not False
+            changes["rescale_betas_zero_snr"] = zero
+            if zero:
+                changes["timestep_spacing"] = "trailing"  # sampling must begin at the last timestep
+        if changes:
+            config = {"clip_sample": False, **pipeline.scheduler.config}
+            scheduler: Any = DDIMScheduler.from_config({**config, **changes})
+            pipeline.scheduler = scheduler
+        found = pipeline.scheduler.config
+        if found.get("rescale_betas_zero_snr") and found.get("prediction_type") == "epsilon":
+            raise InputError(
+                f"{self.pretrained}: zero terminal SNR (ztsnr) needs v-prediction, and this model predicts epsilon; "
+                "set backbone.prediction_type or backbone.zero_terminal_snr to what it was trained with"
+            )
 
     def _check_channels(self, pipeline: Any) -> None:
         unet, vae = pipeline.unet.config, pipeline.vae.config

@@ -13,7 +13,6 @@ import torch
 from diffusers import StableDiffusionPipeline
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from safetensors.torch import load_file, save_file
-from single_file import write_single_file
 
 from t2ialign.backbones.stable_diffusion import StableDiffusion15, StableDiffusionXL
 from t2ialign.errors import EnvironmentProblem, InputError, UserError
@@ -316,41 +315,3 @@ def test_a_lora_given_as_the_model_is_named(tmp_path: Path):
 def test_a_vae_alone_is_no_checkpoint(sd15_folder: Path):
     path = sd15_folder / "vae" / "diffusion_pytorch_model.safetensors"
     assert "no complete Stable Diffusion checkpoint" in failure(InputError, "sd15", path)
-
-
-# single files
-
-
-@pytest.mark.parametrize("family", ["sd15", "sdxl"])
-def test_a_single_file_is_the_same_model_as_its_folder(request, tmp_path: Path, pixels, family: str):
-    folder: Path = request.getfixturevalue(f"{family}_folder")
-    path = write_single_file(folder, tmp_path / "model.safetensors")
-    single, whole = build(family, path, single_file_config=str(folder)), request.getfixturevalue(family)
-    posterior = whole.encode_images(pixels)
-    torch.testing.assert_close(single.encode_images(pixels).mean, posterior.mean)
-    torch.testing.assert_close(single.decode_latents(posterior.mean), whole.decode_latents(posterior.mean))
-    cond = whole.encode_prompts(PROMPTS[:2])
-    torch.testing.assert_close(single.encode_prompts(PROMPTS[:2]).tokens, cond.tokens)
-    size = whole.geometry((64, 64), (0, 0), (64, 64))
-    inputs = posterior.mean, torch.tensor([1, 999]), cond, None if size is None else size.expand(2, -1)
-    with torch.no_grad():
-        expected = whole.predict(whole.denoiser, *inputs)
-        torch.testing.assert_close(single.predict(single.denoiser, *inputs), expected)
-    assert single.sampling == whole.sampling
-
-
-def test_a_single_file_of_the_other_family_is_refused(sdxl_folder: Path, tmp_path: Path):
-    path = write_single_file(sdxl_folder, tmp_path / "model.safetensors")
-    assert "set backbone.name: sdxl" in failure(InputError, "sd15", path)
-
-
-def test_a_single_file_without_configs_and_hub_says_what_to_give(sd15_folder: Path, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    path = write_single_file(sd15_folder, tmp_path / "model.safetensors")
-    assert "backbone.single_file_config" in failure(EnvironmentProblem, "sd15", path)
-
-
-def test_a_torn_single_file_is_named(sd15_folder: Path, tmp_path: Path):
-    path = write_single_file(sd15_folder, tmp_path / "model.safetensors")
-    path.write_bytes(path.read_bytes()[:-100])
-    assert f"{path}: not a readable safetensors file" in failure(InputError, "sd15", path)
