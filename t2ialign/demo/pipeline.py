@@ -50,8 +50,9 @@ from t2ialign.report.page import SUMMARY, TRAINING, VERDICTS, write_report
 from t2ialign.rewards.base import parse_reward
 from t2ialign.shapes.caption import prompts as shapes_prompts
 from t2ialign.storage.atomic import atomic_write
+from t2ialign.storage.lock import lock_folder
 from t2ialign.storage.resources import find_shipped, shipped
-from t2ialign.training.run_folder import locked, result_path
+from t2ialign.training.run_folder import IN_USE, result_path
 from t2ialign.training.train import train
 
 SETTINGS = "demo.json"
@@ -147,7 +148,7 @@ def run_demo(
     console = console or Console()
     model = model or shipped("assets/shapes-sd")
     recipes = recipes or Recipes(shipped("configs/shapes_dpo.yaml"), shipped("configs/shapes_sft.yaml"))
-    with locked(run_dir):
+    with lock_folder(run_dir, busy=IN_USE):
         _claim(run_dir, settings, model, recipes)
         if (run_dir / SUMMARY).is_file():
             console.print(f"{run_dir} is finished; remove it to run the demo again")

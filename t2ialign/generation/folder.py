@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +18,7 @@ from t2ialign.generation.images import SeedPolicy, generate_images, image_seed
 from t2ialign.policy import Policy
 from t2ialign.sampling.guidance import Guidance
 from t2ialign.storage.atomic import atomic_write
+from t2ialign.storage.lock import lock_folder
 
 RECORD = "generation.json"
 """Every folder's record of its settings, and of the prompt and seed of each image."""
@@ -101,7 +100,7 @@ def generate_folder(
         "fingerprint": tensor_digest(policy.denoiser.state_dict().items(), policy.backbone.fingerprint),
         "versions": {name: version(name) for name in ("t2ialign", "torch", "diffusers", "transformers")},
     }
-    with _alone(out):
+    with lock_folder(out):
         _open_folder(out, settings, jobs)
     which, of = shard
     mine = jobs[which::of]
@@ -144,18 +143,6 @@ def _is_whole(path: Path) -> bool:
 def _bar(visible: bool) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, TextColumn("remaining"), TimeRemainingColumn(), disable=not visible)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Holds the folder against other processes that open it at the same moment; waits for its turn."""
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _open_folder(out: Path, settings: Mapping[str, Any], jobs: Sequence[Job]) -> None:

@@ -16,8 +16,10 @@ from t2ialign.errors import TryAgainError
 
 
 def sync(path: Path) -> None:
-    """Forces a file's or a folder's bytes to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Forces a file's bytes, or a folder's names, to disk; Windows keeps its folders by itself."""
+    if os.name == "nt" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,8 @@ from t2ialign.storage.atomic import atomic_write
 from t2ialign.training import checkpoint
 
 CONFIG = "config.yaml"
+IN_USE = "another process is training here; wait for it or use another run_dir"
+"""Why a run folder is refused whose lock is held."""
 PACKAGES = ("t2ialign", "torch", "diffusers", "transformers", "peft", "accelerate", "numpy")
 COMPARED_BY_CONTENT = (
     "run_dir",
@@ -31,25 +30,6 @@ COMPARED_BY_CONTENT = (
     "data.cache.",
 )
 """Keys that say where something lies; what lies there is compared by its fingerprint when a checkpoint is restored."""
-
-
-@contextmanager
-def locked(run_dir: Path) -> Iterator[None]:
-    """Holds the run folder, so that no second process writes into it.
-
-    Raises:
-        InputError: another process holds it.
-    """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / ".lock").open("w") as file:
-        try:
-            # lockf, not flock: the loader workers of a killed run must not hold the folder for their last seconds
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(
-                f"{run_dir}: another process is training here; wait for it or use another run_dir"
-            ) from None
-        yield
 
 
 def result_path(config: RunConfig) -> Path:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from rich.console import Console
 
 from t2ialign.config.schema import Config
+from t2ialign.storage.lock import lock_folder
 from t2ialign.training.core import Core, build, open_processes
 from t2ialign.training.engine import Engine
 from t2ialign.training.export import save_result
@@ -21,7 +22,7 @@ from t2ialign.training.loop import Hook, Loop
 from t2ialign.training.offline import OfflineLoop
 from t2ialign.training.parallel import Parallel
 from t2ialign.training.preflight import Plan, check
-from t2ialign.training.run_folder import check_same_config, is_finished, locked, result_path, write_run_manifest
+from t2ialign.training.run_folder import IN_USE, check_same_config, is_finished, result_path, write_run_manifest
 from t2ialign.training.validation import build_validation, prepare_held_out
 
 SATURATION_STEPS = 20
@@ -44,7 +45,7 @@ def train(config: Config, *, console: Console | None = None, hooks: Sequence[Hoo
     parallel = open_processes()
     with ExitStack() as stack:
         if parallel.is_main:
-            stack.enter_context(locked(config.run_dir))
+            stack.enter_context(lock_folder(config.run_dir, busy=IN_USE))
             check_same_config(config)
         if is_finished(config):
             console.print(f"{config.run_dir} is finished: {config.train.steps} steps, {result_path(config)}")

@@ -332,7 +332,9 @@ def test_bad_input_says_what_the_table_says_and_leaves_nothing_half_written(plac
 
 def test_a_folder_in_use_is_refused(place: Place):
     place.run_dir.mkdir(parents=True)
-    code = "import fcntl, sys; f = open('runs/x/.lock', 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(); sys.stdin.read()"
+    code = (
+        "import filelock, sys; lock = filelock.FileLock('runs/x/.lock').acquire(); print(flush=True); sys.stdin.read()"
+    )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", code], **pipes) as holder:  # type: ignore[call-overload]
         holder.stdout.readline()

@@ -108,7 +108,7 @@ def test_a_resolution_or_a_number_of_steps_that_cannot_be_is_an_input_error(poli
 def test_a_folder_holds_its_images_and_their_record(policy: Policy, tmp_path: Path):
     paths = folder(policy, tmp_path / "out")
     assert [path.name for path in paths] == ["0_0.png", "0_1.png", "1_0.png", "1_1.png"]
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {*(p.name for p in paths), "generation.json"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {*(p.name for p in paths), "generation.json", ".lock"}
     record = json.loads((tmp_path / "out" / "generation.json").read_text())
     assert (record["model"], record["steps"], record["guidance"]["scale"]) == ("tiny", 3, 3.0)
     entry = record["images"][3]
@@ -139,7 +139,7 @@ def test_after_a_kill_only_what_is_missing_is_made(policy: Policy, tmp_path: Pat
     with pytest.raises(KeyboardInterrupt):
         folder(policy, tmp_path)
     monkeypatch.undo()
-    assert {path.name for path in tmp_path.iterdir()} == {"0_0.png", "0_1.png", "generation.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"0_0.png", "0_1.png", "generation.json", ".lock"}
     kept = (tmp_path / "0_1.png").stat().st_mtime_ns
     folder(policy, tmp_path)
     assert (tmp_path / "0_1.png").stat().st_mtime_ns == kept
@@ -182,7 +182,7 @@ def test_a_folder_of_something_else_is_left_alone(policy: Policy, tmp_path: Path
     Image.new("RGB", (8, 8)).save(tmp_path / "holiday.png")
     with pytest.raises(InputError, match=r"holiday.png.*no generation.json"):
         folder(policy, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["holiday.png"]
+    assert {path.name for path in tmp_path.iterdir()} == {"holiday.png", ".lock"}
 
 
 def test_no_prompts_is_an_input_error(policy: Policy, tmp_path: Path):
