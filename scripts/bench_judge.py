@@ -21,7 +21,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "unigenbench")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
 LATENCY_SECONDS = 0.4
 AT_ONCE = 64
@@ -52,10 +52,11 @@ def resident_megabytes() -> float:
 def measure(folder: Path, url: str) -> dict[str, float]:
     """Judges everything once, then again."""
     from unigenbench.judges.base import JudgeOptions
-    from unigenbench.judging.evaluate import Progress, Settings
-    from unigenbench.judging.run import Order, judge_folder
+    from unigenbench.judging.plan import Settings
+    from unigenbench.judging.progress import Progress
+    from unigenbench.judging.run import JudgeConfig, judge_folder
 
-    order = Order(
+    config = JudgeConfig(
         data=str(folder / "prompts.csv"),
         images=folder / "images",
         judge="openai:stub",
@@ -72,9 +73,9 @@ def measure(folder: Path, url: str) -> dict[str, float]:
                 held[percent] = resident_megabytes()
 
     begun, cpu = time.monotonic(), time.process_time()
-    outcome = judge_folder(order, watch)
+    outcome = judge_folder(config, watch)
     whole, cpu = time.monotonic() - begun, time.process_time() - cpu
-    again = judge_folder(order)
+    again = judge_folder(config)
     assert outcome.statuses == {"ok": PROMPTS * PER_PROMPT}, outcome
     return {
         "judging": outcome.seconds,

@@ -48,8 +48,8 @@ from t2ialign.shapes.render import render_array
 from t2ialign.shapes.scene import BACKGROUNDS, CANVAS, COLORS, SHAPES, SIZES, Scene, Thing, sample_scene
 from t2ialign.shapes.verify import Unreadable, read
 from unigenbench.judges.base import JudgeOptions
-from unigenbench.judging.evaluate import Settings
-from unigenbench.judging.run import Order, judge_folder
+from unigenbench.judging.plan import Settings
+from unigenbench.judging.run import JudgeConfig, judge_folder
 from unigenbench.prompts import to_csv
 from unigenbench.protocol.rubric import NativeRubric, reply_lines
 from unigenbench.runs.store import open_log
@@ -676,9 +676,9 @@ def write_held_out(folder: Path, count: int, seed: int = 2026) -> None:
     (folder / "prompts.csv").write_text(to_csv(asked, "en"), encoding="utf-8", newline="\n")
 
 
-def order(folder: Path, run: str, judge: str, **options: Any) -> Order:
+def order(folder: Path, run: str, judge: str, **options: Any) -> JudgeConfig:
     """A run of unigenbench over the held-out images."""
-    return Order(
+    return JudgeConfig(
         data=str(folder / "prompts.csv"), images=folder, judge=judge, run=folder / run, images_per_prompt=2,
         options=JudgeOptions(**options), settings=Settings(concurrency=16, max_tokens=256),
     )  # fmt: skip

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from unigenbench.judges.openai_compatible import PROBE_TEXT
+from unigenbench.judges.reply_modes import PROBE_TEXT
 
 
 @dataclass(frozen=True)

@@ -1,27 +1,19 @@
-"""The commands `judge` and `estimate`: what a user may say about a run, and how its progress and end are shown."""
+"""The commands `judge` and `estimate`, and their options."""
 
 from __future__ import annotations
 
-import json
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, fields
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
+
+from unigenbench.cli.judge_output import show_estimate, show_outcome, show_progress, show_stop
 
 if TYPE_CHECKING:
-    from unigenbench.judging.estimate import Estimate
-    from unigenbench.judging.evaluate import Outcome, Progress
-
-SECONDS_BETWEEN_LINES = 30.0
-"""of progress, where standard error is no terminal"""
+    from unigenbench.judging.run import JudgeConfig
 
 Data = Annotated[str, typer.Option("--data", help="Prompt file (CSV), or the name of a suite that is shipped.")]
 Images = Annotated[Path, typer.Option("--images", help="Folder of images, <prompt>_<image>.png.")]
@@ -114,15 +106,16 @@ def judge(
 
     if official_sampling:
         given["temperature"] = None
-    asked = _asked(given | {"retry": RetryPolicy(tries=tries)})
+    config = config_from_options(given | {"retry": RetryPolicy(tries=tries)})
     if dry_run:
-        _show_estimate(estimate_folder(asked), as_json)
+        show_estimate(estimate_folder(config), as_json)
         return
-    with _progress() as report:
-        outcome = judge_folder(asked, report)
-    _show_outcome(outcome, run, as_json)
+    with show_progress() as report:
+        outcome = judge_folder(config, report)
+    show_outcome(outcome, run, as_json)
     if outcome.error is not None:
-        raise outcome.error
+        show_stop(outcome.error)
+        raise typer.Exit(outcome.error.exit_code)
     if outcome.failed_share > max_failed:
         raise typer.Exit(1)
 
@@ -151,14 +144,14 @@ def estimate(
     given = dict(locals())  # the options, by name
     from unigenbench.judging.run import estimate_folder
 
-    _show_estimate(estimate_folder(_asked(given)), as_json)
+    show_estimate(estimate_folder(config_from_options(given)), as_json)
 
 
-def _asked(given: Mapping[str, Any]) -> Any:
-    """An Order from options, which have the names of its fields and of those of its parts."""
+def config_from_options(given: Mapping[str, Any]) -> JudgeConfig:
+    """The configuration that options stand for, which have the names of its fields and of those of its parts."""
     from unigenbench.judges.base import JudgeOptions
-    from unigenbench.judging.evaluate import Settings
-    from unigenbench.judging.run import Order
+    from unigenbench.judging.plan import Settings
+    from unigenbench.judging.run import JudgeConfig
 
     def part(kind: type) -> dict[str, Any]:
         names = {field.name for field in fields(kind)}
@@ -167,65 +160,4 @@ def _asked(given: Mapping[str, Any]) -> Any:
     if given.get("max_pixels") is None and not str(given.get("rubric", "")).startswith("official"):
         given = {**given, "max_pixels": Settings.max_pixels}  # the official clients send images of any size whole
     parts = {"options": JudgeOptions(**part(JudgeOptions)), "settings": Settings(**part(Settings))}
-    return Order(**{**part(Order), **parts, "command": ("unigenbench", *sys.argv[1:])})
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[Progress], None]]:
-    """A bar on a terminal, now and then a line elsewhere; on standard error."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _Lines(console)
-        return
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Bar(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda now: bar.update(task, completed=now.done, total=now.total, description=_words(now))
-
-
-class _Lines:
-    """Progress as lines of a log."""
-
-    def __init__(self, console: Console):
-        self._console, self._at, self._ending = console, time.monotonic(), False
-
-    def __call__(self, now: Progress) -> None:
-        is_news = now.done == now.total or now.ending != self._ending
-        if is_news or time.monotonic() - self._at >= SECONDS_BETWEEN_LINES:
-            self._at, self._ending = time.monotonic(), now.ending
-            self._console.print(f"{now.done} of {now.total} judged, {_words(now)}", highlight=False, soft_wrap=True)
-
-
-def _words(now: Progress) -> str:
-    parts = [f"{now.done - now.statuses.get('ok', 0)} failed", f"{now.at_once} at once"]
-    if now.cost is not None:
-        foreseen = "" if now.foreseen_cost is None else f" of about {now.foreseen_cost:.2f}"
-        parts.append(f"cost {now.cost:.2f}{foreseen}")
-    if now.ending:
-        parts.append("ending with the calls in flight; interrupt again to drop them")
-    return ", ".join(parts)
-
-
-def _show_estimate(found: Estimate, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(asdict(found)))
-        return
-    usage = found.usage
-    cost = "unknown; give --prices FILE" if found.cost is None else f"{found.cost:.2f}"
-    typer.echo(
-        f"{found.judgements} judgements, {found.requests} requests without retries\n"
-        f"about {usage.input / 1e6:.2f} million tokens in, {usage.output / 1e6:.2f} million out (without reasoning)\n"
-        f"cost: {cost}"
-    )
-
-
-def _show_outcome(outcome: Outcome, run: Path, as_json: bool) -> None:
-    """What was judged and what was not, each failure by its kind."""
-    if as_json:
-        shown = {**asdict(outcome), "error": str(outcome.error) if outcome.error else None, "run": str(run)}
-        typer.echo(json.dumps(shown))
-        return
-    counts = ", ".join(f"{count} {status}" for status, count in sorted(outcome.statuses.items(), key=lambda c: -c[1]))
-    cost = "" if outcome.cost is None else f", cost {outcome.cost:.4f} in all"
-    typer.echo(f"{run}: {counts}")
-    typer.echo(f"{outcome.requests} requests in {outcome.seconds:.1f} s{cost}; scores: unigenbench score {run}")
+    return JudgeConfig(**{**part(JudgeConfig), **parts, "command": ("unigenbench", *sys.argv[1:])})

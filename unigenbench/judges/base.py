@@ -10,34 +10,48 @@ from importlib import import_module
 from typing import Any, Literal, NamedTuple, Protocol
 
 from unigenbench.errors import InputError
-from unigenbench.types import JudgeReply, JudgeRequest
+from unigenbench.types import JudgeReply, JudgeRequest, Usage
 
 
 class JudgeError(Exception):
     """One call gave no answer. It is recorded as such and never becomes a number."""
+
+    def __init__(self, message: str, *, usage: Usage | None = None, requests: int = 1):
+        """`usage` and `requests` are what the call took all the same, where that is known."""
+        super().__init__(message)
+        self.usage = usage or Usage()
+        self.requests = requests
 
 
 class JudgeRefused(JudgeError):
     """The judge declined, or a content filter did; asking again would not help."""
 
     def __init__(self, message: str, reply: JudgeReply | None = None):
-        super().__init__(message)
         self.reply = reply or JudgeReply(finish_reason="content_filter")
+        super().__init__(message, usage=self.reply.usage, requests=self.reply.requests)
 
 
 class JudgeTruncated(JudgeError):
     """The reply ended at the limit of tokens; `reply` holds what there is of it."""
 
     def __init__(self, message: str, reply: JudgeReply):
-        super().__init__(message)
+        super().__init__(message, usage=reply.usage, requests=reply.requests)
         self.reply = reply
 
 
 class TransientFailure(JudgeError):
     """A fault that may pass: try again, not before `retry_after` seconds where the server gave a number."""
 
-    def __init__(self, message: str, *, retry_after: float | None = None, rate_limited: bool = False):
-        super().__init__(message)
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        rate_limited: bool = False,
+        usage: Usage | None = None,
+        requests: int = 1,
+    ):
+        super().__init__(message, usage=usage, requests=requests)
         self.retry_after = retry_after
         self.rate_limited = rate_limited
 
@@ -84,7 +98,7 @@ class Judge(Protocol):
 
 @dataclass(frozen=True)
 class JudgeOptions:
-    """What a command may say about a judge; each kind reads what concerns it."""
+    """Options of a judge; each kind of judge reads those that concern it."""
 
     base_url: str | None = None
     """with or without /v1; None is the service's own"""

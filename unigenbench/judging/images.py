@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
@@ -14,8 +14,8 @@ from typing import Literal, NamedTuple, TypeVar
 
 from PIL import Image
 
-from unigenbench.errors import DataError, InputError, listed
-from unigenbench.types import ImageFile, Problem, PromptSet, Severity
+from unigenbench.errors import DataError, InputError
+from unigenbench.types import ImageFile, PromptSet
 
 PATTERN = "{index}_{image}"
 """Of the official layout: the number of the prompt, and that of the image among those of the prompt."""
@@ -27,11 +27,10 @@ UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.er
 """What Pillow raises on bytes that are no image, or not a whole one."""
 THREADS = 8
 
-Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class Absent(NamedTuple):
+class UnusableImage(NamedTuple):
     """An image that a run expects and cannot judge."""
 
     prompt_index: int
@@ -45,21 +44,11 @@ class Scan(NamedTuple):
     """A folder compared with what is expected of it, in the order of prompts and images."""
 
     found: tuple[ImageFile, ...]
-    missing: tuple[Absent, ...]
-    bad: tuple[Absent, ...]
+    missing: tuple[UnusableImage, ...]
+    bad: tuple[UnusableImage, ...]
     """there, but empty or damaged"""
     extra: tuple[Path, ...]
     """images that belong to no prompt"""
-
-
-class _Look(NamedTuple):
-    """What a check sees of one picture."""
-
-    file: ImageFile
-    pixels: str
-    """digest of the decoded picture: other metadata do not make another picture"""
-    single_colour: bool
-    alpha: bool
 
 
 def scan(root: Path, prompts: PromptSet, *, images_per_prompt: int = 4, pattern: str = PATTERN) -> Scan:
@@ -73,25 +62,11 @@ def scan(root: Path, prompts: PromptSet, *, images_per_prompt: int = 4, pattern:
     Raises:
         InputError: there is no such folder, or the pattern does not tell images apart.
     """
-    names = _compare(root, prompts, images_per_prompt, pattern)
-    looked = _in_threads(_read, names.expected)
-    found = tuple(entry for entry in looked if isinstance(entry, ImageFile))
-    return Scan(found, names.missing, tuple(entry for entry in looked if isinstance(entry, Absent)), names.extra)
-
-
-def validate_images(
-    root: Path, prompts: PromptSet, *, images_per_prompt: int = 4, pattern: str = PATTERN
-) -> list[Problem]:
-    """All that is wrong with a folder of images, each kind of fault once; every picture is decoded.
-
-    Raises:
-        InputError: there is no such folder, or the pattern does not tell images apart.
-    """
-    names = _compare(root, prompts, images_per_prompt, pattern)
-    looked = _in_threads(_examine, names.expected)
-    seen = [entry for entry in looked if isinstance(entry, _Look)]
-    bad = [entry for entry in looked if isinstance(entry, Absent)]
-    return [Problem(severity, str(root), what) for severity, what in _faults(seen, names.missing, bad, names.extra)]
+    names = compare_names(root, prompts, images_per_prompt, pattern)
+    read = in_threads(_read, names.expected)
+    found = tuple(entry for entry in read if isinstance(entry, ImageFile))
+    bad = tuple(entry for entry in read if isinstance(entry, UnusableImage))
+    return Scan(found, names.missing, bad, names.extra)
 
 
 def encode(image: ImageFile, how: Literal["raw", "jpeg95"], max_pixels: int | None = None) -> tuple[bytes, str]:
@@ -127,26 +102,32 @@ def encode(image: ImageFile, how: Literal["raw", "jpeg95"], max_pixels: int | No
     return file.getvalue(), MEDIA_TYPES["JPEG"]
 
 
-class _Expected(NamedTuple):
+class ExpectedFile(NamedTuple):
     """A file that has the name of an image of a prompt."""
 
     prompt_index: int
     image_index: int
     path: Path
 
-    def bad(self, reason: str) -> Absent:
-        return Absent(*self, reason)
+    def unusable(self, reason: str) -> UnusableImage:
+        """The record of a file that cannot be judged."""
+        return UnusableImage(*self, reason)
 
 
-class _Names(NamedTuple):
+class Names(NamedTuple):
     """A folder compared by names only."""
 
-    expected: list[_Expected]
-    missing: tuple[Absent, ...]
+    expected: list[ExpectedFile]
+    missing: tuple[UnusableImage, ...]
     extra: tuple[Path, ...]
 
 
-def _compare(root: Path, prompts: PromptSet, images_per_prompt: int, pattern: str) -> _Names:
+def compare_names(root: Path, prompts: PromptSet, images_per_prompt: int, pattern: str) -> Names:
+    """Which files have the names of images of the prompts.
+
+    Raises:
+        InputError: there is no such folder, or the pattern does not tell images apart.
+    """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder of images")
     stem_pattern, only = _check_pattern(pattern)
@@ -162,18 +143,18 @@ def _compare(root: Path, prompts: PromptSet, images_per_prompt: int, pattern: st
             paths = [path for path in by_stem[stem] if only in ("", path.suffix.lower())]
             if paths:
                 by_stem[stem].remove(paths[0])
-                expected.append(_Expected(prompt.index, k, paths[0]))
+                expected.append(ExpectedFile(prompt.index, k, paths[0]))
             else:
                 path = root / f"{stem}{only or SUFFIXES[0]}"
-                missing.append(Absent(prompt.index, k, path, f"{path.name} is not there"))
-    return _Names(expected, tuple(missing), tuple(sorted(path for paths in by_stem.values() for path in paths)))
+                missing.append(UnusableImage(prompt.index, k, path, f"{path.name} is not there"))
+    return Names(expected, tuple(missing), tuple(sorted(path for paths in by_stem.values() for path in paths)))
 
 
 def _check_pattern(pattern: str) -> tuple[str, str]:
     """A pattern without its suffix, and the suffix, empty if it has none."""
     try:
         names = {pattern.format(index=index, image=image) for index, image in ((0, 0), (0, 1), (1, 0))}
-    except (KeyError, IndexError, ValueError) as error:
+    except (LookupError, ValueError, AttributeError, TypeError, MemoryError, OverflowError) as error:
         raise InputError(f"pattern '{pattern}': {error!r}; write it with {{index}} and {{image}}") from error
     if len(names) < 3:
         raise InputError(f"pattern '{pattern}': gives two images one name; it needs {{index}} and {{image}}")
@@ -181,20 +162,20 @@ def _check_pattern(pattern: str) -> tuple[str, str]:
     return (pattern[: -len(suffix)], suffix) if suffix in SUFFIXES else (pattern, "")
 
 
-def _in_threads(work: Callable[[_Expected], Result], expected: Iterable[_Expected]) -> list[Result]:
+def in_threads(work: Callable[[ExpectedFile], Result], expected: Iterable[ExpectedFile]) -> list[Result]:
     """Results in order; reading, digests and decoding leave the interpreter free."""
     with ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(work, expected))
 
 
-def _open(expected: _Expected, *, decode: bool) -> tuple[ImageFile, Image.Image] | Absent:
-    """The record of a file and its picture, decoded if asked; otherwise the picture has served its purpose."""
+def open_image(expected: ExpectedFile, *, decode: bool) -> tuple[ImageFile, Image.Image] | UnusableImage:
+    """The record of a file and its picture, which is usable only where it was to be decoded."""
     try:
         content = expected.path.read_bytes()
     except OSError as error:
-        return expected.bad(f"cannot be read ({error})")
+        return expected.unusable(f"cannot be read ({error})")
     if not content:
-        return expected.bad("is empty")
+        return expected.unusable("is empty")
     try:
         picture = Image.open(io.BytesIO(content))
         if picture.format == "PNG" and not decode:
@@ -202,80 +183,11 @@ def _open(expected: _Expected, *, decode: bool) -> tuple[ImageFile, Image.Image]
         else:
             picture.load()
     except UNDECODABLE as error:
-        return expected.bad(f"cannot be decoded ({error})")
+        return expected.unusable(f"cannot be decoded ({error})")
     digest = sha256(content).hexdigest()
     return ImageFile(*expected, digest, picture.width, picture.height, picture.format or ""), picture
 
 
-def _read(expected: _Expected) -> ImageFile | Absent:
-    opened = _open(expected, decode=False)
-    return opened if isinstance(opened, Absent) else opened[0]
-
-
-def _examine(expected: _Expected) -> _Look | Absent:
-    opened = _open(expected, decode=True)
-    if isinstance(opened, Absent):
-        return opened
-    file, picture = opened
-    rgb = picture.convert("RGB")
-    return _Look(
-        file,
-        pixels=sha256(rgb.tobytes() + repr(rgb.size).encode()).hexdigest(),
-        single_colour=rgb.getcolors(1) is not None,
-        alpha=picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info,
-    )
-
-
-def _faults(
-    seen: Sequence[_Look], missing: Sequence[Absent], bad: Sequence[Absent], extra: Sequence[Path]
-) -> Iterator[tuple[Severity, str]]:
-    """One line for each kind of fault."""
-    if missing:
-        each = sorted(Counter(absent.image_index for absent in missing).items())
-        counts = ", ".join(f"{count} of image {k}" for k, count in each)
-        names = listed([absent.path.name for absent in missing])
-        yield "error", f"{_count(missing)} missing ({counts}): {names}; make them, or choose fewer prompts"
-    for reason, absents in _grouped(bad, lambda absent: absent.reason):
-        names = listed([absent.path.name for absent in absents])
-        yield "error", f"{_count(absents)} {reason}: {names}; make the image again"
-    if extra:
-        names = listed([path.name for path in extra])
-        yield "warning", f"{_count(extra)} of no prompt: {names}; not judged"
-    sizes = Counter((look.file.width, look.file.height) for look in seen)
-    if len(sizes) > 1:
-        counts = ", ".join(f"{count} of {width}x{height}" for (width, height), count in sizes.most_common(5))
-        yield "warning", f"images differ in size: {counts}; compare models at one size"
-    yield from _twins(seen)
-    for words, looks in (
-        ("of a single colour, as a safety checker makes them", [look for look in seen if look.single_colour]),
-        ("with an alpha channel, which judges see in different ways", [look for look in seen if look.alpha]),
-    ):
-        if looks:
-            yield "warning", f"{_count(looks)} {words}: {listed([look.file.path.name for look in looks])}"
-
-
-def _twins(seen: Sequence[_Look]) -> Iterator[tuple[Severity, str]]:
-    """Pictures that are there more than once, within a prompt and across prompts."""
-    within, across = [], []
-    for _, looks in _grouped(seen, lambda look: look.pixels):
-        for _, same in _grouped(looks, lambda look: str(look.file.prompt_index)):
-            if len(same) > 1:
-                within.append(" = ".join(look.file.path.name for look in same))
-        if len({look.file.prompt_index for look in looks}) > 1:
-            across.append(" = ".join(look.file.path.name for look in looks))
-    if within:
-        yield "warning", f"the same picture twice for one prompt, a sign of a fixed seed: {listed(within)}"
-    if across:
-        yield "warning", f"the same picture for several prompts: {listed(across)}"
-
-
-def _grouped(items: Iterable[Item], key: Callable[[Item], str]) -> Iterable[tuple[str, list[Item]]]:
-    """Items by a key, in the order of each key's first."""
-    groups: dict[str, list[Item]] = defaultdict(list)
-    for item in items:
-        groups[key(item)].append(item)
-    return groups.items()
-
-
-def _count(items: Sequence[object]) -> str:
-    return f"{len(items)} image{'s' if len(items) != 1 else ''}"
+def _read(expected: ExpectedFile) -> ImageFile | UnusableImage:
+    opened = open_image(expected, decode=False)
+    return opened if isinstance(opened, UnusableImage) else opened[0]

@@ -1,4 +1,4 @@
-"""From what a command was told to a run folder: reads, chooses, looks at the images, opens the judge, and judges."""
+"""From a configuration to a run folder: reads and selects prompts, scans the images, opens the judge, and judges."""
 
 from __future__ import annotations
 
@@ -16,13 +16,18 @@ from typing import Any
 from unigenbench.errors import InputError
 from unigenbench.judges.base import JudgeOptions, open_judge
 from unigenbench.judges.keys import public_url, read_key, redact, url_secrets
+from unigenbench.judges.openai_compatible import OpenAICompatible
 from unigenbench.judging.estimate import Estimate, read_price, total
-from unigenbench.judging.evaluate import Outcome, Plan, Progress, Settings, evaluate, expected_usage, pending
+from unigenbench.judging.evaluate import evaluate
 from unigenbench.judging.images import scan
+from unigenbench.judging.plan import Plan, Settings, pending_tasks
+from unigenbench.judging.progress import Outcome, Progress
 from unigenbench.prompts import parse_indices, read_prompts, select
 from unigenbench.protocol.rubric import open_rubric
 from unigenbench.runs.cache import ReplyCache
-from unigenbench.runs.store import JUDGEMENTS, REPLIES, SCHEMA_VERSION, RunStore, recall, set_aside
+from unigenbench.runs.files import archive_folder
+from unigenbench.runs.judgements import last_judgements
+from unigenbench.runs.store import JUDGEMENTS, REPLIES, SCHEMA_VERSION, RunStore
 from unigenbench.scoring.leaderboard import BOARD_IMAGES_PER_PROMPT, against_board
 from unigenbench.types import Usage
 
@@ -30,8 +35,8 @@ GENERATION = "generation.json"
 
 
 @dataclass(frozen=True)
-class Order:
-    """What a user asks for."""
+class JudgeConfig:
+    """Configuration of a judging run."""
 
     data: str
     """a prompt file, or the name of one that is shipped"""
@@ -60,19 +65,19 @@ class Order:
     """the arguments of the process, for the record"""
 
 
-def judge_folder(order: Order, report: Callable[[Progress], None] = lambda _: None) -> Outcome:
+def judge_folder(config: JudgeConfig, report: Callable[[Progress], None] = lambda _: None) -> Outcome:
     """Judges a folder of images into a run folder, or goes on with it.
 
     Raises:
         BenchError: nothing was judged, as something is not as needed.
     """
-    if order.run is None:
+    if config.run is None:
         raise InputError("--run: missing; name the folder that keeps the judgements")
-    plan = _plan(order, read_key(_kind(order), order.api_key_file))
-    if order.fresh:
-        set_aside(order.run)
-    with RunStore(order.run, _manifest(order, plan), plan.prompts) as store:
-        cache = ReplyCache(order.cache or order.run / REPLIES)
+    plan = _plan(config, read_key(_kind(config), config.api_key_file))
+    if config.fresh:
+        archive_folder(config.run)
+    with RunStore(config.run, _manifest(config, plan), plan.prompts) as store:
+        cache = ReplyCache(config.cache or config.run / REPLIES)
         try:
             outcome = evaluate(plan, store, cache, report)
         finally:
@@ -80,70 +85,71 @@ def judge_folder(order: Order, report: Callable[[Progress], None] = lambda _: No
         store.update(
             status=outcome.state,
             counts=outcome.statuses,
-            requests=store.requests,
-            usage=vars(store.usage),
-            cost=plan.settings.price.cost(store.usage) if plan.settings.price else None,
+            requests=store.ledger.spent.requests,
+            usage=vars(outcome.usage),
+            uncounted_requests=outcome.uncounted,
+            cost=outcome.cost,
             finished=_now(),
         )
     return outcome
 
 
-def estimate_folder(order: Order) -> Estimate:
+def estimate_folder(config: JudgeConfig) -> Estimate:
     """What judging the folder would take; where the run folder is there, what is left of it. Sends nothing, needs no
     key.
 
     Raises:
         BenchError: prompts, images or prices cannot be read.
     """
-    plan = _plan(order, "none")
-    past = {} if order.run is None or order.fresh else recall(order.run / JUDGEMENTS)
-    tasks = pending(plan, past)
-    by_logits = plan.reply == "logits"
-    return total(
-        ((expected_usage(plan, task), len(task.prompt.points) if by_logits else 1) for task in tasks),
-        plan.settings.price,
+    plan = _plan(config, "none")
+    last = {} if config.run is None or config.fresh else last_judgements(config.run / JUDGEMENTS)
+    calls = (
+        (plan.expected_usage(task.prompt, task.image), plan.requests(task.prompt)) for task in pending_tasks(plan, last)
     )
+    return total(calls, plan.settings.price)
 
 
-def _kind(order: Order) -> str:
-    return order.judge.partition(":")[0]
+def _kind(config: JudgeConfig) -> str:
+    return config.judge.partition(":")[0]
 
 
-def _plan(order: Order, api_key: str | None) -> Plan:
+def _plan(config: JudgeConfig, api_key: str | None) -> Plan:
     """Prompts, images, wording and judge."""
     prompts = select(
-        read_prompts(order.data, strict=order.strict),
-        limit=order.limit,
-        indices=parse_indices(order.indices) if order.indices else None,
-        subset=order.subset,
-        theme=order.theme,
-        dimension=order.dimension,
-        exclude_flagged=order.exclude_flagged,
+        read_prompts(config.data, strict=config.strict),
+        limit=config.limit,
+        indices=parse_indices(config.indices) if config.indices else None,
+        subset=config.subset,
+        theme=config.theme,
+        dimension=config.dimension,
+        exclude_flagged=config.exclude_flagged,
     )
-    found = scan(order.images, prompts, images_per_prompt=order.images_per_prompt, pattern=order.pattern)
+    found = scan(config.images, prompts, images_per_prompt=config.images_per_prompt, pattern=config.pattern)
     if not found.found:
-        example = order.pattern.format(index=prompts.prompts[0].index, image=0)
-        raise InputError(f"{order.images}: no image of the chosen prompts; names look like {example}.png")
-    rubric = open_rubric(order.rubric, prompts.language, order.official_checkout)
-    settings = order.settings
-    if order.prices is not None:
-        settings = replace(settings, price=read_price(order.prices, order.judge.partition(":")[2]))
+        example = config.pattern.format(index=prompts.prompts[0].index, image=0)
+        raise InputError(f"{config.images}: no image of the chosen prompts; names look like {example}.png")
+    rubric = open_rubric(config.rubric, prompts.language, config.official_checkout)
+    settings = config.settings
+    if config.prices is not None:
+        settings = replace(settings, price=read_price(config.prices, config.judge.partition(":")[2]))
     elif settings.max_cost is not None:
         raise InputError("--max-cost: money needs prices; give --prices FILE")
-    options = replace(order.options, api_key=api_key, concurrency=settings.concurrency)
-    return Plan(prompts, found, rubric, open_judge(order.judge, options), settings)
+    options = replace(config.options, api_key=api_key, concurrency=settings.concurrency)
+    judge = open_judge(config.judge, options)
+    server = judge.server if isinstance(judge, OpenAICompatible) else ""
+    return Plan(prompts, found, rubric, judge, settings, server)
 
 
-def _manifest(order: Order, plan: Plan) -> dict[str, Any]:
+def _manifest(config: JudgeConfig, plan: Plan) -> dict[str, Any]:
     """run.json, as it is before the first call."""
-    prompts, url = plan.prompts, order.options.base_url
-    against = reasons_against_board(order, plan)
+    prompts, url = plan.prompts, config.options.base_url
+    against = reasons_against_board(config, plan)
     return {
         "schema_version": SCHEMA_VERSION,
-        "run_id": f"{order.run.name if order.run else 'run'}-{uuid.uuid4().hex[:8]}",
+        "run_id": f"{config.run.name if config.run else 'run'}-{uuid.uuid4().hex[:8]}",
         "created": _now(),
         "status": "running",
-        "command": redact(shlex.join(order.command), url_secrets(url or "")),
+        "command": redact(shlex.join(config.command), url_secrets(url or "")),
         "versions": {name: version(name) for name in ("t2ialign", "pillow", "numpy", "openai")}
         | {"python": platform.python_version()},
         "dataset": {
@@ -157,18 +163,18 @@ def _manifest(order: Order, plan: Plan) -> dict[str, Any]:
         },
         "selection": prompts.selection,
         "images": {
-            "root": str(order.images),
-            "pattern": order.pattern,
-            "per_prompt": order.images_per_prompt,
+            "root": str(config.images),
+            "pattern": config.pattern,
+            "per_prompt": config.images_per_prompt,
             "samples": plan.settings.samples,
             "found": len(plan.scan.found),
             "missing": len(plan.scan.missing),
             "bad": len(plan.scan.bad),
         },
-        "judge": {"name": order.judge, "spec": plan.judge_spec, "id": plan.judge_id},
+        "judge": {"name": config.judge, "spec": plan.judge_spec, "id": plan.judge_id},
         "rubric": {"id": plan.rubric.id, "sha256": plan.rubric.sha256, "language": plan.rubric.language},
         "endpoint": public_url(url) if url else None,
-        "generation": _generation(order.images),
+        "generation": _generation(config.images),
         "comparable": not against,
         "banner": f"Not comparable with the published board: {'; '.join(against)}." if against else None,
         "warnings": [],
@@ -177,14 +183,14 @@ def _manifest(order: Order, plan: Plan) -> dict[str, Any]:
     }
 
 
-def reasons_against_board(order: Order, plan: Plan) -> list[str]:
+def reasons_against_board(config: JudgeConfig, plan: Plan) -> list[str]:
     """Why the scores may not stand beside the published ones; empty if they may."""
     checks = {
         "its judge was asked in our own wording": plan.rubric.id.startswith("official"),
         f"it has {plan.settings.samples} judgements per image, not 1": plan.settings.samples == 1,
         f"its judge was asked for {plan.reply}": plan.reply == "tags",
     }
-    of_all_runs = against_board(plan.prompts, judge=order.judge, images_per_prompt=order.images_per_prompt)
+    of_all_runs = against_board(plan.prompts, judge=config.judge, images_per_prompt=config.images_per_prompt)
     return of_all_runs + [reason for reason, holds in checks.items() if not holds]
 
 

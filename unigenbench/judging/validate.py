@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unigenbench.errors import BenchError, InputError, listed
-from unigenbench.judging.images import PATTERN, validate_images
+from unigenbench.judging.image_checks import validate_images
+from unigenbench.judging.images import PATTERN
 from unigenbench.prompts import Examined, examine_prompts, from_json, prompt_sha256
-from unigenbench.runs.store import JUDGEMENTS, MANIFEST, PROMPTS, SCHEMA_VERSION, from_fields, newest
+from unigenbench.runs.judgements import from_fields, newest
+from unigenbench.runs.store import JUDGEMENTS, MANIFEST, PROMPTS, SCHEMA_VERSION
 from unigenbench.types import STATUSES, Judgement, Problem, Prompt, PromptSet, Severity
 
 

@@ -15,11 +15,11 @@ from unigenbench.types import JudgeReply, JudgeRequest, Usage
 _SCHEMA = "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT NOT NULL) WITHOUT ROWID"
 
 
-def cache_key(judge_id: str, request: JudgeRequest) -> str:
-    """SHA-256 of all that an answer depends on: judge, image, text, number of the sample and of the parse retry."""
-    text = hashlib.sha256(request.text.encode()).hexdigest()
+def cache_key(judge_id: str, server: str, request: JudgeRequest) -> str:
+    """SHA-256 of all that an answer depends on: judge, its server, image, text, sample and parse retry."""
+    text = hashlib.sha256(request.text.encode(errors="surrogatepass")).hexdigest()
     sample = request.key.rpartition("/")[2]
-    parts = (judge_id, request.image.sha256, text, sample, str(request.attempt))
+    parts = (judge_id, server, request.image.sha256, text, sample, str(request.attempt))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unigenbench import statistics as stats
-from unigenbench.runs.store import atomic_write, open_log
+from unigenbench.runs.files import atomic_write
+from unigenbench.runs.store import open_log
 from unigenbench.scoring.counts import Compat, Counts, Group, Missing, count_run, failed_by_status
 from unigenbench.scoring.official import OfficialScores, count_rows, rows_of
 from unigenbench.scoring.verdicts import image_key

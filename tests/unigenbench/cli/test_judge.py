@@ -15,7 +15,7 @@ import pytest
 from made_runs import prompt_set, write_csv, write_images
 from stub import Answer, Call, Stub, error, fine, scene, scores, serve
 
-from unigenbench.cli.judge import _asked
+from unigenbench.cli.judge import config_from_options
 from unigenbench.cli.main import main
 from unigenbench.runs.store import open_log
 from unigenbench.scoring.scores import summarise
@@ -59,7 +59,7 @@ def test_a_run_ends_with_0_and_says_what_was_judged(folder: Path, monkeypatch: p
         words = capsys.readouterr()
         assert f"{folder / 'run'}: 8 ok" in words.out
         assert "9 requests" not in words.out  # the probe is none of the run's
-        assert "8 of 8 judged, 0 failed, 16 at once" in words.err
+        assert "8 of 8 asked, 8 judged, 0 failed, 16 at once" in words.err
         assert command(monkeypatch, *arguments(folder, stub.url, "--json")) == 0
         assert len(stub.calls) == 9
     shown = json.loads(capsys.readouterr().out)
@@ -269,5 +269,6 @@ def test_many_kills_cost_only_what_was_in_flight(tmp_path: Path, monkeypatch: py
     ("native-v1", None, 4_000_000), ("official-vllm", None, None), ("official-vllm", 100, 100),
 ])  # fmt: skip
 def test_official_wording_gets_images_whole_unless_told(rubric: str, given: int | None, sent: int | None):
-    order = _asked({"data": "en", "images": Path("x"), "judge": "shapes", "rubric": rubric, "max_pixels": given})
-    assert order.settings.max_pixels == sent
+    options = {"data": "en", "images": Path("x"), "judge": "shapes", "rubric": rubric, "max_pixels": given}
+    config = config_from_options(options)
+    assert config.settings.max_pixels == sent

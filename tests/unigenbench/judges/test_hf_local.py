@@ -24,7 +24,8 @@ from t2ialign.shapes.render import render
 from t2ialign.shapes.scene import Scene, Thing
 from unigenbench.errors import InputError
 from unigenbench.judges.base import FatalFailure, JudgeOptions, JudgeTruncated, open_judge
-from unigenbench.judges.hf_local import HFLocal, _Written, digit_probabilities
+from unigenbench.judges.hf_local import HFLocal, digit_probabilities
+from unigenbench.judges.hf_model import Generation
 from unigenbench.protocol.parsing import parse
 from unigenbench.protocol.rubric import render as rubric
 from unigenbench.types import ImageFile, JudgeRequest, Point, Prompt, Usage
@@ -60,15 +61,15 @@ class Engine:
         self.calls: list[tuple[int, int, float, int]] = []
         self.texts: list[str] = []
 
-    def write(self, asks, limit, temperature, seed):
-        self.calls.append((len(asks), limit, temperature, seed))
-        if len(asks) > self.room:
+    def generate(self, questions, max_tokens, temperature, seed):
+        self.calls.append((len(questions), max_tokens, temperature, seed))
+        if len(questions) > self.room:
             raise self.OutOfMemory("no room")
-        self.texts += [ask.text for ask in asks]
-        color = [ask.image.getpixel((0, 0)) for ask in asks]
-        return [_Written(f"{c}", self.cut, Usage(10, 2), ["1"], [0.25]) for c in color]
+        self.texts += [question.text for question in questions]
+        color = [question.image.getpixel((0, 0)) for question in questions]
+        return [Generation(f"{c}", self.cut, Usage(10, 2), ["1"], [0.25]) for c in color]
 
-    def free(self):
+    def free_memory(self):
         self.freed += 1
 
 
@@ -148,7 +149,7 @@ def test_logits_ask_once_for_each_test_point(opened):
 
 def test_a_defect_reaches_the_caller(opened, monkeypatch):
     engine = Engine()
-    monkeypatch.setattr(engine, "write", lambda *_: 1 / 0)
+    monkeypatch.setattr(engine, "generate", lambda *_: 1 / 0)
     found = together(opened(engine), [filled((0, 0, 0)), filled((1, 0, 0))])
     assert [type(error) for error in found] == [ZeroDivisionError, ZeroDivisionError]
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import pytest
 
 from unigenbench.judges.base import FatalFailure, JudgeOptions, open_judge
-from unigenbench.judging.run import Order, judge_folder
+from unigenbench.judging.run import JudgeConfig, judge_folder
 from unigenbench.runs.store import open_log
 from unigenbench.scoring.agree import agree
 
@@ -82,10 +82,10 @@ class HeldOut(NamedTuple):
     """A folder with prompts.csv and two images of each prompt, one rendered and one drawn by assets/shapes-sd."""
 
     folder: Path
-    order: Callable[..., Order]
+    order: Callable[..., JudgeConfig]
     """(name of the run, judge, options of the judge) -> what to judge"""
 
-    def over_http(self, server: str) -> Order:
+    def over_http(self, server: str) -> JudgeConfig:
         return self.order("http", f"openai:{JUDGE}", base_url=server)
 
 

@@ -16,6 +16,7 @@ from made_runs import POINTS
 from stub import Answer, Call, error, scores, serve
 
 from unigenbench.errors import InputError
+from unigenbench.judges.addresses import complete_url
 from unigenbench.judges.base import (
     FatalFailure,
     JudgeError,
@@ -26,7 +27,9 @@ from unigenbench.judges.base import (
     TransientFailure,
     open_judge,
 )
-from unigenbench.judges.openai_compatible import OpenAICompatible, complete_url, shorten, yes_probability
+from unigenbench.judges.openai_compatible import OpenAICompatible
+from unigenbench.judges.reply_modes import yes_probability
+from unigenbench.judges.text import shorten
 from unigenbench.types import ImageFile, JudgeReply, JudgeRequest, Prompt, Usage
 
 KEY = "sk-secret-0123456789"
@@ -163,7 +166,7 @@ def test_an_absent_usage_and_null_content_are_no_crash():
 def test_each_fault_is_named_for_what_it_is(answer: Answer, kind: type[JudgeError], words: str):
     with pytest.raises(kind, match=words) as caught:
         ask(lambda _: answer, timeout_seconds=0.5 if answer.seconds else 60.0)
-    assert type(caught.value).__name__.lstrip("_") in (kind.__name__, "Rejected", "NotFound")
+    assert type(caught.value).__name__.lstrip("_") in (kind.__name__, "RequestRejected", "NotFound")
     assert KEY not in str(caught.value)
     assert KEY not in repr(caught.value.__context__)
 

@@ -20,10 +20,12 @@ from stub import Answer, Call, Stub, error, fine, scene, scores, serve
 from unigenbench.errors import Interrupted, ServerError, TryAgainError
 from unigenbench.judges.base import Judge, JudgeOptions, Probe, open_judge
 from unigenbench.judges.retry import RetryPolicy
+from unigenbench.judging.budget import BudgetSpent
 from unigenbench.judging.estimate import Price
-from unigenbench.judging.evaluate import Outcome, Plan, Settings, evaluate
+from unigenbench.judging.evaluate import evaluate
 from unigenbench.judging.images import scan
-from unigenbench.judging.limits import BudgetSpent
+from unigenbench.judging.plan import Plan, Settings
+from unigenbench.judging.progress import Outcome
 from unigenbench.protocol.rubric import open_rubric
 from unigenbench.runs.cache import ReplyCache
 from unigenbench.runs.store import JUDGEMENTS, REPLIES, RunStore, open_log
@@ -413,7 +415,7 @@ def test_a_model_that_is_served_under_another_name_is_a_warning(tmp_path: Path):
     ]
 
 
-def test_only_complete_replies_are_kept(tmp_path: Path):
+def test_only_replies_with_verdicts_are_cached(tmp_path: Path):
     names = list(FAULTS)
     counts: dict[int, int] = {}
 
@@ -428,9 +430,8 @@ def test_only_complete_replies_are_kept(tmp_path: Path):
         bench.run(stub.url, JudgeOptions(timeout_seconds=0.5), retry=RetryPolicy(1, base_seconds=0), parse_tries=1)
     rows = sqlite3.connect(tmp_path / "run" / REPLIES).execute("SELECT reply FROM replies").fetchall()
     kept = [row[0] for row in rows]
-    assert not [text for text in kept if "three d'" in text or "cannot help" in text or "content_filter" in text]
-    # 2 well-formed, 5 unreadable but whole, prose that would heal, truncated that healed, 429 that healed
-    assert len(kept) == 2 + 5 + 1 + 1 + 1
+    assert all("<score>[1, 0]</score>" in text for text in kept)
+    assert len(kept) == 2 + 1 + 1  # well-formed, fenced; truncated and 429 that healed
 
 
 def test_verdicts_that_a_judge_gives_itself_are_checked_too(tmp_path: Path):

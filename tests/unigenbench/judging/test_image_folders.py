@@ -13,7 +13,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from unigenbench.errors import DataError, InputError
-from unigenbench.judging.images import encode, scan, validate_images
+from unigenbench.judging.image_checks import validate_images
+from unigenbench.judging.images import encode, scan
 from unigenbench.types import ImageFile, Prompt, PromptSet
 
 SIZE = 16

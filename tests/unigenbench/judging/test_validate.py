@@ -17,7 +17,7 @@ from unigenbench.cli.main import app
 from unigenbench.errors import InputError
 from unigenbench.judging.validate import validate, validate_run
 from unigenbench.prompts import prompt_sha256, read_prompts, to_json
-from unigenbench.runs.store import to_line
+from unigenbench.runs.judgements import to_line
 from unigenbench.types import Judgement
 
 

@@ -21,15 +21,15 @@ REPLY = JudgeReply("<score>[1]</score>", usage=Usage(1, 2, 3, 4), verdicts=(1,),
 
 def test_a_key_changes_with_all_that_changes_an_answer_and_nothing_else():
     same = replace(REQUEST, key="other_name/3/1/0", image=replace(IMAGE, path=Path("elsewhere/3_1.png")), max_tokens=9)
-    assert cache_key("judge", same) == cache_key("judge", REQUEST)
+    assert cache_key("judge", "http://a", same) == cache_key("judge", "http://a", REQUEST)
     others = [
-        cache_key("another", REQUEST),
-        cache_key("judge", replace(REQUEST, text="other words")),
-        cache_key("judge", replace(REQUEST, image=replace(IMAGE, sha256="b" * 64))),
-        cache_key("judge", replace(REQUEST, key="en/3/1/1")),
-        cache_key("judge", replace(REQUEST, attempt=1)),
+        cache_key("another", "http://a", REQUEST),
+        cache_key("judge", "http://a", replace(REQUEST, text="other words")),
+        cache_key("judge", "http://a", replace(REQUEST, image=replace(IMAGE, sha256="b" * 64))),
+        cache_key("judge", "http://a", replace(REQUEST, key="en/3/1/1")),
+        cache_key("judge", "http://a", replace(REQUEST, attempt=1)),
     ]
-    assert len({cache_key("judge", REQUEST), *others}) == 6
+    assert len({cache_key("judge", "http://a", REQUEST), *others}) == 6
 
 
 def test_a_reply_survives_json():

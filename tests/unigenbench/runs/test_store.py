@@ -16,7 +16,9 @@ import pytest
 from made_runs import judgement, manifest, prompt_set
 
 from unigenbench.errors import DataError, InputError, TryAgainError
-from unigenbench.runs.store import JUDGEMENTS, RunStore, from_fields, open_log, read_judgements, set_aside, to_line
+from unigenbench.runs.files import archive_folder
+from unigenbench.runs.judgements import from_fields, read_judgements, to_line
+from unigenbench.runs.store import JUDGEMENTS, RunStore, open_log
 from unigenbench.types import Usage
 
 
@@ -45,11 +47,12 @@ def test_going_on_knows_what_was_judged_and_paid(tmp_path: Path):
         store.append(judgement("en/0/0/0", attempts=3))
         store.append(judgement("en/1/0/0", "refused"))
     with RunStore(tmp_path, manifest() | {"run_id": "other"}, prompt_set(2, tmp_path)) as store:
-        assert {key: past.status for key, past in store.past.items()} == {
+        assert {key: last.status for key, last in store.last.items()} == {
             ("en/0/0/0", "j"): "ok",
             ("en/1/0/0", "j"): "refused",
         }
-        assert (store.usage, store.requests) == (Usage(20, 2), 4)
+        spent = store.ledger.spent
+        assert (spent.usage, spent.requests) == (Usage(20, 2), 4)
         assert store.manifest["run_id"] == "r"
 
 
@@ -102,7 +105,7 @@ def test_a_folder_may_grow_but_not_change_what_it_measures(tmp_path: Path):
 def test_a_full_disk_leaves_whole_lines_and_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with RunStore(tmp_path, manifest(), prompt_set(2, tmp_path)) as store:
         store.append(judgement("en/0/0/0"))
-        file = store._file
+        file = store._log._file
 
         class Full:
             def write(self, content: bytes) -> int:
@@ -113,10 +116,10 @@ def test_a_full_disk_leaves_whole_lines_and_a_message(tmp_path: Path, monkeypatc
             def __getattr__(self, name: str) -> Any:
                 return getattr(file, name)
 
-        store._file = Full()
+        store._log._file = Full()
         with pytest.raises(TryAgainError, match="the disk is full"):
             store.append(judgement("en/1/0/0"))
-        store._file = file
+        store._log._file = file
         store.append(judgement("en/1/0/0"))
     assert [line.key for line in read_judgements(tmp_path / JUDGEMENTS)] == ["en/0/0/0", "en/1/0/0"]
 
@@ -141,7 +144,7 @@ def test_two_processes_cannot_judge_into_one_folder(tmp_path: Path):
         with pytest.raises(TryAgainError, match=f"in use by process {other.pid} on "):
             RunStore(tmp_path, manifest(), prompt_set(1, tmp_path))
         with pytest.raises(TryAgainError, match="in use by process"):
-            set_aside(tmp_path)
+            archive_folder(tmp_path)
     finally:
         os.kill(other.pid, signal.SIGKILL)
         other.wait()
@@ -150,10 +153,10 @@ def test_two_processes_cannot_judge_into_one_folder(tmp_path: Path):
         pass
 
 
-def test_a_folder_set_aside_is_kept(tmp_path: Path):
+def test_an_archived_folder_is_kept(tmp_path: Path):
     for _ in range(2):
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / "x").touch()
-        set_aside(tmp_path / "run")
+        archive_folder(tmp_path / "run")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run.old-1", "run.old-2"]
-    assert set_aside(tmp_path / "run") is None
+    assert archive_folder(tmp_path / "run") is None

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from unigenbench.errors import DataError
 from unigenbench.protocol.values import as_text
-from unigenbench.runs.store import atomic_write
+from unigenbench.runs.files import atomic_write
 from unigenbench.scoring.official.counting import count_rows, counted
 from unigenbench.scoring.official.table import COLUMNS, FOLDER, ResultRow, read_rows
 from unigenbench.scoring.verdicts import ImageKey, ImageVerdicts, check_log
