@@ -96,6 +96,10 @@ def judge(
     fresh: Annotated[
         bool, typer.Option("--fresh/--resume", help="Begin anew; the old folder is kept under another name.")
     ] = False,
+    prompts_differ: Annotated[
+        bool,
+        typer.Option("--prompts-differ", help="Judge images made from other texts than those of --data."),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is left and what it would take.")] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
+from unigenbench.judges.text import replace_surrogates
+
 ENDPOINTS = {
     "openai": "https://api.openai.com/v1",
     "gemini": "https://generativelanguage.googleapis.com/v1beta/openai",
 }
+
+
+def is_http_address(url: str) -> bool:
+    """Whether a request can be sent there: a scheme, a host and, where it has one, a port that exists."""
+    try:
+        parts = urlsplit(url)
+        printable = url.isprintable() and " " not in url and replace_surrogates(url) == url
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and printable
+    except ValueError:
+        return False
 
 
 def complete_url(url: str) -> str:

@@ -21,17 +21,25 @@ def read_key(kind: str, key_file: Path | None = None) -> str | None:
     """The key for a kind of judge, from a file or the environment; None where there is none.
 
     Raises:
-        InputError: the file cannot be read or is empty.
+        InputError: the file cannot be read or is empty, or the key holds what no HTTP header can.
     """
     if key_file is None:
-        found = (os.environ.get(name, "").strip() for name in VARIABLES.get(kind, ()))
-        return next((key for key in found if key), None)
+        for name in VARIABLES.get(kind, ()):
+            if key := os.environ.get(name, "").strip():
+                return _checked_key(key, name)
+        return None
     try:
         key = key_file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{key_file}: cannot be read as a key file: {error}") from error
     if not key:
         raise InputError(f"{key_file}: empty; put the key on its first line")
+    return _checked_key(key, str(key_file))
+
+
+def _checked_key(key: str, source: str) -> str:
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise InputError(f"{source}: holds more than a key: a space, a second line, or a letter that is not ASCII")
     return key
 
 
@@ -45,7 +53,10 @@ def redact(text: str, secrets: Iterable[str | None]) -> str:
 
 def public_url(url: str) -> str:
     """An address without user, password, query and fragment, any of which may hold a key."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "an address that cannot be read"
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 

@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, urlsplit
 from PIL import Image
 
 from unigenbench.errors import InputError
-from unigenbench.judges.addresses import ENDPOINTS, alternative_url, complete_url
+from unigenbench.judges.addresses import ENDPOINTS, alternative_url, complete_url, is_http_address
 from unigenbench.judges.base import (
     FatalFailure,
     JudgeError,
@@ -75,7 +75,7 @@ class OpenAICompatible:
         Raises:
             InputError: the address is no http address, or a service that needs a key has none.
         """
-        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+        if not is_http_address(url):
             raise InputError(f"--base-url {url!r}: no http(s) address; write for example http://127.0.0.1:8000")
         if options.api_key is None and url == ENDPOINTS.get(kind):
             raise InputError(

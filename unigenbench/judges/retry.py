@@ -9,6 +9,9 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Literal
 
+LONGEST_SECONDS = 1e9
+"""A server that asks for a longer wait is taken to ask for this one."""
+
 Fault = Literal["rate", "transient", "fatal"]
 
 
@@ -52,17 +55,17 @@ def retry_after_seconds(headers: Mapping[str, str], now: datetime | None = None)
         return seconds
     try:
         when = parsedate_to_datetime(value)
-    except ValueError:
+        if when.tzinfo is None:
+            when = when.replace(tzinfo=timezone.utc)
+        return max(0.0, (when - (now or datetime.now(timezone.utc))).total_seconds())
+    except (ValueError, TypeError, OverflowError):
         return None
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=timezone.utc)
-    return max(0.0, (when - (now or datetime.now(timezone.utc))).total_seconds())
 
 
 def _number(text: str | None) -> float | None:
-    """A finite number that is not negative."""
+    """A number that is not negative, at most LONGEST_SECONDS."""
     try:
         value = float(text) if text is not None else -1.0
     except ValueError:
         return None
-    return value if 0 <= value < float("inf") else None
+    return min(value, LONGEST_SECONDS) if value >= 0 else None

@@ -50,7 +50,7 @@ def read_price(path: Path, model: str) -> Price:
     """
     try:
         prices = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(prices, dict) or model not in prices:
         known = ", ".join(prices) if isinstance(prices, dict) else "nothing"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import shlex
 import uuid
@@ -19,6 +18,7 @@ from unigenbench.judges.keys import public_url, read_key, redact, url_secrets
 from unigenbench.judges.openai_compatible import OpenAICompatible
 from unigenbench.judging.estimate import Estimate, read_price, total
 from unigenbench.judging.evaluate import evaluate
+from unigenbench.judging.generation import DifferentPrompt, check_same_prompts, different_prompts, read_generation
 from unigenbench.judging.images import scan
 from unigenbench.judging.plan import Plan, Settings, pending_tasks
 from unigenbench.judging.progress import Outcome, Progress
@@ -30,8 +30,6 @@ from unigenbench.runs.judgements import last_judgements
 from unigenbench.runs.store import JUDGEMENTS, REPLIES, SCHEMA_VERSION, RunStore
 from unigenbench.scoring.leaderboard import BOARD_IMAGES_PER_PROMPT, against_board
 from unigenbench.types import Usage
-
-GENERATION = "generation.json"
 
 
 @dataclass(frozen=True)
@@ -61,6 +59,8 @@ class JudgeConfig:
     dimension: str | None = None
     exclude_flagged: bool = False
     fresh: bool = False
+    prompts_differ: bool = False
+    """judge images that were made from other texts than those of `data`"""
     command: Sequence[str] = ()
     """the arguments of the process, for the record"""
 
@@ -74,9 +74,12 @@ def judge_folder(config: JudgeConfig, report: Callable[[Progress], None] = lambd
     if config.run is None:
         raise InputError("--run: missing; name the folder that keeps the judgements")
     plan = _plan(config, read_key(_kind(config), config.api_key_file))
+    generation = read_generation(config.images)
+    if not config.prompts_differ:
+        check_same_prompts(config.images, generation, plan.prompts)
     if config.fresh:
         archive_folder(config.run)
-    with RunStore(config.run, _manifest(config, plan), plan.prompts) as store:
+    with RunStore(config.run, _manifest(config, plan, generation), plan.prompts) as store:
         cache = ReplyCache(config.cache or config.run / REPLIES)
         try:
             outcome = evaluate(plan, store, cache, report)
@@ -140,10 +143,10 @@ def _plan(config: JudgeConfig, api_key: str | None) -> Plan:
     return Plan(prompts, found, rubric, judge, settings, server)
 
 
-def _manifest(config: JudgeConfig, plan: Plan) -> dict[str, Any]:
+def _manifest(config: JudgeConfig, plan: Plan, generation: Any) -> dict[str, Any]:
     """run.json, as it is before the first call."""
     prompts, url = plan.prompts, config.options.base_url
-    against = reasons_against_board(config, plan)
+    against = reasons_against_board(config, plan, different_prompts(generation, prompts))
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": f"{config.run.name if config.run else 'run'}-{uuid.uuid4().hex[:8]}",
@@ -174,7 +177,7 @@ def _manifest(config: JudgeConfig, plan: Plan) -> dict[str, Any]:
         "judge": {"name": config.judge, "spec": plan.judge_spec, "id": plan.judge_id},
         "rubric": {"id": plan.rubric.id, "sha256": plan.rubric.sha256, "language": plan.rubric.language},
         "endpoint": public_url(url) if url else None,
-        "generation": _generation(config.images),
+        "generation": generation,
         "comparable": not against,
         "banner": f"Not comparable with the published board: {'; '.join(against)}." if against else None,
         "warnings": [],
@@ -183,26 +186,16 @@ def _manifest(config: JudgeConfig, plan: Plan) -> dict[str, Any]:
     }
 
 
-def reasons_against_board(config: JudgeConfig, plan: Plan) -> list[str]:
+def reasons_against_board(config: JudgeConfig, plan: Plan, different: Sequence[DifferentPrompt]) -> list[str]:
     """Why the scores may not stand beside the published ones; empty if they may."""
     checks = {
         "its judge was asked in our own wording": plan.rubric.id.startswith("official"),
         f"it has {plan.settings.samples} judgements per image, not 1": plan.settings.samples == 1,
         f"its judge was asked for {plan.reply}": plan.reply == "tags",
+        f"the images of {len(different)} prompts were made from other texts": not different,
     }
     of_all_runs = against_board(plan.prompts, judge=config.judge, images_per_prompt=config.images_per_prompt)
     return of_all_runs + [reason for reason, holds in checks.items() if not holds]
-
-
-def _generation(images: Path) -> dict[str, Any] | None:
-    """How the images were made, where their folder says it."""
-    file = images / GENERATION
-    if not file.is_file():
-        return None
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{file}: no JSON ({error}); mend it or take it away") from error
 
 
 def _now() -> str:

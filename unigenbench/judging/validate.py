@@ -11,7 +11,7 @@ from unigenbench.errors import BenchError, InputError, listed
 from unigenbench.judging.image_checks import validate_images
 from unigenbench.judging.images import PATTERN
 from unigenbench.prompts import Examined, examine_prompts, from_json, prompt_sha256
-from unigenbench.runs.judgements import from_fields, newest
+from unigenbench.runs.judgements import NOT_A_JUDGEMENT, from_fields, newest
 from unigenbench.runs.store import JUDGEMENTS, MANIFEST, PROMPTS, SCHEMA_VERSION
 from unigenbench.types import STATUSES, Judgement, Problem, Prompt, PromptSet, Severity
 
@@ -141,7 +141,7 @@ def _json(path: Path, problems: list[Problem]) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError:
         problems.append(Problem("error", str(path), "is missing; restore it, or judge into another folder"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         problems.append(Problem("error", str(path), f"not JSON ({error}); restore it, or judge into another folder"))
     return None
 
@@ -158,7 +158,7 @@ def _judgements(path: Path, problems: list[Problem]) -> Iterator[tuple[int, Judg
                 return
             try:
                 yield number, from_fields(json.loads(line))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except NOT_A_JUDGEMENT as error:
                 what = f"no judgement ({error!r}); delete the line, and `unigenbench judge` asks again"
                 problems.append(Problem("error", f"{path}:{number}", what))
 

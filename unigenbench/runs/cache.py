@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from unigenbench.errors import DataError, TryAgainError
+from unigenbench.runs.files import disk_errors
 from unigenbench.types import JudgeReply, JudgeRequest, Usage
 
 _SCHEMA = "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT NOT NULL) WITHOUT ROWID"
@@ -24,7 +25,7 @@ def cache_key(judge_id: str, server: str, request: JudgeRequest) -> str:
 
 
 class ReplyCache:
-    """Complete replies by key, in one SQLite file. Refusals, cut replies and faults are not kept.
+    """Replies with verdicts by key, in one SQLite file. Whatever cannot be read as verdicts is not kept.
 
     `put` returns when the reply is safe on disk. Replies that arrive while an earlier one is being written are written
     together, so that the number of forced writes does not grow with the number of judges.
@@ -36,7 +37,8 @@ class ReplyCache:
         Raises:
             DataError: it is no SQLite file, or cannot be written.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         try:
             self._reader = sqlite3.connect(path)
@@ -51,12 +53,27 @@ class ReplyCache:
         self._turn = asyncio.Lock()
 
     def get(self, key: str) -> JudgeReply | None:
-        """The reply kept under a key."""
-        row = self._reader.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
-        return reply_from_json(row[0]) if row else None
+        """The reply kept under a key; None where there is none, or none that can be read.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        try:
+            row = self._reader.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
+        except sqlite3.Error as error:
+            raise self._damaged(error) from error
+        try:
+            return reply_from_json(row[0]) if row else None
+        except (ValueError, TypeError, LookupError, AttributeError):
+            return None
 
     async def put(self, key: str, reply: JudgeReply) -> None:
-        """Keeps a reply; on return it survives a kill and a power cut."""
+        """Keeps a reply; on return it survives a kill and a power cut.
+
+        Raises:
+            TryAgainError: it cannot be written, for example as the disk is full.
+            DataError: the file is damaged.
+        """
         self._waiting.append((key, reply_to_json(reply)))
         if self._next is None:
             self._next = asyncio.create_task(self._write_waiting())
@@ -73,6 +90,11 @@ class ReplyCache:
                 self._writer.executemany("INSERT OR REPLACE INTO replies VALUES (?, ?)", rows)
         except sqlite3.OperationalError as error:
             raise TryAgainError(f"{self._path}: {error}; free some space and run the same command again") from error
+        except sqlite3.Error as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: sqlite3.Error) -> DataError:
+        return DataError(f"{self._path}: {error}; remove the file, or name another with --cache")
 
     def close(self) -> None:
         """Closes the file; nothing waits to be written when every `put` has returned."""
@@ -81,8 +103,8 @@ class ReplyCache:
 
 
 def reply_to_json(reply: JudgeReply) -> str:
-    """One line."""
-    return json.dumps(asdict(reply), ensure_ascii=False)
+    """One line; lone surrogates, which SQLite does not take, as JSON escapes."""
+    return json.dumps(asdict(reply), ensure_ascii=False).encode(errors="backslashreplace").decode()
 
 
 def reply_from_json(text: str) -> JudgeReply:

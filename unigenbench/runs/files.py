@@ -6,11 +6,13 @@ import errno
 import os
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from unigenbench.errors import TryAgainError
+from unigenbench.errors import InputError, TryAgainError
 
 LOCK = "lock"
 OWNER = "lock.owner"
@@ -19,14 +21,38 @@ SYNC_LINES = 64
 SYNC_SECONDS = 1.0
 
 
+@contextmanager
+def disk_errors(place: Path) -> Iterator[None]:
+    """Turns what the operating system refuses into a message about the place.
+
+    Raises:
+        TryAgainError: the disk is full.
+        InputError: the place cannot be used: no permission, a file in the way, a name that is too long, ...
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise TryAgainError(f"{place}: the disk is full; free some space, run the same command again") from error
+        seen = error.strerror or str(error)
+        raise InputError(f"{place}: cannot be used ({seen}); name another place, or change what is there") from error
+
+
 def atomic_write(path: Path, text: str) -> None:
-    """Writes a file whole or not at all: temporary name, fsync, rename."""
+    """Writes a file whole or not at all: temporary name, fsync, rename.
+
+    Lone surrogates, which no file can hold, are written as \\udXXX, their form in JSON.
+
+    Raises:
+        TryAgainError, InputError: as `disk_errors`.
+    """
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    with disk_errors(path):
+        with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
 
 
 def lock_folder(folder: Path) -> FileLock:
@@ -34,14 +60,16 @@ def lock_folder(folder: Path) -> FileLock:
 
     Raises:
         TryAgainError: another process holds the lock.
+        InputError: the folder cannot be written.
     """
     lock, owner = FileLock(folder / LOCK), folder / OWNER
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        seen = owner.read_text(encoding="utf-8").strip() if owner.is_file() else ""
-        raise TryAgainError(f"{folder}: in use by process {seen or 'unknown'}; wait for it, or stop it") from error
-    owner.write_text(f"{os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+    with disk_errors(folder):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            seen = owner.read_text(encoding="utf-8").strip() if owner.is_file() else ""
+            raise TryAgainError(f"{folder}: in use by process {seen or 'unknown'}; wait for it, or stop it") from error
+        owner.write_text(f"{os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
     return lock
 
 
@@ -57,7 +85,8 @@ def archive_folder(folder: Path) -> Path | None:
     number = 1
     while (archived := folder.with_name(f"{folder.name}.old-{number}")).exists():
         number += 1
-    folder.rename(archived)
+    with disk_errors(archived):
+        folder.rename(archived)
     return archived
 
 
@@ -67,7 +96,8 @@ class LineLog:
     def __init__(self, path: Path):
         """Opens or makes the file; truncates a last line that a kill cut, so that the next one starts on its own."""
         self.path = path
-        self._file = path.open("ab+", buffering=0)
+        with disk_errors(path):
+            self._file = path.open("ab+", buffering=0)
         try:
             self._truncate_partial_line()
         except BaseException:
@@ -80,26 +110,25 @@ class LineLog:
 
         Raises:
             TryAgainError: the disk is full.
+            InputError: the file can no longer be written.
         """
-        start, rest = self._file.seek(0, os.SEEK_END), line.encode() + b"\n"
-        try:
-            while rest:
-                rest = rest[self._file.write(rest) :]
-        except OSError as error:
-            self._file.truncate(start)
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        start, rest = self._file.seek(0, os.SEEK_END), line.encode(errors="backslashreplace") + b"\n"
+        with disk_errors(self.path):
+            try:
+                while rest:
+                    rest = rest[self._file.write(rest) :]
+            except OSError:
+                self._file.truncate(start)
                 raise
-            raise TryAgainError(
-                f"{self.path.parent}: the disk is full; free some space, run the same command again"
-            ) from error
-        self._unsynced += 1
-        if self._unsynced >= SYNC_LINES or time.monotonic() - self._synced_at >= SYNC_SECONDS:
-            self._sync()
+            self._unsynced += 1
+            if self._unsynced >= SYNC_LINES or time.monotonic() - self._synced_at >= SYNC_SECONDS:
+                self._sync()
 
     def close(self) -> None:
         """Forces what was written to disk and closes the file."""
         try:
-            self._sync()
+            with disk_errors(self.path):
+                self._sync()
         finally:
             self._file.close()
 

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 from unigenbench.errors import DataError
 from unigenbench.types import Judgement, Status, Usage
 
+NOT_A_JUDGEMENT = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What reading a damaged line raises."""
 ERROR_CHARACTERS = 400
 """of an error that a later start remembers"""
 
@@ -57,9 +59,29 @@ def from_fields(fields: Mapping[str, Any]) -> Judgement:
     Raises:
         KeyError, TypeError: a field is missing, unknown, or of another type.
     """
-    lists = ("verdicts", "analyses", "probabilities")
-    tuples = {name: tuple(fields[name]) if fields[name] is not None else None for name in lists}
-    return Judgement(**{**fields, **tuples, "usage": Usage(**fields["usage"])})
+    tuples = {name: tuple(fields[name]) if fields[name] is not None else None for name in _ITEMS}
+    judgement = Judgement(**{**fields, **tuples, "usage": Usage(**fields["usage"])})
+    for kind, names in _TYPES.items():
+        for name in names:
+            _check_type(name, getattr(judgement, name), kind)
+    for name, kind in _ITEMS.items():
+        for item in getattr(judgement, name) or ():
+            _check_type(name, item, kind)
+    for name, count in vars(judgement.usage).items():
+        _check_type(f"usage.{name}", count, int)
+    return judgement
+
+
+_TYPES = {
+    str: ("key", "judge_id", "image_sha256", "prompt_sha256", "status", "raw", "parse_note", "error", "created"),
+    int: ("prompt_index", "image_index", "attempts", "parse_attempts"),
+}
+_ITEMS: dict[str, type | tuple[type, ...]] = {"verdicts": object, "analyses": str, "probabilities": (int, float)}
+
+
+def _check_type(name: str, value: object, kind: type | tuple[type, ...]) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}: {str(value)[:40]!r} is of another type")
 
 
 def read_judgements(path: Path) -> Iterator[Judgement]:
@@ -76,7 +98,7 @@ def read_judgements(path: Path) -> Iterator[Judgement]:
                 return
             try:
                 yield from_fields(json.loads(line))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except NOT_A_JUDGEMENT as error:
                 raise DataError(
                     f"{path}:{number}: no judgement ({error!r}); delete the line, and `unigenbench judge` asks again"
                 ) from error

@@ -115,7 +115,7 @@ def _read(path: Path) -> tuple[Spending, int]:
                 else:
                     usage = None if fields["usage"] is None else Usage(**fields["usage"])
                     spent = spent.add(open_calls.pop(number), requests, usage)
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
                 raise DataError(
                     f"{path}:{line_number}: damaged ({error!r}); delete the file: the judgements tell what they took"
                 ) from error

@@ -8,7 +8,7 @@ from typing import Any
 
 from unigenbench.errors import DataError, InputError
 from unigenbench.prompts import from_json, to_json
-from unigenbench.runs.files import LineLog, atomic_write, lock_folder
+from unigenbench.runs.files import LineLog, atomic_write, disk_errors, lock_folder
 from unigenbench.runs.judgements import LastJudgement, newest, read_judgements, to_line
 from unigenbench.runs.ledger import LEDGER, Ledger, Spending
 from unigenbench.types import Judgement, PromptSet, RunLog
@@ -20,6 +20,15 @@ JUDGEMENTS = "judgements.jsonl"
 REPLIES = "replies.sqlite"
 KEPT_FIELDS = ("run_id", "created", "served_model", "dropped_fields", "warnings")
 """Fields of run.json that a later start keeps."""
+
+MANIFEST_FIELDS = (
+    ("dataset", "sha256", str),
+    ("judge", "id", str),
+    ("judge", "spec", dict),
+    ("rubric", "id", str),
+    ("images", "per_prompt", int),
+)
+"""(section, field, type) of run.json without which a folder cannot be resumed."""
 
 
 def open_log(path: Path) -> RunLog:
@@ -48,11 +57,14 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
         return None
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
-        version = manifest["schema_version"]
-    except (ValueError, KeyError, TypeError) as error:
+        version = int(manifest["schema_version"])
+        if version > SCHEMA_VERSION:
+            raise DataError(f"{file}: schema_version {version}; this program knows {SCHEMA_VERSION}; use a newer one")
+        for section, name, kind in MANIFEST_FIELDS:
+            if not isinstance(manifest[section][name], kind):
+                raise TypeError(f"{section}.{name} is {manifest[section][name]!r}")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{file}: damaged ({error!r}); restore it, or judge into another folder") from error
-    if version > SCHEMA_VERSION:
-        raise DataError(f"{file}: schema_version {version}; this program knows {SCHEMA_VERSION}; use a newer one")
     return manifest
 
 
@@ -60,7 +72,7 @@ def _read_prompts(path: Path) -> PromptSet:
     file = path / PROMPTS
     try:
         return from_json(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file}: missing or damaged ({error!r}); restore it, or judge into another folder") from error
 
 
@@ -78,7 +90,8 @@ class RunStore:
             TryAgainError: another process judges into it.
             DataError: one of its files is damaged.
         """
-        path.mkdir(parents=True, exist_ok=True)
+        with disk_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
         self.path = path
         self.last: dict[tuple[str, str], LastJudgement] = {}
         """by (key, judge id)"""
