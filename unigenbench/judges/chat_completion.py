@@ -22,6 +22,8 @@ TRUNCATED = frozenset({"length", "max_tokens", "model_length"})
 BROKEN_OFF = frozenset({"error", "abort", "aborted", "cancelled", "canceled", "failed"})
 MOST_TOKENS = 100_000_000
 """of one reply; a larger count is none"""
+WORD_CHARACTERS = 60
+"""of a finish_reason that is kept"""
 ROUNDING = 1e-3
 """by which a log-probability, or a sum of probabilities, may exceed its bound"""
 
@@ -155,7 +157,7 @@ def _fields(value: Any) -> dict[str, Any]:
 
 
 def _word(value: Any) -> str:
-    return value.lower() if isinstance(value, str) else ""
+    return replace_surrogates(value[:WORD_CHARACTERS]).lower() if isinstance(value, str) else ""
 
 
 def _words(value: Any) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import random
 import signal
 import sqlite3
 import threading
@@ -10,22 +12,25 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from made_runs import prompt_set, write_images, write_noise
+from odd_json import odd_completion
 from stub import Answer, Call, Stub, error, fine, scene, scores, serve
 
 from unigenbench.errors import Interrupted, ServerError, TryAgainError
 from unigenbench.judges.base import Judge, JudgeOptions, Probe, open_judge
+from unigenbench.judges.openai_compatible import OpenAICompatible
 from unigenbench.judges.retry import RetryPolicy
 from unigenbench.judging.budget import BudgetSpent
 from unigenbench.judging.estimate import Price
 from unigenbench.judging.evaluate import evaluate
 from unigenbench.judging.images import scan
 from unigenbench.judging.plan import Plan, Settings
-from unigenbench.judging.progress import Outcome
+from unigenbench.judging.progress import Outcome, Progress
 from unigenbench.protocol.rubric import open_rubric
 from unigenbench.runs.cache import ReplyCache
 from unigenbench.runs.store import JUDGEMENTS, REPLIES, RunStore, open_log
@@ -50,16 +55,17 @@ class Bench:
 
     def plan(self, judge: Judge, **settings: Any) -> Plan:
         prompts = prompt_set(self.prompts, self.folder)
+        server = judge.server if isinstance(judge, OpenAICompatible) else ""
         found = scan(self.folder / "images", prompts, images_per_prompt=self.per_prompt)
         given = {"retry": QUICK, "concurrency": 4, "order": "index"} | self.settings | settings
-        return Plan(prompts, found, open_rubric("native-v1", "en"), judge, Settings(**given))
+        return Plan(prompts, found, open_rubric("native-v1", "en"), judge, Settings(**given), server)
 
     def run(self, url: str, options: JudgeOptions | None = None, **settings: Any) -> Outcome:
         """One start, into the same run folder."""
         options = options or JudgeOptions()
         return self.run_judge(open_judge("openai:m", replace(options, base_url=url)), **settings)
 
-    def run_judge(self, judge: Judge, **settings: Any) -> Outcome:
+    def run_judge(self, judge: Judge, report: Callable[[Progress], None] = lambda _: None, **settings: Any) -> Outcome:
         plan = self.plan(judge, **settings)
         manifest = {
             "schema_version": 1,
@@ -73,7 +79,7 @@ class Bench:
         with RunStore(self.folder / "run", manifest, plan.prompts) as store:
             cache = ReplyCache(self.folder / "run" / REPLIES)
             try:
-                return evaluate(plan, store, cache)
+                return evaluate(plan, store, cache, report)
             finally:
                 cache.close()
 
@@ -432,6 +438,129 @@ def test_only_replies_with_verdicts_are_cached(tmp_path: Path):
     kept = [row[0] for row in rows]
     assert all("<score>[1, 0]</score>" in text for text in kept)
     assert len(kept) == 2 + 1 + 1  # well-formed, fenced; truncated and 429 that healed
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_replies_of_any_shape_end_no_run_and_are_cached_only_with_verdicts(tmp_path: Path, seed: int):
+    bench, rng = Bench(tmp_path, prompts=40), random.Random(seed)
+    settings = {"retry": RetryPolicy(tries=2, base_seconds=0), "parse_tries": 2}
+    with serve(lambda call: Answer("1") if call.is_probe else Answer(raw=odd_completion(rng))) as stub:
+        outcome = bench.run(stub.url, **settings)
+    assert (outcome.state, outcome.asked) == ("done", 40)
+    assert outcome.judged == outcome.statuses["ok"] > 0
+    assert {line.verdicts for line in bench.log().values() if line.status == "ok"} == {(1, 0)}
+    assert all(line.error for line in bench.log().values() if line.status != "ok")
+    count = "SELECT count(*) FROM replies"
+    assert sqlite3.connect(tmp_path / "run" / REPLIES).execute(count).fetchone()[0] == outcome.judged
+    with serve(fine) as stub:
+        assert bench.run(stub.url, **settings).statuses == {"ok": 40}
+
+
+def test_what_is_in_flight_is_saved_whatever_else_fails(tmp_path: Path):
+    class Defective(InProcess):
+        async def judge(self, request: JudgeRequest) -> JudgeReply:
+            await asyncio.sleep(0.3 + 0.3 * (request.prompt.index > 0))
+            if request.prompt.index == 0:
+                raise ZeroDivisionError("a defect")
+            return JudgeReply("<score>[1, 0]</score>")
+
+    bench = Bench(tmp_path, prompts=30)
+    with pytest.raises(ZeroDivisionError):
+        bench.run_judge(Defective(lambda _: JudgeReply()), concurrency=8)
+    assert {index: line.status for index, line in bench.log().items()} == dict.fromkeys(range(1, 8), "ok")
+
+
+def test_a_disk_that_fills_up_ends_the_run_and_loses_nothing_that_it_can_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    bench = Bench(tmp_path, prompts=12)
+
+    def full(self: ReplyCache, rows: list) -> None:
+        raise TryAgainError("the disk is full")
+
+    monkeypatch.setattr(ReplyCache, "_write", full)
+    with serve(fine, latency=0.1) as stub:
+        outcome = bench.run(stub.url, concurrency=4)
+        assert outcome.statuses == {"ok": len(stub.judged), "unjudged": 12 - len(stub.judged)}
+    assert isinstance(outcome.error, TryAgainError)
+    assert 1 <= outcome.judged <= 4
+
+
+def test_limits_count_calls_of_judgements_that_were_never_finished(tmp_path: Path):
+    bench = Bench(tmp_path, prompts=4)
+    with serve(lambda call: Answer("1") if call.is_probe else error(500, "down")) as stub:
+        for _ in range(4):
+            outcome = bench.run(stub.url, max_requests=10)
+        assert len(stub.judged) == 10
+    assert isinstance(outcome.error, BudgetSpent)
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        None,
+        {"prompt_tokens": float("nan"), "completion_tokens": float("nan")},
+        {"prompt_tokens": -1000, "completion_tokens": -1000},
+        {"prompt_tokens": {}, "completion_tokens": "many"},
+    ],
+)
+def test_a_limit_of_money_holds_across_starts_where_tokens_are_not_counted(tmp_path: Path, usage: Any):
+    bench = Bench(tmp_path, prompts=12)
+    price = Price(1000.0, 1000.0)  # a judgement takes some 600 tokens, as estimated: about 0.6
+    with serve(lambda call: replace(fine(call), usage=usage)) as stub:
+        for _ in range(3):
+            outcome = bench.run(stub.url, max_cost=3.0, price=price)
+        assert 2 <= len(stub.judged) <= 6
+    assert outcome.uncounted == len(stub.judged)
+    assert outcome.cost is not None
+    assert 1.5 < outcome.cost <= 3.0
+
+
+def test_a_probe_that_is_told_to_come_back_tomorrow_ends_the_run_for_now(tmp_path: Path):
+    with serve(lambda _: error(429, "come back tomorrow", retry_after="86400")) as stub:
+        outcome = Bench(tmp_path, prompts=2).run(stub.url)
+        assert len(stub.calls) == 1
+    assert isinstance(outcome.error, TryAgainError)
+    assert "come back tomorrow; it asks to come back in 86400 s" in str(outcome.error)
+
+
+def test_a_reply_is_not_taken_from_the_cache_of_another_server(tmp_path: Path):
+    bench = Bench(tmp_path, prompts=3)
+    for expected in (3, 3):  # each server is asked about all
+        with serve(fine) as stub:
+            bench.run(stub.url)
+            (tmp_path / "run" / JUDGEMENTS).unlink()
+            assert len(stub.judged) == expected
+            bench.run(stub.url)
+            (tmp_path / "run" / JUDGEMENTS).unlink()
+            assert len(stub.judged) == expected
+
+
+def test_waits_are_reported_with_their_end_and_reason(tmp_path: Path):
+    seen: list[Progress] = []
+    bench = Bench(tmp_path, prompts=2)
+    with serve(lambda call: error(503, "loading", retry_after="2.1") if call.number == 1 else fine(call)) as stub:
+        judge = open_judge("openai:m", JudgeOptions(base_url=stub.url))
+        outcome = bench.run_judge(judge, report=seen.append, concurrency=1)
+    assert outcome.statuses == {"ok": 2}
+    waits = [now.wait for now in seen if now.wait is not None]
+    assert "HTTP 503: loading" in waits[0].reason
+    assert 0 < (waits[0].until - datetime.now().astimezone()).total_seconds() + 60 < 63
+
+
+def test_the_commonest_failure_is_named(tmp_path: Path):
+    def answer(call: Call) -> Answer:
+        if scene(call) in (-1, 0):
+            return fine(call)
+        return error(401, "a wrong key") if scene(call) < 4 else error(413, "too large")
+
+    with serve(answer) as stub:
+        outcome = Bench(tmp_path, prompts=6).run(stub.url)
+    assert outcome.statuses == {"ok": 1, "transport_failed": 5}
+    assert outcome.commonest_failure is not None
+    words, times = outcome.commonest_failure
+    assert words.endswith("HTTP 401: a wrong key")
+    assert times == 3
 
 
 def test_verdicts_that_a_judge_gives_itself_are_checked_too(tmp_path: Path):
