@@ -128,7 +128,7 @@ def read_error(content: str) -> ErrorFields:
 
 def _error_fields(error: Any) -> ErrorFields:
     if not isinstance(error, dict):
-        return ErrorFields(_words(error), None, None)
+        return ErrorFields(_words(error) or "an empty error", None, None)
     message = error.get("message") or error.get("detail") or error
     code = error.get("code") or error.get("type") or ""
     return ErrorFields(_words(message), _words(code), _retry_delay(error))
