@@ -1,4 +1,4 @@
-"""Progress of what takes long, with the remaining time; silent about what does not."""
+"""What a terminal shows: text as it stands, and the progress of what takes long."""
 
 from __future__ import annotations
 
@@ -12,8 +12,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 Item = TypeVar("Item")
 
 
-def track(items: Iterable[Item], what: str, total: int, *, delay_seconds: float = 2.0) -> Iterator[Item]:
-    """The items, with a bar on stderr once they have taken longer than the delay."""
+def plain_console(*, stderr: bool = False) -> Console:
+    """A console that prints text as it stands: no markup, no emoji codes, no highlighting, lines never wrapped.
+
+    Paths, names and prompts may hold `[brackets]` and `:colons:`. Tables want `soft_wrap=False`.
+    """
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def track(items: Iterable[Item], description: str, total: int, *, delay_seconds: float = 2.0) -> Iterator[Item]:
+    """Yields the items, with a progress bar on stderr once they have taken longer than the delay."""
     started = time.monotonic()
     bar: Progress | None = None
     try:
@@ -22,13 +30,13 @@ def track(items: Iterable[Item], what: str, total: int, *, delay_seconds: float 
                 bar.update(bar.task_ids[0], completed=done)
             elif time.monotonic() - started > delay_seconds:
                 bar = Progress(
-                    TextColumn("{task.description}"),
+                    TextColumn("{task.description}", markup=False),
                     BarColumn(),
                     MofNCompleteColumn(),
                     TimeRemainingColumn(),
-                    console=Console(stderr=True),
+                    console=plain_console(stderr=True),
                 )
-                bar.add_task(what, total=total, completed=done)
+                bar.add_task(description, total=total, completed=done)
                 bar.start()
             yield item
         if bar is not None:

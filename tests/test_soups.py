@@ -10,7 +10,7 @@ import toys
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from t2ialign.backbones.lora import save_lora
-from t2ialign.cli.main import _scaled
+from t2ialign.cli.options import parse_loras
 from t2ialign.errors import InputError
 from t2ialign.models import open_policy
 
@@ -54,21 +54,21 @@ def test_a_mixture_predicts_what_the_weighted_sum_of_the_deltas_predicts(sd15_fo
 
 def test_scales_are_read_and_a_colon_may_belong_to_the_path(tmp_path: Path):
     (tmp_path / "run:2").mkdir()
-    assert _scaled(["a:0.5", "b:-1", "c"]) == {"a": 0.5, "b": -1.0, "c": 1.0}
-    assert _scaled([r"C:\loras\a", r"D:\loras\b:0.25"]) == {r"C:\loras\a": 1.0, r"D:\loras\b": 0.25}
-    assert _scaled([f"{tmp_path}/run:2"]) == {f"{tmp_path}/run:2": 1.0}
-    assert _scaled([f"{tmp_path}/run:2:0.5"]) == {f"{tmp_path}/run:2": 0.5}
+    assert parse_loras(["a:0.5", "b:-1", "c"]) == {"a": 0.5, "b": -1.0, "c": 1.0}
+    assert parse_loras([r"C:\loras\a", r"D:\loras\b:0.25"]) == {r"C:\loras\a": 1.0, r"D:\loras\b": 0.25}
+    assert parse_loras([f"{tmp_path}/run:2"]) == {f"{tmp_path}/run:2": 1.0}
+    assert parse_loras([f"{tmp_path}/run:2:0.5"]) == {f"{tmp_path}/run:2": 0.5}
 
 
 def test_a_bad_scale_a_repeated_and_a_missing_lora_are_told_in_one_message(tmp_path: Path, sd15_folder: Path):
     with pytest.raises(InputError, match="the scale 'half' is no number; write for example"):
-        _scaled([f"{tmp_path}:half"])
+        parse_loras([f"{tmp_path}:half"])
     for scale in ("nan", "inf"):
         with pytest.raises(InputError, match=f"the scale '{scale}' is no number"):
-            _scaled([f"{tmp_path}:{scale}"])
+            parse_loras([f"{tmp_path}:{scale}"])
     with pytest.raises(InputError, match="a is given twice"):
-        _scaled(["a:0.5", "a:0.25"])
+        parse_loras(["a:0.5", "a:0.25"])
     for lora in (r"C:\loras\none", "runs/none"):
         with pytest.raises(InputError, match="no such LoRA") as caught:
-            open_policy(str(sd15_folder), loras=_scaled([f"{lora}:0.5"]))
+            open_policy(str(sd15_folder), loras=parse_loras([f"{lora}:0.5"]))
         assert str(caught.value).startswith(f"{lora}: ")

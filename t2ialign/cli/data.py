@@ -1,65 +1,190 @@
-"""`t2ialign data perturb` and `relabel`: new labels for images that are there. The other commands are in `cli`."""
+"""`t2ialign data`: look at preference data, build it, or label it anew."""
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 
+from t2ialign.cli.options import (
+    BatchSize,
+    Family,
+    GuidanceScale,
+    Loras,
+    Precision,
+    Resolution,
+    Rewards,
+    Seed,
+    Steps,
+    finite,
+    open_model,
+    out,
+    parse_loras,
+)
 from t2ialign.errors import InputError
 
 if TYPE_CHECKING:
     from t2ialign.feedback.negative_captions.base import Editor
 
-out = Console()
+app = typer.Typer(help="Look at preference data, or build it from a model and a reward.", no_args_is_help=True)
 
 
+class MismatchKind(Enum):
+    """`feedback.negative_captions.base.Kind` as typer reads it from a repeated option."""
+
+    CONTENT = "content"
+    ATTRIBUTE = "attribute"
+    RELATION = "relation"
+    CONTEXT = "context"
+
+
+@app.command()
+def build(
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder of the images and pairs.csv.")],
+    reward: Rewards,
+    model: Annotated[str | None, typer.Option(help="Makes the images: folder, .safetensors file or hub id.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Prompts for the model.")] = None,
+    images: Annotated[Path | None, typer.Option(help="A folder of images to pair, instead of a model.")] = None,
+    keep: Annotated[
+        Literal["best_worst", "all"],
+        typer.Option(help="best_worst: one pair a prompt; all: every two beyond the margin."),
+    ] = "best_worst",
+    margin: Annotated[
+        float, typer.Option(min=0, callback=finite, help="Scores that differ by no more are a tie.")
+    ] = 0.0,
+    ties: Annotated[Literal["drop", "keep"], typer.Option(help="What becomes of ties.")] = "drop",
+    flip: Annotated[
+        float, typer.Option(min=0, max=0.99, callback=finite, help="Share of labels turned around, to study noise.")
+    ] = 0.0,
+    max_failed: Annotated[
+        float, typer.Option(min=0, max=1, callback=finite, help="Share of images that may stay without a score.")
+    ] = 0.05,
+    lora: Loras = None,
+    family: Family = None,
+    images_per_prompt: Annotated[int, typer.Option(min=2)] = 4,
+    seed: Seed = 0,
+    guidance: GuidanceScale = 5.0,
+    steps: Steps = 30,
+    resolution: Resolution = None,
+    batch: BatchSize = 4,
+    precision: Precision = "fp32",
+) -> None:
+    """Build preference pairs: several images a prompt, scored, better against worse."""
+    if (images is None) == (model is None or prompts is None):
+        raise InputError("give --model and --prompts to make images, or --images with a folder of them")
+    from t2ialign.feedback.build import build_pairs, describe_build, generate_pairs
+    from t2ialign.feedback.pairing import Pairing
+    from t2ialign.rewards.base import parse_reward
+
+    rewards = [parse_reward(text) for text in reward]
+    pairing = Pairing(keep, margin, ties, flip)
+    if images is not None:
+        built = build_pairs(out_dir, rewards, pairing, images=images, seed=seed, max_failed=max_failed)
+    else:
+        assert model is not None
+        assert prompts is not None
+        from t2ialign.data.kinds.prompts import read_prompts
+        from t2ialign.sampling.guidance import Guidance
+
+        policy, mixture = open_model(model, family, lora, precision)
+        built = generate_pairs(
+            out_dir,
+            policy,
+            read_prompts(prompts),
+            rewards,
+            pairing,
+            images_per_prompt=images_per_prompt,
+            seed=seed,
+            guidance=Guidance(guidance, mixture, mixture),
+            steps=steps,
+            resolution=resolution,
+            batch=batch,
+            description={"model": model, "loras": parse_loras(lora), "precision": precision},
+            max_failed=max_failed,
+        )
+    out.print(describe_build(built))
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A table or folder of pairs.")],
+    singles: Annotated[bool, typer.Option("--singles", help="Images and prompts, no pairs.")] = False,
+    columns: Annotated[list[str] | None, typer.Option(help="meaning=column, as in chosen=better. Repeatable.")] = None,
+    warn: Annotated[
+        float,
+        typer.Option(
+            min=0.5, max=1, callback=finite, help="Warn where the label follows what should not matter: AUC above this."
+        ),
+    ] = 0.65,
+) -> None:
+    """Say how a data set is understood, account for every row of it, and what else its labels follow."""
+    from t2ialign.config.reader import validated
+    from t2ialign.data.inspect.summary import render, summarise
+
+    content = {"name": "singles" if singles else "pairs", "path": path, "columns": _named_columns(columns or [])}
+    out.print(render(summarise(validated("data", content)), warn))
+
+
+@app.command()
 def perturb(
     data: Annotated[Path, typer.Argument(help="Images with prompts: a table or folder; of pairs the preferred ones.")],
     out_dir: Annotated[Path, typer.Option("--out", help="Folder of the images and text_pairs.csv.")],
     by: Annotated[str, typer.Option(help="shapes, english (rules, offline), or openai:MODEL on any such server.")],
-    base_url: Annotated[
-        str | None, typer.Option(help="Of the server; OPENAI_BASE_URL or OpenAI's if not said.")
-    ] = None,
+    base_url: Annotated[str | None, typer.Option(help="Of the server; default: OPENAI_BASE_URL, or OpenAI's.")] = None,
     kind: Annotated[
-        list[str] | None, typer.Option(help="content, attribute, relation or context; all if not said. Repeatable.")
+        list[MismatchKind] | None,
+        typer.Option(help="Default: all. Repeatable."),
     ] = None,
     per_image: Annotated[int, typer.Option(min=1, help="Mismatched prompts of an image, each of another kind.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of all randomness.")] = 0,
+    seed: Seed = 0,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests to the server at once.")] = 8,
-    max_failed: Annotated[float, typer.Option(min=0, max=1, help="Share of questions that may have no answer.")] = 0.05,
+    max_failed: Annotated[
+        float, typer.Option(min=0, max=1, callback=finite, help="Share of questions that may have no answer.")
+    ] = 0.05,
 ) -> None:
     """Give images a second prompt that does not fit, for TDPO and TKTO."""
-    from t2ialign.feedback.negative_captions.base import KINDS
     from t2ialign.feedback.negative_captions.write import describe, perturb_images
 
     perturbed = perturb_images(
         data,
         out_dir,
         _editor(by, base_url, concurrency),
-        kinds=kind or tuple(KINDS),  # type: ignore[arg-type]  # checked there
+        kinds=[chosen.value for chosen in kind or MismatchKind],
         per_image=per_image,
         seed=seed,
         max_failed=max_failed,
     )
-    out.print(describe(perturbed), highlight=False, soft_wrap=True)
+    out.print(describe(perturbed))
 
 
+@app.command()
 def relabel(
     pairs: Annotated[Path, typer.Argument(help="A table or folder of pairs.")],
     out_dir: Annotated[Path, typer.Option("--out", help="Folder of the images and pairs.csv.")],
     reward: Annotated[str, typer.Option(help="Name, module:attr or file.py:attr.")],
-    margin: Annotated[float, typer.Option(min=0, help="Scores that differ by no more are a tie, left out.")] = 0.0,
-    max_failed: Annotated[float, typer.Option(min=0, max=1, help="Share of images that may have no score.")] = 0.05,
+    margin: Annotated[
+        float, typer.Option(min=0, callback=finite, help="Scores that differ by no more are a tie, left out.")
+    ] = 0.0,
+    max_failed: Annotated[
+        float, typer.Option(min=0, max=1, callback=finite, help="Share of images that may have no score.")
+    ] = 0.05,
 ) -> None:
     """Label pairs anew by a reward, and keep the label they had beside it."""
     from t2ialign.feedback.relabel import describe, relabel_pairs
     from t2ialign.rewards.base import parse_reward
 
     relabelled = relabel_pairs(pairs, out_dir, parse_reward(reward).reward, margin=margin, max_failed=max_failed)
-    out.print(describe(relabelled), highlight=False, soft_wrap=True)
+    out.print(describe(relabelled))
+
+
+def _named_columns(options: list[str]) -> dict[str, str]:
+    """{meaning: column} of `meaning=column` options."""
+    for option in options:
+        if "=" not in option:
+            raise InputError(f"--columns {option}: give meaning=column, as in --columns chosen=better")
+    return dict(option.split("=", 1) for option in options)
 
 
 def _editor(by: str, base_url: str | None, concurrency: int) -> Editor:

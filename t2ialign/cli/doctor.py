@@ -1,4 +1,4 @@
-"""What this machine has, told in under two seconds: nothing heavy is imported unless asked for."""
+"""`t2ialign doctor`: what this machine has; under two seconds, as nothing heavy is imported unless asked for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ import shutil
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+import typer
+from rich.table import Table
+
+from t2ialign.cli.options import out
 
 REQUIRED = ("torch", "torchvision", "diffusers", "transformers", "accelerate", "peft", "safetensors", "pydantic")
 OPTIONAL = {
@@ -67,3 +72,16 @@ def examine(*, full: bool = False) -> list[Finding]:
     remedy = None if free >= MINIMUM_FREE_GIB else f"free some space: less than {MINIMUM_FREE_GIB:g} GiB are left"
     findings.append(Finding("disk here", f"{free:.0f} GiB free", remedy))
     return findings
+
+
+def doctor(
+    full: Annotated[bool, typer.Option("--full", help="Also import the packages and look for a GPU.")] = False,
+) -> None:
+    """Say what this machine has, and what is missing."""
+    table = Table(box=None, show_header=False)
+    findings = examine(full=full)
+    for finding in findings:
+        table.add_row("x" if finding.remedy else "ok", finding.what, finding.seen, finding.remedy or "")
+    out.print(table, soft_wrap=False)
+    if any(finding.remedy for finding in findings):
+        raise typer.Exit(3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 
@@ -10,6 +11,8 @@ import typer
 from typer.testing import CliRunner
 
 from t2ialign.cli import main as cli
+from t2ialign.cli.data import MismatchKind
+from t2ialign.feedback.negative_captions.base import KINDS
 
 COMMANDS = {
     ("demo",): {"--run-dir", "--prompts", "--seed"},
@@ -75,3 +78,42 @@ def test_keys_lists_every_key():
     assert result.exit_code == 0
     assert "train.effective_batch" in result.output
     assert "optim.lr" not in result.output
+
+
+IMAGES = ["generate", "--model", "m", "--out", "o"]
+BUILD = ["data", "build", "--out", "o", "--reward", "r"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ([*IMAGES, "--precision", "fp8"], ["--precision", "fp8", "bf16"]),
+        ([*IMAGES, "--seed-policy", "odd"], ["--seed-policy", "odd", "per_prompt"]),
+        ([*IMAGES, "--guidance", "0.5"], ["--guidance", "1"]),
+        ([*IMAGES, "--guidance", "nan"], ["--guidance"]),
+        ([*IMAGES, "--guidance", "inf"], ["--guidance", "inf", "finite"]),
+        ([*IMAGES, "--resolution", "-64"], ["--resolution", "8"]),
+        ([*BUILD, "--keep", "best"], ["--keep", "best", "best_worst"]),
+        ([*BUILD, "--ties", "both"], ["--ties", "both", "drop"]),
+        ([*BUILD, "--max-failed", "nan"], ["--max-failed"]),
+        (["data", "perturb", "d", "--out", "o", "--by", "x", "--kind", "style"], ["--kind", "style", "relation"]),
+        (["data", "inspect", "d", "--columns", "better"], ["--columns better", "meaning=column"]),
+    ],
+    ids=lambda value: " ".join(value[-2:]),
+)
+def test_a_wrong_option_is_refused_with_its_name_and_what_is_allowed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, arguments: list[str], parts: list[str]
+):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["t2ialign", *arguments])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 2
+    said = capsys.readouterr().err
+    for part in parts:
+        assert part in said
+
+
+def test_the_kinds_of_mismatch_are_those_of_the_library():
+    assert [kind.value for kind in MismatchKind] == list(KINDS)

@@ -87,10 +87,11 @@ def test_every_make_target_and_link_of_the_readme_exists():
 
 
 def test_every_command_named_in_the_readme_exists():
-    from t2ialign.cli.main import app, data
+    from t2ialign.cli import data
+    from t2ialign.cli.main import app
 
     known = {command.name or command.callback.__name__ for command in app.registered_commands} | {"data"}
-    below = {command.name or command.callback.__name__ for command in data.registered_commands}
+    below = {command.name or command.callback.__name__ for command in data.app.registered_commands}
     for first, second in re.findall(r"`?t2ialign (\w+)(?: (\w+))?", README):
         assert first in known, f"t2ialign {first}"
         if first == "data":

@@ -298,7 +298,6 @@ def test_the_command_makes_the_folder_that_unigenbench_reads(sd15_folder: Path, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--prompt", "a cat", "--seed-policy", "same"), "--seed-policy same: give keyed"),
         (("--prompt", "a cat", "--rank", 2, "--world", 2), "--rank 2: is one of 0 to 1"),
         (("--prompt", "a cat", "--subset", "testmini60"), "--subset testmini60: is a part of --prompts FILE"),
     ],

@@ -1,0 +1,87 @@
+"""`t2ialign generate`: a folder of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from t2ialign.cli.options import (
+    BatchSize,
+    Family,
+    GuidanceScale,
+    Loras,
+    Model,
+    Precision,
+    Resolution,
+    Seed,
+    Steps,
+    open_model,
+    out,
+    parse_loras,
+)
+from t2ialign.errors import InputError
+
+
+def generate(
+    model: Model,
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder of the images and generation.json.")],
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="A text file, a CSV or JSONL with a prompt column, a UniGenBench file, or suite_en."),
+    ] = None,
+    subset: Annotated[str | None, typer.Option(help="Part of a UniGenBench file: testmini60, testmini120.")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="A prompt. Repeatable.")] = None,
+    lora: Loras = None,
+    family: Family = None,
+    images_per_prompt: Annotated[int, typer.Option(min=1)] = 1,
+    seed: Seed = 0,
+    seed_policy: Annotated[
+        Literal["keyed", "official", "per_prompt"],
+        typer.Option(help="keyed; official: --seed + image; per_prompt: --seed + 10000 image + index."),
+    ] = "keyed",
+    rank: Annotated[int, typer.Option(min=0, help="Which of --world processes that share the folder.")] = 0,
+    world: Annotated[int, typer.Option(min=1, help="How many processes share the folder.")] = 1,
+    guidance: GuidanceScale = 5.0,
+    steps: Steps = 30,
+    resolution: Resolution = None,
+    batch: BatchSize = 4,
+    precision: Precision = "fp32",
+) -> None:
+    """Make a folder of images; the same command goes on after a stop."""
+    if (prompts is None) == (not prompt):
+        raise InputError("give either --prompts FILE or --prompt TEXT")
+    if subset is not None and prompts is None:
+        raise InputError(f"--subset {subset}: is a part of --prompts FILE; name the file")
+    if rank >= world:
+        raise InputError(f"--rank {rank}: is one of 0 to {world - 1}, as --world is {world}")
+    from t2ialign.data.kinds.prompts import PromptList, read_prompt_list
+    from t2ialign.generation.folder import generate_folder
+    from t2ialign.sampling.guidance import Guidance
+
+    texts = list(prompt or [])
+    wanted = PromptList(texts, list(range(len(texts))), "") if prompts is None else read_prompt_list(prompts, subset)
+    policy, mixture = open_model(model, family, lora, precision)
+    paths = generate_folder(
+        policy,
+        wanted.prompts,
+        out_dir,
+        images_per_prompt=images_per_prompt,
+        seed=seed,
+        guidance=Guidance(guidance, mixture, mixture),
+        steps=steps,
+        resolution=resolution,
+        batch=batch,
+        description={
+            "model": model,
+            "loras": parse_loras(lora),
+            "precision": precision,
+            "prompts_sha256": wanted.sha256,
+        },
+        indices=wanted.indices,
+        seed_policy=seed_policy,
+        shard=(rank, world),
+    )
+    made = len(paths[rank::world])
+    out.print(f"{made} images in {out_dir}{f', share {rank} of {world}' if world > 1 else ''}")

@@ -1,0 +1,81 @@
+"""Options that several commands share, and what their values mean."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from t2ialign.errors import InputError
+from t2ialign.progress import plain_console
+
+if TYPE_CHECKING:
+    from t2ialign.policy import Policy
+
+out = plain_console()
+
+
+def finite(value: float) -> float:
+    """An option's value, which must be a finite number: the range check of an option lets nan pass."""
+    if not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number")
+    return value
+
+
+Dtype = Literal["fp32", "bf16", "fp16"]
+Model = Annotated[str, typer.Option("--model", help="Diffusers folder, .safetensors file or hub id.")]
+Family = Annotated[str | None, typer.Option(help="sd15 or sdxl, where the model does not say.")]
+Loras = Annotated[
+    list[str] | None, typer.Option("--lora", help="LoRA or run folder, with :scale if not 1. Repeatable.")
+]
+Precision = Annotated[Dtype, typer.Option(help="Precision of weights and forward pass.")]
+GuidanceScale = Annotated[
+    float, typer.Option("--guidance", min=1.0, callback=finite, help="Classifier-free guidance scale.")
+]
+Steps = Annotated[int, typer.Option("--steps", min=1, help="DDIM steps.")]
+Resolution = Annotated[int | None, typer.Option("--resolution", min=8, help="Side in px; default: the model's own.")]
+BatchSize = Annotated[int, typer.Option("--batch", min=1, help="Images made at once.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of all randomness.")]
+Rewards = Annotated[
+    list[str],
+    typer.Option(
+        "--reward", help="Name, module:attr or file.py:attr, then =WEIGHT,option=value if wanted. Repeatable."
+    ),
+]
+
+
+def parse_loras(options: list[str] | None) -> dict[str, float]:
+    """{'path': scale} of `path` and `path:scale` options; a path that exists as it stands is a path."""
+    scales: dict[str, float] = {}
+    for option in options or []:
+        path, scale = _path_and_scale(option)
+        if path in scales:
+            raise InputError(f"--lora {option}: {path} is given twice; give each LoRA once, with its whole scale")
+        scales[path] = scale
+    return scales
+
+
+def _path_and_scale(option: str) -> tuple[str, float]:
+    path, colon, scale = option.rpartition(":")
+    if not colon or Path(option).exists():
+        return option, 1.0
+    try:
+        number = float(scale)
+    except ValueError:
+        if not Path(path).exists():
+            return option, 1.0  # the colon belongs to the path, as in C:\loras; whoever opens it says what is missing
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"--lora {option}: the scale {scale!r} is no number; write for example {path}:0.5")
+    return path, number
+
+
+def open_model(
+    model: str, family: str | None, loras: list[str] | None, precision: Dtype
+) -> tuple[Policy, dict[str, float]]:
+    """The policy of --model with its LoRAs, and their scales; see `models.open_policy`."""
+    from t2ialign.models import open_policy
+
+    return open_policy(model, family=family, loras=parse_loras(loras), precision=precision)

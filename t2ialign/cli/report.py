@@ -1,0 +1,31 @@
+"""`t2ialign demo` and `report`: what was measured, shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from t2ialign.cli.options import Seed, out
+
+
+def demo(
+    run_dir: Annotated[Path, typer.Option(help="Folder of everything the demo makes.")] = Path("runs/demo"),
+    prompts: Annotated[int, typer.Option(min=10, help="Held-out prompts that are measured.")] = 1000,
+    seed: Seed = 0,
+) -> None:
+    """Align the embedded model on this machine, offline, and measure the gain with an exact verifier."""
+    from t2ialign.demo.pipeline import run_demo
+
+    run_demo(run_dir, prompts=prompts, seed=seed)
+
+
+def report(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a training run or of a demo.")],
+    out_file: Annotated[Path | None, typer.Option("--out", help="The page; default: RUN/report.html.")] = None,
+) -> None:
+    """Write one HTML page of what a run did and measured."""
+    from t2ialign.report.page import write_report
+
+    out.print(f"report in {write_report(run_dir, out_file)}")
