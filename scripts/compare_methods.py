@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from t2ialign.config.reader import load
-from t2ialign.demo.evaluation import Row, compare_models, judge
-from t2ialign.demo.pipeline import Settings, equal_steps, interval
+from t2ialign.demo.evaluation import PromptResult, compare_models, judge
+from t2ialign.demo.settings import Settings
+from t2ialign.demo.tables import interval
+from t2ialign.demo.training import equal_steps
 from t2ialign.errors import TryAgainError
 from t2ialign.models import family_of
 from t2ialign.shapes.caption import prompts as shapes_prompts
@@ -202,7 +204,7 @@ def measure(root: Path, prompts: list[str], names: Sequence[str], chosen: dict[s
     return found
 
 
-def against(rows: list[Row], models: tuple[str, str]) -> dict[str, Any]:
+def against(rows: list[PromptResult], models: tuple[str, str]) -> dict[str, Any]:
     return compare_models(rows, models, SETTINGS.seed)
 
 

@@ -15,7 +15,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from t2ialign.demo.pipeline import SHEET, Settings, interval, run_demo
+from t2ialign.demo.pipeline import run_demo
+from t2ialign.demo.settings import SHEET, Settings
+from t2ialign.demo.tables import interval
 from t2ialign.statistics import prompts_for_mean, prompts_for_share
 from t2ialign.storage.atomic import atomic_write
 from t2ialign.storage.resources import shipped
@@ -26,7 +28,7 @@ POWER = 0.9
 
 def figures(summary: Mapping[str, Any]) -> dict[str, Any]:
     """What is kept of a demo: all numbers, none of the images."""
-    keys = ("equal", "own", "sweep", "goals", "pairs", "settings", "timings_seconds", "second_reader")
+    keys = ("equal", "own", "sweep", "goals", "pairs", "settings", "timings_seconds", "independent_verifier")
     return {key: summary[key] for key in keys}
 
 
@@ -43,13 +45,15 @@ def table(seeds: Mapping[int, Mapping[str, Any]], compared: str, pair: str) -> l
     return lines
 
 
-def readers(seeds: Mapping[int, Mapping[str, Any]]) -> list[str]:
-    """Agreement of the two readers, and the time each demo took."""
+def agreements(seeds: Mapping[int, Mapping[str, Any]]) -> list[str]:
+    """Agreement of the two verifiers, and the time each demo took."""
     lines = []
     for seed, found in seeds.items():
-        agreed = ", ".join(f"{name} {one['verdicts']['mean']:.1%}" for name, one in found["second_reader"].items())
+        agreed = ", ".join(
+            f"{name} {one['verdicts']['mean']:.1%}" for name, one in found["independent_verifier"].items()
+        )
         minutes = sum(found["timings_seconds"].values()) / 60
-        lines.append(f"seed {seed}: both readers agree on {agreed} of the verdicts; {minutes:.1f} min")
+        lines.append(f"seed {seed}: both verifiers agree on {agreed} of the verdicts; {minutes:.1f} min")
     return lines
 
 
@@ -96,7 +100,7 @@ def main() -> None:
     for compared in ("equal", "own"):
         for pair in ("aligned - base", "aligned - sft"):
             print("\n".join(["", *table(seeds, compared, pair)]))
-    print("\n".join(["", *readers(seeds), "", *power(seeds[options.seeds[0]])]))
+    print("\n".join(["", *agreements(seeds), "", *power(seeds[options.seeds[0]])]))
     print(f"\nfigures in {out}, sheet in {sheet}")
 
 

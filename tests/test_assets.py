@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from t2ialign.demo.evaluation import judge, mean
-from t2ialign.demo.pipeline import Settings, find_pairs
+from t2ialign.demo.pair_set import find_pairs
+from t2ialign.demo.settings import Settings
 from t2ialign.generation.shards import ImageJob, make_images
 from t2ialign.models import family_of
 from t2ialign.shapes.caption import family_of as family_of_caption

@@ -10,8 +10,8 @@ them as long as weights and settings are the same, and makes its own otherwise.
 import argparse
 from pathlib import Path
 
-from t2ialign.demo.pair_set import pack_pairs
-from t2ialign.demo.pipeline import Settings, make_pairs, pair_settings
+from t2ialign.demo.pair_set import make_pairs, pack_pairs
+from t2ialign.demo.settings import Settings, pair_settings
 from t2ialign.generation.worker import WorkerProcess
 from t2ialign.storage.resources import shipped
 
@@ -29,8 +29,8 @@ def main() -> None:
     options = parser.parse_args()
     settings = Settings(seed=options.seed, pair_prompts=options.pair_prompts)
     model = shipped(f"assets/{options.model}")
-    with WorkerProcess() as second:
-        built = make_pairs(options.runs / options.model, settings, model, second, threads=1)
+    with WorkerProcess() as worker:
+        built = make_pairs(options.runs / options.model / "pairs", settings, model, worker, threads=1)
     table = pack_pairs(built, options.assets / "pairs" / options.model, model, pair_settings(settings))
     size = table.stat().st_size
     print(f"{built.totals['pairs']} pairs, {size:,} bytes, in {table}")

@@ -1,7 +1,7 @@
 """Judges what several models drew of the same Shapes prompts, and compares the models two by two.
 
-A row is a prompt with what was measured of each model's image of it. The two preferences are never added up, but for
-one purpose: `criterion` chooses a guidance scale.
+The two preferences, faithfulness and taste, are never added up, but for one purpose: `criterion` chooses a guidance
+scale.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from PIL import Image
 from t2ialign.errors import DataError
 from t2ialign.progress import track
 from t2ialign.shapes import diversity
-from t2ialign.shapes.matcher import match
 from t2ialign.shapes.realism import residual
 from t2ialign.shapes.scene import Scene, Thing
 from t2ialign.shapes.taste import taste
@@ -34,10 +33,11 @@ MEASURES = {
 }
 """What is compared: key -> (name, meaning). `more_to_taste` is of two models, the others are of one."""
 
-Row = dict[str, Any]
+PromptResult = dict[str, Any]
+"""A prompt with what was measured of each model's image of it: {"prompt": text, MODEL: ImageMeasures as a dict}."""
 
 
-class Measured(NamedTuple):
+class ImageMeasures(NamedTuple):
     """One image, judged."""
 
     faithfulness: float
@@ -58,12 +58,12 @@ class Measured(NamedTuple):
     """criterion, claim, right"""
 
 
-def measure(prompt: str, image: Image.Image) -> Measured:
+def measure(prompt: str, image: Image.Image) -> ImageMeasures:
     """The verifier's and the taste's judgement of one image."""
     judged = verify(prompt, image)
     liked = taste(judged.seen, prompt)
     seen = judged.seen if isinstance(judged.seen, Scene) else None
-    return Measured(
+    return ImageMeasures(
         faithfulness=judged.share,
         all_right=float(judged.all_right),
         taste=liked,
@@ -78,28 +78,28 @@ def measure(prompt: str, image: Image.Image) -> Measured:
     )
 
 
-def judge(prompts: Sequence[str], run_dir: Path, folders: Mapping[str, str], table: str) -> list[Row]:
-    """A row a prompt: each model's image of it, judged; also written as JSON lines.
+def judge(prompts: Sequence[str], run_dir: Path, folders: Mapping[str, str], table: str) -> list[PromptResult]:
+    """The result of each prompt: every model's image of it, judged; also written as JSON lines.
 
     Args:
         prompts: of the images `<index>_0.png`.
         run_dir: what folders and table are relative to.
         folders: model -> folder of its images.
-        table: the file of rows.
+        table: the file of results, a line a prompt.
 
     Raises:
         DataError: an image cannot be read.
     """
-    rows: list[Row] = []
+    results: list[PromptResult] = []
     for index, prompt in enumerate(track(prompts, "verified prompts", len(prompts))):
-        row: Row = {"prompt": prompt}
+        result: PromptResult = {"prompt": prompt}
         for model, folder in folders.items():
             name = f"{folder}/{index}_0.png"
-            row[model] = {"image": name, **measure(prompt, open_rgb(run_dir / name))._asdict()}
-        rows.append(row)
+            result[model] = {"image": name, **measure(prompt, open_rgb(run_dir / name))._asdict()}
+        results.append(result)
     with atomic_write(run_dir / table) as partial:
-        partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return rows
+        partial.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in results), encoding="utf-8")
+    return results
 
 
 def open_rgb(path: Path) -> Image.Image:
@@ -115,24 +115,24 @@ def open_rgb(path: Path) -> Image.Image:
         raise DataError(f"{path}: {error.strerror or error}; remove it, and the same command makes it again") from None
 
 
-def mean(rows: Sequence[Row], model: str, key: str) -> float:
-    """The mean of a measure over the rows that have it.
+def mean(results: Sequence[PromptResult], model: str, key: str) -> float:
+    """The mean of a measure over the prompts that have it.
 
     Raises:
         DataError: none has.
     """
-    values = [row[model][key] for row in rows if row[model][key] is not None]
+    values = [result[model][key] for result in results if result[model][key] is not None]
     if not values:
-        raise DataError(f"{key}: none of {len(rows)} images of {model} has a number")
+        raise DataError(f"{key}: none of {len(results)} images of {model} has a number")
     return sum(values) / len(values)
 
 
-def criterion(rows: Sequence[Row], model: str) -> float:
+def criterion(results: Sequence[PromptResult], model: str) -> float:
     """What a guidance scale is chosen by: the mean of faithfulness and taste, in [0, 1]."""
-    return (mean(rows, model, "faithfulness") + mean(rows, model, "taste")) / 2
+    return (mean(results, model, "faithfulness") + mean(results, model, "taste")) / 2
 
 
-def compare(rows: Sequence[Row], first: str, second: str, key: str, seed: int) -> dict[str, Any]:
+def compare(results: Sequence[PromptResult], first: str, second: str, key: str, seed: int) -> dict[str, Any]:
     """`second` minus `first` in one measure, paired by prompt, with a 95 % interval.
 
     Returns:
@@ -143,10 +143,12 @@ def compare(rows: Sequence[Row], first: str, second: str, key: str, seed: int) -
         DataError: no prompt has a number on both sides.
     """
     of_two = key == "more_to_taste"
-    pairs = [(row[first]["taste" if of_two else key], row[second]["taste" if of_two else key]) for row in rows]
+    pairs = [
+        (result[first]["taste" if of_two else key], result[second]["taste" if of_two else key]) for result in results
+    ]
     measured = [(one, other) for one, other in pairs if one is not None and other is not None]
     if not measured:
-        raise DataError(f"{key}: none of {len(rows)} prompts has a number on both models; nothing can be compared")
+        raise DataError(f"{key}: none of {len(results)} prompts has a number on both models; nothing can be compared")
     if of_two:
         measured = [(float(one > other), float(other > one)) for one, other in measured]
     before, after = zip(*measured, strict=True)
@@ -160,11 +162,11 @@ def compare(rows: Sequence[Row], first: str, second: str, key: str, seed: int) -
         "better": sum(change > 0 for change in changes) / len(changes),
         "worse": sum(change < 0 for change in changes) / len(changes),
         "n": len(measured),
-        "not_measured": len(rows) - len(measured),
+        "not_measured": len(results) - len(measured),
     }
 
 
-def compare_models(rows: Sequence[Row], models: Sequence[str], seed: int) -> dict[str, Any]:
+def compare_models(results: Sequence[PromptResult], models: Sequence[str], seed: int) -> dict[str, Any]:
     """Every measure of every model, and every difference between two of them.
 
     Args:
@@ -174,12 +176,12 @@ def compare_models(rows: Sequence[Row], models: Sequence[str], seed: int) -> dic
         models: model -> measure -> mean, and unreadable, residual, spread; differences: "later - earlier" -> measure
         -> what `compare` says; diversity: model -> attribute -> its spread over base's, None where base has none.
     """
-    tallies = {model: _tally(rows, model) for model in models}
+    tallies = {model: _tally(results, model) for model in models}
     return {
-        "prompts": len(rows),
-        "models": {model: _describe(rows, model, tallies[model]) for model in models},
+        "prompts": len(results),
+        "models": {model: _describe(results, model, tallies[model]) for model in models},
         "differences": {
-            f"{second} - {first}": {key: compare(rows, first, second, key, seed) for key in MEASURES}
+            f"{second} - {first}": {key: compare(results, first, second, key, seed) for key in MEASURES}
             for place, first in enumerate(models)
             for second in models[place + 1 :]
         },
@@ -193,18 +195,20 @@ def compare_models(rows: Sequence[Row], models: Sequence[str], seed: int) -> dic
     }
 
 
-def _describe(rows: Sequence[Row], model: str, tallied: dict[str, diversity.Tally]) -> dict[str, Any]:
-    read = [row[model]["residual"] for row in rows if row[model]["residual"] is not None]
+def _describe(results: Sequence[PromptResult], model: str, tallied: dict[str, diversity.Tally]) -> dict[str, Any]:
+    read = [result[model]["residual"] for result in results if result[model]["residual"] is not None]
     return {
-        **{key: mean(rows, model, key) for key in MEASURES if key != "more_to_taste"},
-        "unreadable": len(rows) - len(read),
+        **{key: mean(results, model, key) for key in MEASURES if key != "more_to_taste"},
+        "unreadable": len(results) - len(read),
         "residual": sum(read) / len(read) if read else None,
         "spread": {name: float(values[0]) for name, values in diversity.spreads(tallied).items()},
     }
 
 
-def _tally(rows: Sequence[Row], model: str) -> dict[str, diversity.Tally]:
-    return diversity.tally([row["prompt"] for row in rows], [scene_of(row[model]["scene"]) for row in rows])
+def _tally(results: Sequence[PromptResult], model: str) -> dict[str, diversity.Tally]:
+    return diversity.tally(
+        [result["prompt"] for result in results], [scene_of(result[model]["scene"]) for result in results]
+    )
 
 
 def scene_of(content: Mapping[str, Any] | None) -> Scene | None:
@@ -214,11 +218,11 @@ def scene_of(content: Mapping[str, Any] | None) -> Scene | None:
     return Scene(content["background"], tuple(Thing(**thing) for thing in content["things"]))
 
 
-def compare_criteria(rows: Sequence[Row], first: str, second: str, seed: int) -> dict[str, Any]:
+def compare_criteria(results: Sequence[PromptResult], first: str, second: str, seed: int) -> dict[str, Any]:
     """Verified accuracy by criterion with Wilson intervals, and the paired difference resampled by prompt."""
     found: dict[str, list[tuple[int, bool, bool]]] = {}
-    for index, row in enumerate(rows):
-        for one, other in zip(row[first]["verdicts"], row[second]["verdicts"], strict=True):
+    for index, result in enumerate(results):
+        for one, other in zip(result[first]["verdicts"], result[second]["verdicts"], strict=True):
             found.setdefault(one["criterion"], []).append((index, one["right"], other["right"]))
     criteria = {}
     for name in sorted(found):
@@ -230,58 +234,3 @@ def compare_criteria(rows: Sequence[Row], first: str, second: str, seed: int) ->
             "difference": difference._asdict(),
         }
     return criteria
-
-
-def second_look(rows: Sequence[Row], model: str, run_dir: Path, out: Path) -> None:
-    """Reads a model's images with the second reader and writes, a line an image, where it disagrees.
-
-    The lines hold image, prompt, first and second (what each saw, in words), verdicts (claim, first, second).
-    """
-    lines = []
-    for row in track(rows, f"images of {model} read a second time", len(rows)):
-        one = row[model]
-        seen = match(open_rgb(run_dir / one["image"]))
-        again = verify(row["prompt"], seen)
-        verdicts = [
-            {"claim": before["claim"], "first": before["right"], "second": after.right}
-            for before, after in zip(one["verdicts"], again.verdicts, strict=True)
-        ]
-        first = scene_of(one["scene"])
-        lines.append(
-            {
-                "image": one["image"],
-                "prompt": row["prompt"],
-                "first": one["unreadable"] if first is None else in_words(first),
-                "second": seen.reason if isinstance(seen, Unreadable) else in_words(seen),
-                "verdicts": verdicts,
-            }
-        )
-    with atomic_write(out) as partial:
-        partial.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-
-
-def in_words(scene: Scene) -> str:
-    """For example "small red ring, large blue cross on navy"."""
-    things = ", ".join(f"{thing.size} {thing.color} {thing.shape}" for thing in scene.things)
-    return f"{things or 'nothing'} on {scene.background}"
-
-
-def agreement(looks: Sequence[Row]) -> dict[str, Any]:
-    """How often the second reader's verdicts equal the first's, and the images where one differs.
-
-    Returns:
-        verdicts and pictures: mean, low, high, n (Wilson, 95 %); a picture agrees where both say, or both deny, that
-        every statement holds.
-    """
-    verdicts = [verdict["first"] == verdict["second"] for look in looks for verdict in look["verdicts"]]
-    whole = [
-        all(verdict["first"] for verdict in look["verdicts"]) == all(verdict["second"] for verdict in look["verdicts"])
-        for look in looks
-    ]
-    return {
-        "verdicts": wilson(sum(verdicts), len(verdicts))._asdict(),
-        "pictures": wilson(sum(whole), len(whole))._asdict(),
-        "disagreements": [
-            look for look in looks if any(verdict["first"] != verdict["second"] for verdict in look["verdicts"])
-        ],
-    }

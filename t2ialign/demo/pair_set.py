@@ -1,4 +1,4 @@
-"""A set of preference pairs that is shipped with the package: one Parquet file, and a record of what made it."""
+"""The pairs that a demo trains on: its own, or those shipped with the package (a Parquet file and what made it)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from t2ialign.feedback.build import PAIRS
+from t2ialign.demo.settings import Settings, image_job, pair_settings
+from t2ialign.feedback.build import PAIRS, build_pairs
+from t2ialign.feedback.pairing import Pairing
+from t2ialign.generation.shards import make_images
+from t2ialign.generation.worker import WorkerProcess
+from t2ialign.rewards.base import parse_reward
+from t2ialign.shapes.caption import prompts as shapes_prompts
 from t2ialign.storage.atomic import atomic_write
+from t2ialign.storage.resources import find_shipped
 
 TABLE = "pairs.parquet"
 ABOUT = "pairs.json"
@@ -31,6 +38,22 @@ class PairSet(NamedTuple):
     seed: int
     """That they were made with."""
     shipped: bool = False
+
+
+def find_pairs(settings: Settings, model: Path) -> PairSet | None:
+    """The pairs shipped with the package, where they are of this model and made as the settings say."""
+    folder = find_shipped(f"assets/pairs/{model.name}")
+    return None if folder is None else shipped_pairs(folder, model, pair_settings(settings))
+
+
+def make_pairs(out: Path, settings: Settings, model: Path, worker: WorkerProcess | None, threads: int) -> PairSet:
+    """Candidates of training prompts in `out/images`, scored, and pairs of them in `out`."""
+    prompts = shapes_prompts("train", settings.pair_prompts, settings.seed)
+    job = image_job(settings, model, None, prompts, out / "images", settings.guidance_scale, settings.images_per_prompt)
+    make_images([job], worker, threads)
+    pairing = Pairing(settings.keep, settings.margin)
+    built = build_pairs(out, [parse_reward(settings.reward)], pairing, images=job.out, seed=settings.seed)
+    return PairSet(out, built.totals._asdict(), settings.seed)
 
 
 def shipped_pairs(folder: Path, model: Path, settings: Mapping[str, Any]) -> PairSet | None:

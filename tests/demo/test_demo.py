@@ -14,8 +14,11 @@ from typer.testing import CliRunner
 
 from t2ialign.config.reader import load
 from t2ialign.data.images import open_image
-from t2ialign.demo.pair_set import PairSet, pack_pairs, shipped_pairs
-from t2ialign.demo.pipeline import Recipes, Settings, best_scale, equal_steps, find_pairs, next_commands, run_demo
+from t2ialign.demo.pair_set import PairSet, find_pairs, pack_pairs, shipped_pairs
+from t2ialign.demo.pipeline import best_scale, run_demo
+from t2ialign.demo.settings import Recipes, Settings
+from t2ialign.demo.tables import next_commands
+from t2ialign.demo.training import equal_steps
 from t2ialign.errors import EnvironmentProblem, InputError
 from t2ialign.generation.worker import WorkerProcess
 from t2ialign.storage.resources import shipped
@@ -42,7 +45,7 @@ RECIPES = Recipes(shipped("configs/shapes_dpo.yaml"), shipped("configs/shapes_sf
 
 
 def demo(folder: Path, model: Path, processes: int = 1, **options) -> tuple[dict, str]:
-    console = Console(record=True, width=200, file=open(os.devnull, "w"))  # noqa: SIM115
+    console = Console(record=True, width=200, file=open(os.devnull, "w"), markup=False)  # noqa: SIM115
     settings = options.pop("settings", MINIATURE)
     summary = run_demo(folder, settings=settings, model=model, processes=processes, console=console, **options)
     return summary, console.export_text()
@@ -163,20 +166,20 @@ def test_a_finished_demo_says_so_and_does_nothing(finished, sd15_folder):
 def test_two_processes_and_a_stop_in_between_give_the_same_pairs_and_measures(
     finished, sd15_folder, tmp_path, monkeypatch
 ):
-    from t2ialign.demo import pipeline
+    from t2ialign.demo import training
 
     def stop(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "train", stop)
+        patched.setattr(training, "train", stop)
         with pytest.raises(KeyboardInterrupt):
             demo(tmp_path / "run", sd15_folder, processes=2)
     assert (tmp_path / "run" / "pairs" / "pairs.csv").is_file()
     assert not (tmp_path / "run" / "summary.json").exists()
     summary, _ = demo(tmp_path / "run", sd15_folder, processes=2)
     assert (tmp_path / "run/base/generation.json").read_text() == (finished[0] / "base/generation.json").read_text()
-    for key in ("equal", "own", "sweep", "criteria", "second_reader", "pairs"):
+    for key in ("equal", "own", "sweep", "criteria", "independent_verifier", "pairs"):
         assert summary[key] == finished[1][key]
 
 
@@ -220,36 +223,36 @@ def _refuse(message: str) -> None:
     raise InputError(message)
 
 
-def test_a_companion_works_beside_and_passes_errors_on(tmp_path):
-    with WorkerProcess() as second:
-        second.start(os.mkdir, str(tmp_path / "made"))
-        second.finish()
+def test_a_worker_works_beside_and_passes_errors_on(tmp_path):
+    with WorkerProcess() as worker:
+        worker.start(os.mkdir, str(tmp_path / "made"))
+        worker.finish()
         assert (tmp_path / "made").is_dir()
-        second.start(_refuse, "no such thing")
+        worker.start(_refuse, "no such thing")
         with pytest.raises(InputError, match="no such thing"):
-            second.finish()
-        second.start(_die, 9)
+            worker.finish()
+        worker.start(_die, 9)
         with pytest.raises(EnvironmentProblem, match="exit code 9"):
-            second.finish()
+            worker.finish()
 
 
-def test_a_companion_is_stopped_within_a_task():
+def test_a_worker_is_stopped_within_a_task():
     started = time.monotonic()
-    with WorkerProcess() as second:
-        second.start(time.sleep, 60)
-        assert not second.is_done(0.1)
+    with WorkerProcess() as worker:
+        worker.start(time.sleep, 60)
+        assert not worker.is_done(0.1)
     assert time.monotonic() - started < 30
 
 
-def test_a_companion_ends_with_a_killed_parent(tmp_path):
+def test_a_worker_ends_with_a_killed_parent(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(
         "import time\n"
         "from t2ialign.generation.worker import WorkerProcess\n"
         "if __name__ == '__main__':\n"
-        "    with WorkerProcess() as second:\n"
-        "        second.start(time.sleep, 60)\n"
-        "        print(second._process.pid, flush=True)\n"
+        "    with WorkerProcess() as worker:\n"
+        "        worker.start(time.sleep, 60)\n"
+        "        print(worker._process.pid, flush=True)\n"
         "        time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as parent:

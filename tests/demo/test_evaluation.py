@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from t2ialign.demo.evaluation import (
-    agreement,
     compare,
     compare_criteria,
     compare_models,
@@ -16,8 +15,8 @@ from t2ialign.demo.evaluation import (
     judge,
     measure,
     scene_of,
-    second_look,
 )
+from t2ialign.demo.verification import agreement, write_readings
 from t2ialign.errors import DataError
 from t2ialign.shapes.render import render
 from t2ialign.shapes.scene import Scene, Thing
@@ -119,16 +118,16 @@ def test_a_missing_image_is_named(drawn):
         judge(PROMPTS, drawn, {"aligned": "aligned"}, "verdicts.jsonl")
 
 
-def test_the_second_reader_disagrees_where_the_first_is_wrong(drawn):
+def test_the_independent_verifier_disagrees_where_the_verifier_is_wrong(drawn):
     rows = judge(PROMPTS, drawn, {"base": "base"}, "verdicts.jsonl")
     for verdict in rows[0]["base"]["verdicts"]:
         verdict["right"] = False  # a verifier that errs on the first of three pictures
-    second_look(rows, "base", drawn, drawn / "looks.jsonl")
-    looks = [json.loads(line) for line in (drawn / "looks.jsonl").read_text().splitlines()]
-    found = agreement(looks)
+    write_readings(rows, "base", drawn, drawn / "readings.jsonl")
+    readings = [json.loads(line) for line in (drawn / "readings.jsonl").read_text().splitlines()]
+    found = agreement(readings)
     statements = [len(row["base"]["verdicts"]) for row in rows]
     assert found["verdicts"]["n"] == sum(statements)
     assert found["verdicts"]["mean"] == pytest.approx(1 - statements[0] / sum(statements))
     assert found["pictures"]["mean"] == pytest.approx(2 / 3)
-    assert [look["image"] for look in found["disagreements"]] == ["base/0_0.png"]
-    assert looks[0]["first"] == looks[0]["second"] == "small red circle on white"
+    assert [reading["image"] for reading in found["disagreements"]] == ["base/0_0.png"]
+    assert readings[0]["verifier"] == readings[0]["independent"] == "small red circle on white"

@@ -12,7 +12,9 @@ from PIL import Image
 
 from t2ialign.errors import DataError, InputError
 from t2ialign.report.charts import LEFT, RIGHT, line_chart, ticks, trailing_mean
-from t2ialign.report.page import data_uri, findings, training_charts, write_report
+from t2ialign.report.images import data_uri
+from t2ialign.report.page import write_report
+from t2ialign.report.training import findings, training_charts
 
 
 def metrics(steps: int, **changes: float) -> list[dict]:
@@ -54,9 +56,10 @@ def compared(guidance: float) -> dict:
 
 
 def summary() -> dict:
-    look = {
-        "image": "base/1_0.png", "prompt": "a red circle", "first": "small red circle on white", "second": "too <soft>",
-        "verdicts": [{"claim": "the circle is red", "first": True, "second": False}],
+    reading = {
+        "image": "base/1_0.png", "prompt": "a red circle", "verifier": "small red circle on white",
+        "independent": "too <soft>",
+        "verdicts": [{"claim": "the circle is red", "verifier": True, "independent": False}],
     }  # fmt: skip
     scores = {"faithfulness": 0.6, "taste": 0.5, "criterion": 0.55}
     return {
@@ -65,7 +68,7 @@ def summary() -> dict:
         "equal": compared(3.0), "own": compared(5.0),
         "sweep": {"base": {"3": scores, "5": scores}, "aligned": {"3": scores, "5": scores}},
         "goals": [{"goal": "Diversity at least 0.9", "seen": "0.97", "reached": True}],
-        "second_reader": {"base": {"verdicts": SHARE, "pictures": SHARE, "disagreements": [look]}},
+        "independent_verifier": {"base": {"verdicts": SHARE, "pictures": SHARE, "disagreements": [reading]}},
         "criteria": {"Attribute - Color": {"base": SHARE, "aligned": SHARE, "difference": SHIFT}},
         "caveats": ["One training seed."], "settings": {"pairs": 200}, "timings_seconds": {"training": 125.4},
     }  # fmt: skip
@@ -150,11 +153,11 @@ def test_each_model_is_shown_at_equal_and_at_its_own_guidance_with_diversity_and
         assert shown in page.text
 
 
-def test_disagreements_of_the_two_readers_are_shown(tmp_path):
+def test_disagreements_of_the_two_verifiers_are_shown(tmp_path):
     page = Page(write_report(comparison(tmp_path / "demo")))
     assert "50.0 % of 100 verdicts" in page.text
-    assert "second: too <soft>" in page.text
-    assert "the circle is red: verifier ✓, second ✗" in page.text
+    assert "independent: too <soft>" in page.text
+    assert "the circle is red: verifier ✓, independent ✗" in page.text
 
 
 def test_everything_is_escaped(tmp_path):

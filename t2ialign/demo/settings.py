@@ -1,0 +1,108 @@
+"""What the demo does, and where it puts what."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from t2ialign.generation.shards import ImageJob
+from t2ialign.generation.worker import WorkerProcess
+from t2ialign.report.run_folder import TRAINING
+
+SETTINGS_FILE = "demo.json"
+TIMINGS = "timings.json"
+SHEET = "sheet.png"
+MODELS = ("base", "sft", "aligned")
+"""What is measured: the model as it is, after SFT on the winners, and after Diffusion-DPO on the pairs."""
+FOLDERS = {"sft": "training_sft", "aligned": TRAINING}
+"""Folder of the training run of each trained model."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the demo does; the defaults fit in minutes on two cores."""
+
+    prompts: int = 1000
+    """Held-out prompts that are measured, one image each from every model."""
+    seed: int = 0
+    """Of prompts, images and training."""
+    pair_prompts: int = 800
+    """Prompts of the training split that pairs are made of."""
+    images_per_prompt: int = 8
+    """Candidates of each of them."""
+    reward: str = "shapes.mixed"
+    """What labels the candidates."""
+    keep: Literal["best_worst", "all"] = "best_worst"
+    """Which candidates of a prompt become pairs, as in `t2ialign data build`."""
+    margin: float = 0.0
+    """Scores that differ by no more are a tie."""
+    guidance_scale: float = 1.5
+    """Of candidates, and of the images that are compared at equal guidance."""
+    inference_steps: int = 10
+    """DDIM steps of all images."""
+    scales: tuple[float, ...] = (1.0, 2.0, 3.0, 5.0, 7.5)
+    """Guidance scales among which each model's own is chosen."""
+    validation_prompts: int = 100
+    """Prompts of the validation split, for each model and scale, that it is chosen on."""
+    own_prompts: int = 500
+    """Of the held-out prompts, how many are drawn at each model's own guidance: a minute and a half less than all."""
+    checked: int = 300
+    """Images of base, and as many of the aligned model, that the independent verifier reads."""
+    batch: int = 50
+    """Images made at once by a process."""
+    overrides: dict[str, Any] = field(default_factory=dict)
+    """Dotted config key -> value, instead of what configs/shapes_dpo.yaml says."""
+    sft_overrides: dict[str, Any] = field(default_factory=dict)
+    """The same for configs/shapes_sft.yaml."""
+
+
+class Recipes(NamedTuple):
+    """The training configs."""
+
+    aligned: Path
+    sft: Path
+
+
+@dataclass(frozen=True)
+class Demo:
+    """A demo at work: its folder, what it does, and the processes that do it."""
+
+    run_dir: Path
+    settings: Settings
+    model: Path
+    """A diffusers folder that knows Shapes."""
+    recipes: Recipes
+    worker: WorkerProcess | None
+    """A second process; None where one works alone."""
+    threads: int
+    """Of each process."""
+
+
+def pair_settings(settings: Settings) -> dict[str, Any]:
+    """What decides the pairs, but for the seed."""
+    keys = ("pair_prompts", "images_per_prompt", "reward", "keep", "margin", "guidance_scale", "inference_steps")
+    return {key: value for key, value in asdict(settings).items() if key in keys}
+
+
+def image_job(
+    settings: Settings,
+    model: Path,
+    lora: Path | None,
+    prompts: list[str],
+    out: Path,
+    guidance_scale: float,
+    images_per_prompt: int = 1,
+) -> ImageJob:
+    """A folder of images to make. One seed serves all models: image i starts from the same noise in each."""
+    return ImageJob(
+        model,
+        lora,
+        prompts,
+        out,
+        images_per_prompt,
+        settings.seed,
+        guidance_scale,
+        settings.inference_steps,
+        settings.batch,
+    )

@@ -1,0 +1,122 @@
+"""What a finished demo writes down: figures, goals and whether they were reached, caveats, settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from t2ialign.config.reader import read_yaml
+from t2ialign.demo.evaluation import MEASURES
+from t2ialign.demo.pair_set import PairSet
+from t2ialign.demo.settings import FOLDERS, TIMINGS, Settings
+from t2ialign.demo.training import PASSES_PER_IMAGE, PASSES_PER_PAIR
+from t2ialign.generation.folder import RECORD
+
+
+def summarise(
+    run_dir: Path, settings: Settings, model: Path, pairs: PairSet, measured: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The content of summary.json.
+
+    Args:
+        measured: equal, own, sweep, criteria and independent_verifier, which become part of it.
+    """
+    recipe, _ = read_yaml(run_dir / FOLDERS["aligned"] / "config.yaml")
+    totals = pairs.totals
+    return {
+        "title": f"Diffusion-DPO on Shapes: {model.name}",
+        "sentence": (
+            f"The embedded model made {totals['images']:,} images of {totals['prompts']} training prompts, the reward "
+            f"{settings.reward} ranked them, and Diffusion-DPO trained a rank-{recipe['lora']['rank']} LoRA on the "
+            f"{totals['pairs']} resulting pairs for {recipe['train']['steps']} steps. SFT had the winners of the same "
+            "pairs and as many UNet passes. Base, SFT and aligned model then each drew "
+            f"{settings.prompts:,} held-out prompts from the same noise."
+        ),
+        "measures": [{"key": key, "name": name, "meaning": meaning} for key, (name, meaning) in MEASURES.items()],
+        **measured,
+        "goals": goals(measured),
+        "pairs": totals,
+        "caveats": caveats(settings),
+        "settings": _described(run_dir, settings, model, pairs),
+        "timings_seconds": json.loads((run_dir / TIMINGS).read_text()),
+    }
+
+
+def caveats(settings: Settings) -> list[str]:
+    """What the figures do not say."""
+    return [
+        "One training run with one seed. The intervals say how the result varies with the held-out prompts, not "
+        "with the training seed.",
+        f"One image a prompt, {settings.inference_steps} DDIM steps; other settings give other numbers.",
+        "The held-out prompts combine known words in ways that no training pair did. They are of the same small "
+        "world: nothing follows for photographs.",
+        "The labels of the training pairs come from the same verifier and the same taste that measure the result. "
+        "That is the aim of this demo; on real data, measure with another judge than the one that labelled. The "
+        "independent verifier says how far the verifier itself can be trusted.",
+        "Diversity is measured over the prompts of a family, with one image a prompt: it does not see a model that "
+        "draws one prompt always alike but different prompts differently.",
+    ]
+
+
+def _described(run_dir: Path, settings: Settings, model: Path, pairs: PairSet) -> dict[str, Any]:
+    """What was run: name -> value, for the report."""
+    dpo, sft = (read_yaml(run_dir / FOLDERS[name] / "config.yaml")[0]["train"] for name in ("aligned", "sft"))
+    record = json.loads((run_dir / "base" / RECORD).read_text(encoding="utf-8"))
+    return {
+        "model": str(model),
+        "weights": record["fingerprint"],
+        "seed": settings.seed,
+        "reward of the pairs": settings.reward,
+        "training prompts": settings.pair_prompts,
+        "candidates a prompt": settings.images_per_prompt,
+        "pairs": f"{pairs.totals['pairs']}, made with seed {pairs.seed}{', shipped' if pairs.shipped else ''}",
+        "guidance of the candidates": settings.guidance_scale,
+        "DDIM steps": settings.inference_steps,
+        "UNet passes of DPO": f"{dpo['steps']} steps x {dpo['effective_batch']} pairs x {PASSES_PER_PAIR}",
+        "UNet passes of SFT": f"{sft['steps']} steps x {sft['effective_batch']} images x {PASSES_PER_IMAGE}",
+        "own guidance chosen by": "mean of faithfulness and taste, of equal ones the lower scale, on "
+        f"{settings.validation_prompts} validation prompts a model and scale",
+    }
+
+
+def goals(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the demo is to show, at equal guidance, and whether it does: goal, seen, reached."""
+    over_base = measured["equal"]["differences"]["aligned - base"]
+    over_sft = measured["equal"]["differences"]["aligned - sft"]
+    diversity = measured["equal"]["diversity"]["aligned"]["diversity"]
+    agreed = [agreement["verdicts"]["mean"] for agreement in measured["independent_verifier"].values()]
+
+    def points(shift: Mapping[str, float]) -> str:
+        return f"{100 * shift['mean']:+.1f} points ({100 * shift['low']:+.1f} to {100 * shift['high']:+.1f})"
+
+    faithful, liked, more = (over_base[key] for key in ("faithfulness", "taste_satisfied", "more_to_taste"))
+    found = [
+        (
+            "Faithfulness at least 5 points above base, its interval above zero",
+            points(faithful),
+            faithful["mean"] >= 0.05 and faithful["low"] > 0,
+        ),
+        ("Taste satisfied at least 25 points more often than by base", points(liked), liked["mean"] >= 0.25),
+        (
+            "More to taste than base's picture at least 25 points more often than less",
+            points(more),
+            more["mean"] >= 0.25,
+        ),
+        *(
+            (f"{MEASURES[key][0]} above SFT, the interval above zero", points(over_sft[key]), over_sft[key]["low"] > 0)
+            for key in ("faithfulness", "taste_satisfied")
+        ),
+        (
+            "Diversity at least 0.9 of base",
+            "not measured" if diversity is None else "{mean:.2f} ({low:.2f} to {high:.2f})".format(**diversity),
+            diversity is not None and diversity["mean"] >= 0.9,
+        ),
+        (
+            "Both verifiers agree on at least 97 % of verdicts, of base and of aligned",
+            " and ".join(f"{share:.1%}" for share in agreed),
+            min(agreed) >= 0.97,
+        ),
+    ]
+    return [{"goal": goal, "seen": seen, "reached": bool(reached)} for goal, seen, reached in found]

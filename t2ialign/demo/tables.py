@@ -1,0 +1,86 @@
+"""What a finished demo shows in the terminal: tables, goals, and commands to go on with."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from t2ialign.config.reader import read_yaml
+from t2ialign.demo.settings import MODELS, Recipes
+from t2ialign.report.run_folder import TRAINING
+
+
+def show(run_dir: Path, summary: Mapping[str, Any], model: Path, recipes: Recipes, console: Console) -> None:
+    """Prints a demo's summary, and what to do next."""
+    for table in summary_tables(summary):
+        console.print(table, soft_wrap=False)
+        console.print()
+    for goal in summary["goals"]:
+        mark = ("reached    ", "green") if goal["reached"] else ("not reached", "red")
+        console.print(Text.assemble(mark, f" {goal['goal']}: {goal['seen']}"))
+    minutes, seconds = divmod(round(sum(summary["timings_seconds"].values())), 60)
+    console.print(f"\n{summary['sentence']} It took {minutes} min {seconds} s.", soft_wrap=False)
+    for title, line in [
+        ("Look at it", str(run_dir / "report.html")),
+        *next_commands(run_dir, model, recipes, summary["own"]["guidance"]["aligned"]),
+    ]:
+        console.print(f"\n{title}", style="bold")
+        console.print(f"  {line}")
+
+
+def summary_tables(summary: Mapping[str, Any]) -> list[Table]:
+    """All models at equal guidance, and each at its own: means, and differences in points with 95 % intervals."""
+    titles = {"equal": "equal guidance", "own": "each model at its own best guidance"}
+    return [
+        _table(summary, summary[key], f"{summary[key]['prompts']:,} held-out prompts, {titles[key]}") for key in titles
+    ]
+
+
+def _table(summary: Mapping[str, Any], compared: Mapping[str, Any], title: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for name in MODELS:
+        table.add_column(f"{name}, {compared['guidance'][name]:g}", justify="right")
+    shown = ("aligned - base", "aligned - sft")
+    for pair in shown:
+        table.add_column(f"{pair}, points", justify="right")
+    for entry in summary["measures"]:
+        key = entry["key"]
+        means = [f"{compared['models'][name][key]:.1%}" if key != "more_to_taste" else "" for name in MODELS]
+        shifts = [compared["differences"][pair][key] for pair in shown]
+        style = "green" if shifts[0]["low"] > 0 else "red" if shifts[0]["high"] < 0 else ""
+        table.add_row(entry["name"], *means, *(interval(shift) for shift in shifts), style=style)
+    return table
+
+
+def interval(shift: Mapping[str, float]) -> str:
+    """A difference in points with its interval, for example "+5.1 (+2.7 to +7.5)"."""
+    return "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * shift[key] for key in ("mean", "low", "high")))
+
+
+def next_commands(run_dir: Path, model: Path, recipes: Recipes, guidance: float) -> list[tuple[str, str]]:
+    """(what for, command) of what a newcomer may want to do next; each works as it stands."""
+    beside = run_dir.parent
+    config, _ = read_yaml(run_dir / TRAINING / "config.yaml")
+    paths = (run_dir / TRAINING, config["data"]["path"], beside / "drawn", beside / "mine", model, recipes.aligned)
+    run, pairs, drawn, mine, base, recipe = (shlex.quote(str(path)) for path in paths)
+    family = config["backbone"]["name"]
+    return [
+        (
+            "Draw a prompt of your own with the aligned model",
+            f"t2ialign generate --model {base} --lora {run} --guidance {guidance:g} "
+            f'--prompt "a red circle above a blue square" --out {drawn}',
+        ),
+        ("Look at the pairs it learnt from", f"t2ialign data inspect {pairs}"),
+        (
+            "Train again, with a change (every key: t2ialign keys)",
+            f"t2ialign train {recipe} backbone.name={family} backbone.pretrained={base} data.path={pairs} "
+            f"run_dir={mine} objective.beta=500",
+        ),
+    ]

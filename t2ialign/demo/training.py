@@ -1,0 +1,84 @@
+"""Trains SFT and Diffusion-DPO of a demo on the same pairs, with equally many UNet passes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from t2ialign.config.reader import parse, read_yaml
+from t2ialign.config.schema import Config
+from t2ialign.demo.pair_set import PairSet
+from t2ialign.demo.settings import FOLDERS, Demo
+from t2ialign.models import family_of
+from t2ialign.progress import plain_console
+from t2ialign.training.run_folder import result_path
+from t2ialign.training.train import train
+
+PASSES_PER_PAIR = 6
+"""UNet passes of one row that a pair costs DPO: reference forward, policy forward, policy backward, of two images."""
+PASSES_PER_IMAGE = 2
+"""The same of a winner in SFT: forward and backward. A backward pass counts as one; by its cost of about two forward
+passes SFT would get 8/3 images for each pair, not 3, so that the count is in its favour."""
+
+
+def train_both(demo: Demo, pairs: PairSet) -> dict[str, Path | None]:
+    """The LoRA of each model; SFT and DPO are trained side by side where there are two processes."""
+    dpo = training_content(demo, "aligned", pairs)
+    sft = training_content(demo, "sft", pairs)
+    sft["train"]["steps"] = equal_steps(parse(dpo), parse(sft))
+    if demo.worker is None:
+        train(parse(sft))
+    else:
+        demo.worker.start(train_quietly, sft, demo.threads)
+    aligned = train(parse(dpo))
+    if demo.worker is not None:
+        with plain_console(stderr=True).status("waiting for the second process to end SFT"):
+            demo.worker.finish()
+    return {"base": None, "sft": result_path(parse(sft)), "aligned": aligned}
+
+
+def train_quietly(content: dict[str, Any], threads: int) -> None:
+    """Trains beside another run, whose progress is shown."""
+    torch.set_num_threads(threads)
+    train(parse(content), console=Console(quiet=True))
+
+
+def equal_steps(dpo: Config, sft: Config) -> int:
+    """Optimizer steps in which SFT makes as many UNet passes as all of DPO's; see PASSES_PER_PAIR."""
+    passes = dpo.train.steps * dpo.train.effective_batch * PASSES_PER_PAIR
+    return round(passes / (sft.train.effective_batch * PASSES_PER_IMAGE))
+
+
+def training_content(demo: Demo, model: str, pairs: PairSet) -> dict[str, Any]:
+    """The recipe's content with this demo's paths, seed and overrides.
+
+    Args:
+        model: "sft" or "aligned".
+    """
+    recipe, overrides = {
+        "sft": (demo.recipes.sft, demo.settings.sft_overrides),
+        "aligned": (demo.recipes.aligned, demo.settings.overrides),
+    }[model]
+    content, _ = read_yaml(recipe)
+    changes = {
+        "run_dir": str(demo.run_dir / FOLDERS[model]),
+        "seed": demo.settings.seed,
+        "backbone.name": family_of(str(demo.model)),
+        "backbone.pretrained": str(demo.model),
+        "data.path": str(pairs.path),
+        **overrides,
+    }
+    for key, value in changes.items():
+        _set(content, key, value)
+    return content
+
+
+def _set(content: dict[str, Any], key: str, value: object) -> None:
+    """Sets a dotted key; sections that are missing are added."""
+    *sections, name = key.split(".")
+    for section in sections:
+        content = content.setdefault(section, {})
+    content[name] = value

@@ -1,0 +1,100 @@
+"""What the report shows of a comparison: image pairs, disagreements of the verifiers, accuracy by criterion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from t2ialign.report.images import data_uri
+from t2ialign.report.run_folder import VERDICTS, read_json_lines
+
+FIRST_PAIRS = 50
+"""Image pairs shown from the top of the list, whatever their verdicts: a sheet of 100 images."""
+CHANGED_PAIRS = 6
+"""Image pairs shown of those that got better, and of those that got worse."""
+
+
+class ImagePair(NamedTuple):
+    """What base and aligned model drew of a prompt."""
+
+    prompt: str
+    base: dict[str, Any]
+    """image (data URI), faithfulness, taste, verdicts"""
+    aligned: dict[str, Any]
+
+
+class Gallery(NamedTuple):
+    """Image pairs under a heading."""
+
+    title: str
+    note: str
+    pairs: list[ImagePair]
+
+
+class Disagreement(NamedTuple):
+    """An image on which verifier and independent verifier disagree."""
+
+    model: str
+    image: str
+    """data URI"""
+    prompt: str
+    verifier: str
+    """What the verifier saw, in words."""
+    independent: str
+    """What the independent verifier saw."""
+    verdicts: list[dict[str, Any]]
+    """claim, verifier, independent"""
+
+
+class Bar(NamedTuple):
+    """One criterion's verified accuracy on both models; every number in [0, 1]."""
+
+    criterion: str
+    base: dict[str, float]
+    """mean, low, high, n"""
+    aligned: dict[str, float]
+    difference: dict[str, float]
+    """mean, low, high"""
+
+
+def disagreements(run_dir: Path, summary: dict[str, Any]) -> list[Disagreement]:
+    """Every image on which the verifiers disagree."""
+    return [
+        Disagreement(
+            model,
+            data_uri(run_dir / reading["image"]),
+            reading["prompt"],
+            reading["verifier"],
+            reading["independent"],
+            reading["verdicts"],
+        )
+        for model, agreement in summary.get("independent_verifier", {}).items()
+        for reading in agreement["disagreements"]
+    ]
+
+
+def bars(summary: dict[str, Any]) -> list[Bar]:
+    """A bar for each criterion."""
+    return [
+        Bar(name, entry["base"], entry["aligned"], entry["difference"])
+        for name, entry in summary.get("criteria", {}).items()
+    ]
+
+
+def galleries(run_dir: Path) -> list[Gallery]:
+    """The first pairs as they come, then some that got better and as many that got worse."""
+    results = read_json_lines(run_dir / VERDICTS)
+    better = [result for result in results if result["aligned"]["faithfulness"] > result["base"]["faithfulness"]]
+    worse = [result for result in results if result["aligned"]["faithfulness"] < result["base"]["faithfulness"]]
+    of_all = f"of {len(results)} images."
+    chosen = [
+        ("The first held-out prompts", "In the order of the test set, not chosen.", results[:FIRST_PAIRS]),
+        ("Where the aligned model does more of what was asked", f"{len(better)} {of_all}", better[:CHANGED_PAIRS]),
+        ("Where it does less", f"{len(worse)} {of_all}", worse[:CHANGED_PAIRS]),
+    ]
+    return [Gallery(title, note, [_image_pair(run_dir, one) for one in some]) for title, note, some in chosen if some]
+
+
+def _image_pair(run_dir: Path, result: dict[str, Any]) -> ImagePair:
+    sides = ({**result[side], "image": data_uri(run_dir / result[side]["image"])} for side in ("base", "aligned"))
+    return ImagePair(result["prompt"], *sides)
