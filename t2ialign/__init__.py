@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from t2ialign.noisers.base import Noiser
     from t2ialign.objectives.base import Objective
     from t2ialign.rewards.base import Reward, load_reward
-    from t2ialign.training.run import train
+    from t2ialign.training.train import train
     from t2ialign.types import Batch, LossOutput, Prediction
 
 __all__ = [
@@ -52,7 +52,7 @@ _PLACES = {
     "load_config": "config.reader:load",
     "load_reward": "rewards.base",
     "open_model": "models:open_policy",
-    "train": "training.run",
+    "train": "training.train",
 }
 """Public name -> `module`, or `module:name` where it has another name there."""
 

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from t2ialign import Batch, LossOutput, Objective, Prediction
+from t2ialign.objectives.base import FrozenWeights, row_weights
 
 
 def hinge_loss(policy_error: Tensor, reference_error: Tensor, beta: float, target: float) -> tuple[Tensor, Tensor]:
@@ -29,7 +30,7 @@ class Hinge(Objective):
     """Stops pulling at a pair once the policy prefers the chosen image by `target`."""
 
     views: ClassVar[int | None] = 2
-    needs_reference: ClassVar[bool] = True
+    required_weights: ClassVar[tuple[FrozenWeights, ...]] = ("reference",)
 
     beta: float = Field(gt=0)
     """beta / 2 multiplies the difference of mean squared errors."""
@@ -38,5 +39,8 @@ class Hinge(Objective):
 
     def __call__(self, prediction: Prediction, batch: Batch) -> LossOutput:
         losses, margin = hinge_loss(prediction.policy_error, prediction.reference_error, self.beta, self.target)
-        weights = losses.new_ones(len(losses)) if batch.weights is None else batch.weights.to(losses)
-        return LossOutput(losses, weights, {"margin": margin.detach()})
+        return LossOutput(losses, row_weights(batch, losses), {"margin": margin.detach()})
+
+    @property
+    def initial_loss(self) -> float:
+        return self.target
