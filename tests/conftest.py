@@ -18,3 +18,10 @@ def sd15_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random model of SDXL's architecture; read only."""
     return standins.tiny_sdxl(tmp_path_factory.mktemp("models") / "tiny-sdxl")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Property tests have 30 s: one that meets an input of quadratic cost must not look like a slow machine."""
+    for item in items:
+        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False) and not item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(30))
