@@ -24,7 +24,7 @@ from t2ialign.data.kinds.prompts import read_prompts
 from t2ialign.errors import InputError, UserError
 from t2ialign.feedback.build import Built, describe_build, generate_pairs
 from t2ialign.feedback.pairing import Pairing
-from t2ialign.models import open_policy
+from t2ialign.models import open_model
 from t2ialign.rewards.base import Weighted, parse_reward
 from t2ialign.rng import keyed_seed
 from t2ialign.sampling.guidance import Guidance
@@ -89,7 +89,7 @@ def build(
 ) -> Built:
     """A round's pairs, made with the adapter of the round before."""
     loras = {} if before is None else {str(before): 1.0}
-    policy, mixture = open_policy(str(config.backbone.pretrained), family=config.backbone.name, loras=loras)
+    policy, mixture = open_model(str(config.backbone.pretrained), family=config.backbone.name, loras=loras)
     return generate_pairs(
         config.data.path,
         policy,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from t2ialign.config.reader import load as load_config
     from t2ialign.generation.images import generate_images
-    from t2ialign.models import open_policy as open_model
+    from t2ialign.models import open_model
     from t2ialign.noisers.base import Noiser
     from t2ialign.objectives.base import Objective
     from t2ialign.rewards.base import Reward, load_reward
@@ -51,7 +51,7 @@ _PLACES = {
     "generate_images": "generation.images",
     "load_config": "config.reader:load",
     "load_reward": "rewards.base",
-    "open_model": "models:open_policy",
+    "open_model": "models:open_model",
     "train": "training.train",
 }
 """Public name -> `module`, or `module:name` where it has another name there."""

@@ -38,7 +38,7 @@ def family_of(model: str) -> str:
     raise InputError(f"{model}: no model_index.json says which architecture this is; add --family sd15 or sdxl")
 
 
-def open_policy(
+def open_model(
     model: str,
     *,
     family: str | None = None,

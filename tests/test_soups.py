@@ -12,7 +12,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from t2ialign.backbones.lora import save_lora
 from t2ialign.cli.options import parse_loras
 from t2ialign.errors import InputError
-from t2ialign.models import open_policy
+from t2ialign.models import open_model
 
 
 def saved(model: Path, out: Path, *, moved: float, **lora) -> Path:
@@ -25,7 +25,7 @@ def saved(model: Path, out: Path, *, moved: float, **lora) -> Path:
 @torch.no_grad()
 def merged(model: Path, loras: dict[Path, float]) -> torch.nn.Module:
     """The plain denoiser with sum_i w_i (alpha_i / r_i) B_i A_i added to its weights by hand."""
-    policy, mixture = open_policy(str(model), loras={str(path): scale for path, scale in loras.items()})
+    policy, mixture = open_model(str(model), loras={str(path): scale for path, scale in loras.items()})
     plain = dict(toys.backbone(model).denoiser.named_modules())
     for name, layer in policy.denoiser.named_modules():
         if isinstance(layer, BaseTunerLayer):
@@ -39,7 +39,7 @@ def merged(model: Path, loras: dict[Path, float]) -> torch.nn.Module:
 def test_a_mixture_predicts_what_the_weighted_sum_of_the_deltas_predicts(sd15_folder: Path, tmp_path: Path):
     one = saved(sd15_folder, tmp_path / "one", moved=0.3, rank=2, alpha=6)
     other = saved(sd15_folder, tmp_path / "other", moved=-0.2, rank=3, alpha=1.5)
-    policy, mixture = open_policy(str(sd15_folder), loras={str(one): 0.75, str(other): -0.5})
+    policy, mixture = open_model(str(sd15_folder), loras={str(one): 0.75, str(other): -0.5})
     x_t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     timesteps, cond = torch.tensor([100, 900]), policy.backbone.encode_prompts(["a red circle", "a cat"])
     cond = cond.map(lambda t: t.flatten(0, 1) if t.ndim == 4 else t)
@@ -70,5 +70,5 @@ def test_a_bad_scale_a_repeated_and_a_missing_lora_are_told_in_one_message(tmp_p
         parse_loras(["a:0.5", "a:0.25"])
     for lora in (r"C:\loras\none", "runs/none"):
         with pytest.raises(InputError, match="no such LoRA") as caught:
-            open_policy(str(sd15_folder), loras=parse_loras([f"{lora}:0.5"]))
+            open_model(str(sd15_folder), loras=parse_loras([f"{lora}:0.5"]))
         assert str(caught.value).startswith(f"{lora}: ")

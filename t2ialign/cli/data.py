@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from t2ialign.cli.options import (
+    Backbone,
     BatchSize,
     Family,
     GuidanceScale,
@@ -18,10 +19,10 @@ from t2ialign.cli.options import (
     Rewards,
     Seed,
     Steps,
+    describe_model,
     finite,
     open_model,
     out,
-    parse_loras,
 )
 from t2ialign.errors import InputError
 
@@ -63,6 +64,7 @@ def build(
     ] = 0.05,
     lora: Loras = None,
     family: Family = None,
+    backbone: Backbone = None,
     images_per_prompt: Annotated[int, typer.Option(min=2)] = 4,
     seed: Seed = 0,
     guidance: GuidanceScale = 5.0,
@@ -88,7 +90,7 @@ def build(
         from t2ialign.data.kinds.prompts import read_prompts
         from t2ialign.sampling.guidance import Guidance
 
-        policy, mixture = open_model(model, family, lora, precision)
+        policy, mixture = open_model(model, family, lora, precision, backbone)
         built = generate_pairs(
             out_dir,
             policy,
@@ -101,7 +103,7 @@ def build(
             steps=steps,
             resolution=resolution,
             batch=batch,
-            description={"model": model, "loras": parse_loras(lora), "precision": precision},
+            description=describe_model(model, lora, precision, backbone),
             max_failed=max_failed,
         )
     out.print(describe_build(built))

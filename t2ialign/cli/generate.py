@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from t2ialign.cli.options import (
+    Backbone,
     BatchSize,
     Family,
     GuidanceScale,
@@ -17,9 +18,9 @@ from t2ialign.cli.options import (
     Resolution,
     Seed,
     Steps,
+    describe_model,
     open_model,
     out,
-    parse_loras,
 )
 from t2ialign.errors import InputError
 
@@ -35,6 +36,7 @@ def generate(
     prompt: Annotated[list[str] | None, typer.Option(help="A prompt. Repeatable.")] = None,
     lora: Loras = None,
     family: Family = None,
+    backbone: Backbone = None,
     images_per_prompt: Annotated[int, typer.Option(min=1)] = 1,
     seed: Seed = 0,
     seed_policy: Annotated[
@@ -62,7 +64,7 @@ def generate(
 
     texts = list(prompt or [])
     wanted = PromptList(texts, list(range(len(texts))), "") if prompts is None else read_prompt_list(prompts, subset)
-    policy, mixture = open_model(model, family, lora, precision)
+    policy, mixture = open_model(model, family, lora, precision, backbone)
     paths = generate_folder(
         policy,
         wanted.prompts,
@@ -74,9 +76,7 @@ def generate(
         resolution=resolution,
         batch=batch,
         description={
-            "model": model,
-            "loras": parse_loras(lora),
-            "precision": precision,
+            **describe_model(model, lora, precision, backbone),
             "prompts_sha256": wanted.sha256,
         },
         indices=wanted.indices,

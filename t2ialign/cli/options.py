@@ -30,6 +30,10 @@ Family = Annotated[str | None, typer.Option(help="sd15 or sdxl, where the model 
 Loras = Annotated[
     list[str] | None, typer.Option("--lora", help="LoRA or run folder, with :scale if not 1. Repeatable.")
 ]
+Backbone = Annotated[
+    list[str] | None,
+    typer.Option("--backbone", help="key=value of the config's section backbone, as in variant=fp16. Repeatable."),
+]
 Precision = Annotated[Dtype, typer.Option(help="Precision of weights and forward pass.")]
 GuidanceScale = Annotated[
     float, typer.Option("--guidance", min=1.0, callback=finite, help="Classifier-free guidance scale.")
@@ -72,10 +76,32 @@ def _path_and_scale(option: str) -> tuple[str, float]:
     return path, number
 
 
-def open_model(
-    model: str, family: str | None, loras: list[str] | None, precision: Dtype
-) -> tuple[Policy, dict[str, float]]:
-    """The policy of --model with its LoRAs, and their scales; see `models.open_policy`."""
-    from t2ialign.models import open_policy
+def parse_backbone(options: list[str] | None) -> dict[str, str]:
+    """{'key': value} of `key=value` options: keys of the config's section `backbone`."""
+    keys: dict[str, str] = {}
+    for option in options or []:
+        key, equals, value = option.partition("=")
+        if not equals or not value or key in ("", "name", "pretrained"):
+            raise InputError(f"--backbone {option}: write a key of the config's section backbone, as in variant=fp16")
+        if key in keys:
+            raise InputError(f"--backbone {option}: {key} is given twice")
+        keys[key] = value
+    return keys
 
-    return open_policy(model, family=family, loras=parse_loras(loras), precision=precision)
+
+def open_model(
+    model: str, family: str | None, loras: list[str] | None, precision: Dtype, backbone: list[str] | None
+) -> tuple[Policy, dict[str, float]]:
+    """The policy of --model with its LoRAs, and their scales; see `models.open_model`."""
+    scales, keys = parse_loras(loras), parse_backbone(backbone)
+    from t2ialign.models import open_model
+
+    return open_model(model, family=family, loras=scales, precision=precision, backbone=keys)
+
+
+def describe_model(
+    model: str, loras: list[str] | None, precision: Dtype, backbone: list[str] | None
+) -> dict[str, object]:
+    """What generation.json records of the options that `open_model` takes."""
+    recorded: dict[str, object] = {"model": model, "loras": parse_loras(loras), "precision": precision}
+    return {**recorded, "backbone": parse_backbone(backbone)} if backbone else recorded

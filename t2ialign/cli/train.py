@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from t2ialign.cli.options import BatchSize, Family, Model, Precision, Resolution, Seed, open_model, out
+from t2ialign.cli.options import Backbone, BatchSize, Family, Model, Precision, Resolution, Seed, open_model, out
 from t2ialign.progress import plain_console
 
 
@@ -42,6 +42,7 @@ def accuracy(
     lora: Annotated[list[str], typer.Option("--lora", help="LoRA or run folder, with :scale if not 1. Repeatable.")],
     texts: Annotated[bool, typer.Option("--texts", help="Pairs of prompts of one image.")] = False,
     family: Family = None,
+    backbone: Backbone = None,
     max_pairs: Annotated[int, typer.Option(min=2, help="Pairs asked about, drawn by the seed.")] = 500,
     draws: Annotated[
         int, typer.Option(min=1, help="Samples of timestep and noise for each pair, fixed by the seed.")
@@ -57,6 +58,6 @@ def accuracy(
 
     name = "text_pairs" if texts else "pairs"
     section = validated("data", {"name": name, "path": pairs, "resolution": resolution})
-    policy, mixture = open_model(model, family, lora, precision)
+    policy, mixture = open_model(model, family, lora, precision, backbone)
     found = measure_pairs(policy, mixture, section, max_pairs=max_pairs, draws=draws, seed=seed, batch=batch)
     out.print(describe(found))

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from t2ialign.generation.folder import generate_folder
 from t2ialign.generation.worker import WorkerProcess
-from t2ialign.models import open_policy
+from t2ialign.models import open_model
 from t2ialign.sampling.guidance import Guidance
 
 
@@ -55,7 +55,7 @@ def generate_shard(jobs: Sequence[ImageJob], shard: tuple[int, int], threads: in
     for job in jobs:
         loras = {} if job.lora is None else {str(job.lora): 1.0}
         if policy is None or loaded != (job.model, job.lora):
-            policy, mixture = open_policy(str(job.model), loras=loras)
+            policy, mixture = open_model(str(job.model), loras=loras)
             loaded = (job.model, job.lora)
         generate_folder(
             policy,

@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 from PIL import Image
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from single_file import write_single_file
 from toys import backbone, pair_folder, write_config
 
 from t2ialign.backbones.adapters import add_adapter
@@ -184,6 +187,43 @@ def _(place: Place) -> None:
     place.change("models/tiny", "models/tiny-xl")
 
 
+def _own_model(place: Place, name: str) -> Path:
+    """A copy of the tiny model under models/, which the config names."""
+    place.change("models/tiny", f"models/{name}")
+    return shutil.copytree(place.folder / "models" / "tiny", place.folder / "models" / name)
+
+
+@case("model that lacks a tensor")
+def _(place: Place) -> None:
+    path = _own_model(place, "part") / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    del tensors["conv_in.bias"]
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+@case("model of one variant")
+def _(place: Place) -> None:
+    for path in _own_model(place, "half").glob("*/*.safetensors"):
+        path.rename(path.with_name(f"{path.stem}.fp16.safetensors"))
+
+
+def _single_file(place: Place, header: dict[str, str] | None, keep: Callable[[str], bool], *extra: str) -> None:
+    path = write_single_file(place.folder / "models" / "tiny", place.folder / "model.safetensors")
+    tensors = {name: tensor for name, tensor in load_file(path).items() if keep(name)}
+    save_file({**tensors, **{name: torch.zeros(0) for name in extra}}, path, metadata=header)
+    place.change("pretrained: models/tiny", "pretrained: model.safetensors, single_file_config: models/tiny")
+
+
+@case("single file without a VAE")
+def _(place: Place) -> None:
+    _single_file(place, None, lambda name: not name.startswith("first_stage_model."))
+
+
+@case("single file that contradicts itself")
+def _(place: Place) -> None:
+    _single_file(place, {"modelspec.prediction_type": "epsilon"}, lambda name: True, "v_pred")
+
+
 @case("missing package")
 def _(place: Place) -> None:
     place.monkeypatch.setitem(sys.modules, "bitsandbytes", None)
@@ -249,6 +289,29 @@ def _(place: Place) -> None:
     add_adapter(denoiser, "learner", Lora(rank=2, alpha=2), seed=0, trainable=True)
     save_lora(place.folder / "xl-lora", denoiser, "learner", family="sdxl", extra={})
     place.change("rank: 2, alpha: 4", "rank: 2, alpha: 4, init: xl-lora")
+
+
+def _lora(place: Place, name: str, **tensors: torch.Tensor) -> None:
+    save_file(tensors, place.folder / f"{name}.safetensors")
+    place.change("rank: 2, alpha: 4", f"rank: 2, alpha: 4, init: {name}.safetensors")
+
+
+@case("DoRA")
+def _(place: Place) -> None:
+    _lora(place, "dora", **{"lora_unet_mid_block_attentions_0_proj_in.dora_scale": torch.ones(1)})
+
+
+@case("LoRA of the text encoder alone")
+def _(place: Place) -> None:
+    _lora(place, "text", **{"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": torch.ones(1, 1)})
+
+
+@case(
+    "key of a backbone that does not exist",
+    *("generate", "--model", "models/tiny", "--prompt", "a cat", "--out", "images", "--backbone", "fp16"),
+)
+def _(place: Place) -> None:
+    pass
 
 
 @case("generate without a prompt", "generate", "--model", "models/tiny", "--out", "images")

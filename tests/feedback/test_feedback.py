@@ -527,10 +527,10 @@ def test_a_build_killed_anywhere_ends_with_the_same_files(tmp_path):
 
 
 def test_pairs_are_built_from_a_model_and_the_same_again_from_the_same_seed(tmp_path, sd15_folder):
-    from t2ialign.models import open_policy
+    from t2ialign.models import open_model
     from t2ialign.sampling.guidance import Guidance
 
-    policy, mixture = open_policy(str(sd15_folder), family="sd15", loras={}, precision="fp32")
+    policy, mixture = open_model(str(sd15_folder), family="sd15", loras={}, precision="fp32")
 
     def build(out: Path, seed: int = 0, **more):
         arguments = {"images_per_prompt": 3, "steps": 2, "resolution": None, "batch": 4, **more}
