@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from t2ialign.config.reader import read_yaml
+from t2ialign.config.reader import load, read_yaml
 from t2ialign.demo.evaluation import MEASURES
 from t2ialign.demo.pair_set import PairSet
 from t2ialign.demo.settings import FOLDERS, TIMINGS, Settings
-from t2ialign.demo.training import PASSES_PER_IMAGE, PASSES_PER_PAIR
+from t2ialign.demo.training import passes
 from t2ialign.generation.folder import RECORD
 
 
@@ -62,7 +62,7 @@ def caveats(settings: Settings) -> list[str]:
 
 def _described(run_dir: Path, settings: Settings, model: Path, pairs: PairSet) -> dict[str, Any]:
     """What was run: name -> value, for the report."""
-    dpo, sft = (read_yaml(run_dir / FOLDERS[name] / "config.yaml")[0]["train"] for name in ("aligned", "sft"))
+    dpo, sft = (load(run_dir / FOLDERS[name] / "config.yaml", []) for name in ("aligned", "sft"))
     record = json.loads((run_dir / "base" / RECORD).read_text(encoding="utf-8"))
     return {
         "model": str(model),
@@ -74,8 +74,8 @@ def _described(run_dir: Path, settings: Settings, model: Path, pairs: PairSet) -
         "pairs": f"{pairs.totals['pairs']}, made with seed {pairs.seed}{', shipped' if pairs.shipped else ''}",
         "guidance of the candidates": settings.guidance_scale,
         "DDIM steps": settings.inference_steps,
-        "UNet passes of DPO": f"{dpo['steps']} steps x {dpo['effective_batch']} pairs x {PASSES_PER_PAIR}",
-        "UNet passes of SFT": f"{sft['steps']} steps x {sft['effective_batch']} images x {PASSES_PER_IMAGE}",
+        "UNet passes of DPO": f"{dpo.train.steps} steps x {dpo.train.effective_batch} pairs x {passes(dpo)}",
+        "UNet passes of SFT": f"{sft.train.steps} steps x {sft.train.effective_batch} images x {passes(sft)}",
         "own guidance chosen by": "mean of faithfulness and taste, of equal ones the lower scale, on "
         f"{settings.validation_prompts} validation prompts a model and scale",
     }

@@ -17,12 +17,6 @@ from t2ialign.progress import plain_console
 from t2ialign.training.run_folder import result_path
 from t2ialign.training.train import train
 
-PASSES_PER_PAIR = 6
-"""UNet passes of one row that a pair costs DPO: reference forward, policy forward, policy backward, of two images."""
-PASSES_PER_IMAGE = 2
-"""The same of a winner in SFT: forward and backward. A backward pass counts as one; by its cost of about two forward
-passes SFT would get 8/3 images for each pair, not 3, so that the count is in its favour."""
-
 
 def train_both(demo: Demo, pairs: PairSet) -> dict[str, Path | None]:
     """The LoRA of each model; SFT and DPO are trained side by side where there are two processes."""
@@ -47,9 +41,17 @@ def train_quietly(content: dict[str, Any], threads: int) -> None:
 
 
 def equal_steps(dpo: Config, sft: Config) -> int:
-    """Optimizer steps in which SFT makes as many UNet passes as all of DPO's; see PASSES_PER_PAIR."""
-    passes = dpo.train.steps * dpo.train.effective_batch * PASSES_PER_PAIR
-    return round(passes / (sft.train.effective_batch * PASSES_PER_IMAGE))
+    """Optimizer steps in which SFT makes as many UNet passes as all of DPO's.
+
+    A backward pass counts as one. By its cost of about two forward passes SFT would get 8/3 images for each pair, not
+    3: the count is in its favour.
+    """
+    return round(dpo.train.steps * dpo.train.effective_batch * passes(dpo) / (sft.train.effective_batch * passes(sft)))
+
+
+def passes(config: Config) -> int:
+    """UNet passes that one example of a run costs, in rows of a batch."""
+    return config.objective.passes(config.data.views).total
 
 
 def training_content(demo: Demo, model: str, pairs: PairSet) -> dict[str, Any]:

@@ -10,7 +10,9 @@ from typing import Any
 
 import jinja2
 
+from t2ialign.config.reader import validated
 from t2ialign.errors import InputError
+from t2ialign.objectives.base import Objective
 from t2ialign.report.comparison import bars, disagreements, galleries
 from t2ialign.report.run_folder import SUMMARY, TRAINING, flatten, read_config, read_json
 from t2ialign.report.training import findings, training_charts
@@ -18,7 +20,7 @@ from t2ialign.storage.atomic import atomic_write
 from t2ialign.training.trackers import METRICS, read_metrics
 
 DPO = "dpo"
-"""The objective that is read as docs/dpo-metrics.md says; its loss starts at ln 2 unless an SFT term is added."""
+"""The objective whose metrics are read as docs/dpo-metrics.md says."""
 
 
 def write_report(run_dir: Path, out: Path | None = None) -> Path:
@@ -43,26 +45,36 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
             "a demo"
         )
     config = read_config(training / "config.yaml")
-    is_dpo = config.get("objective.name", DPO) == DPO
-    starts_at_ln_2 = is_dpo and not config.get("objective.sft_weight")
+    objective = config.get("objective") or {}
+    is_dpo = objective.get("name") == DPO
+    initial_loss = _initial_loss(objective) if is_dpo else None
     page = _template().render(
         title=_title(run_dir, summary),
-        config=config,
+        config=flatten(config),
         environment=flatten(read_json(training / "environment.json") or {}),
         summary=summary,
         steps=rows[-1]["step"] if rows else 0,
         galleries=galleries(run_dir) if summary else [],
         bars=bars(summary) if summary else [],
         disagreements=disagreements(run_dir, summary) if summary else [],
-        charts=training_charts(rows, starts_at_ln_2=starts_at_ln_2),
-        findings=findings(rows, starts_at_ln_2=starts_at_ln_2),
+        charts=training_charts(rows, initial_loss=initial_loss),
+        findings=findings(rows, initial_loss=initial_loss),
         is_preference=is_dpo and any("margin" in row for row in rows),
-        starts_at_ln_2=starts_at_ln_2,
+        starts_at_ln_2=initial_loss is not None,
     )
     out = out or run_dir / "report.html"
     with atomic_write(out) as partial:
         partial.write_text(page, encoding="utf-8")
     return out
+
+
+def _initial_loss(objective: dict[str, Any]) -> float | None:
+    """The objective's loss at the start; None where it depends on the data, or an older version wrote the section."""
+    try:
+        component: Objective = validated("objective", objective)
+    except InputError:
+        return None
+    return component.initial_loss
 
 
 def _template() -> jinja2.Template:

@@ -49,7 +49,7 @@ def read_json_lines(path: Path) -> list[Any]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """{dotted key: value} of a YAML file; empty where there is none.
+    """The sections of a YAML file; empty where there is none.
 
     Raises:
         DataError: it is not YAML.
@@ -57,7 +57,7 @@ def read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return flatten(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         raise DataError(f"{path}: not YAML ({error})") from None
 

@@ -7,8 +7,6 @@ from typing import Any, Literal, NamedTuple
 
 from t2ialign.report.charts import Chart, line_chart
 
-LN_2 = math.log(2)
-
 
 class ChartSpec(NamedTuple):
     """A chart, drawn where the run has one of its metrics."""
@@ -24,9 +22,9 @@ class ChartSpec(NamedTuple):
 _CHARTS = (
     ChartSpec(
         "Loss",
-        "starts at ln 2 and stays near it: one noisy sample of a pair says little",
+        "mean over the examples of a step",
         {"loss": "loss"},
-        {"ln 2": LN_2},
+        {},
     ),
     ChartSpec(
         "Implicit accuracy",
@@ -68,18 +66,23 @@ class Finding(NamedTuple):
     text: str
 
 
-def training_charts(rows: list[dict[str, Any]], *, starts_at_ln_2: bool = True) -> list[Chart]:
-    """A chart of every metric in the rows of metrics.jsonl; the well-known ones first, grouped and explained."""
+def training_charts(rows: list[dict[str, Any]], *, initial_loss: float | None) -> list[Chart]:
+    """A chart of every metric in the rows of metrics.jsonl; the well-known ones first, grouped and explained.
+
+    Args:
+        initial_loss: DPO's loss while the policy equals the reference; None where it is not known or the loss another.
+    """
     if len(rows) < 2:
         return []
-    explains_loss = starts_at_ln_2 and any("margin" in row for row in rows)
+    is_preference = any("margin" in row for row in rows)
     charts = []
     for title, note, labels, guides in (*_CHARTS, *_other_charts(rows)):
         present = {key: label for key, label in labels.items() if any(key in row for row in rows)}
         if not present:
             continue
-        if title == "Loss" and not explains_loss:
-            note, guides = "mean over the examples of a step", {}
+        if title == "Loss" and is_preference and initial_loss is not None:
+            note = "starts at ln 2 and stays near it: one noisy sample of a pair says little"
+            guides = {"ln 2": initial_loss}
         series = {label: [_value(row, key) for row in rows] for key, label in present.items()}
         charts.append(line_chart(title, note, [row["step"] for row in rows], series, guides))
     return charts
@@ -101,7 +104,7 @@ def _value(row: dict[str, Any], key: str) -> float:
     return math.nan if value is None else float(value)
 
 
-def findings(rows: list[dict[str, Any]], *, starts_at_ln_2: bool = True) -> list[Finding]:
+def findings(rows: list[dict[str, Any]], *, initial_loss: float | None) -> list[Finding]:
     """What held-out pairs and the last fifth of a preference run say, with the warning signs of docs/dpo-metrics.md."""
     held_out = _held_out_finding(rows)
     rows = [row for row in rows if "margin" in row]
@@ -109,7 +112,7 @@ def findings(rows: list[dict[str, Any]], *, starts_at_ln_2: bool = True) -> list
     if not late:
         return held_out
     loss, accuracy, saturated = (_mean(late, key) for key in ("loss", "implicit_accuracy", "saturated"))
-    found = [*held_out, *([_loss_finding(loss, accuracy)] if starts_at_ln_2 else [])]
+    found = [*held_out, *([] if initial_loss is None else [_loss_finding(loss, accuracy, initial_loss)])]
     chosen, rejected = _mean(late, "chosen_change"), _mean(late, "rejected_change")
     if chosen > 0 and rejected > 0:
         found.append(
@@ -151,8 +154,8 @@ def _held_out_finding(rows: list[dict[str, Any]]) -> list[Finding]:
     return [Finding("warning", f"{text} The interval holds one half, which is chance, or lies below it.")]
 
 
-def _loss_finding(loss: float, accuracy: float) -> Finding:
-    if abs(loss - LN_2) < 1e-5:
+def _loss_finding(loss: float, accuracy: float, initial_loss: float) -> Finding:
+    if abs(loss - initial_loss) < 1e-5:
         return Finding("warning", f"The loss is {loss:.4f}, exactly ln 2: the policy has not left the reference.")
     if loss < 0.3:
         return Finding(

@@ -104,7 +104,7 @@ def spread(one: Tally, weights: np.ndarray) -> np.ndarray:
 
 
 def spreads(tallies: dict[str, Tally], weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
-    """The spread of each attribute and, as `diversity`, their mean. [R, N] -> [R] each; weights of 1 if not said."""
+    """The spread of each attribute and, as `diversity`, their mean. [R, N] -> [R] each; default: weights of 1."""
     if weights is None:
         weights = np.ones((1, len(next(iter(tallies.values())).asked)))
     found = {attribute: spread(one, weights) for attribute, one in tallies.items()}

@@ -54,8 +54,8 @@ class Family(NamedTuple):
 
 def _distinct(scene: Scene, rng: np.random.Generator) -> list[Thing] | None:
     """The things in random order; None where two of them look alike."""
-    looks = {(thing.color, thing.shape) for thing in scene.things}
-    return [scene.things[i] for i in rng.permutation(len(looks))] if len(looks) == len(scene.things) else None
+    kinds = {(thing.color, thing.shape) for thing in scene.things}
+    return [scene.things[i] for i in rng.permutation(len(kinds))] if len(kinds) == len(scene.things) else None
 
 
 def _slots(things: list[Thing] | tuple[Thing, ...]) -> Slots:
@@ -132,12 +132,12 @@ def _fill_same_color(scene: Scene, rng: np.random.Generator) -> Slots | None:
 
 
 def _fill_groups(scene: Scene, rng: np.random.Generator) -> Slots | None:
-    looks = [(thing.color, thing.shape) for thing in scene.things]
-    groups = sorted(dict.fromkeys(looks), key=looks.count, reverse=True)  # a set's order differs between processes
-    if len(groups) != 2 or len(looks) < 3:
+    kinds = [(thing.color, thing.shape) for thing in scene.things]
+    groups = sorted(dict.fromkeys(kinds), key=kinds.count, reverse=True)  # a set's order differs between processes
+    if len(groups) != 2 or len(kinds) < 3:
         return None
-    slots = _slots([scene.things[looks.index(group)] for group in groups])
-    counts = [looks.count(group) for group in groups]
+    slots = _slots([scene.things[kinds.index(group)] for group in groups])
+    counts = [kinds.count(group) for group in groups]
     del slots["p2" if counts[1] == 1 else "s2"]
     return slots | {f"n{'' if i == 0 else i + 1}": _number(count) for i, count in enumerate(counts) if count > 1}
 

@@ -34,7 +34,7 @@ class ShapesJudge:
         self.id = judge_id(self.spec)
 
     async def probe(self) -> Probe:
-        """Always able."""
+        """Always available: no server is asked."""
         return Probe(notes=("Judged by the verifier of Shapes, which reads the pixels.",))
 
     async def judge(self, request: JudgeRequest) -> JudgeReply:
@@ -59,11 +59,11 @@ class ShapesJudge:
         return JudgeReply(text=_described(judged.seen), verdicts=tuple(int(v.right) for v in judged.verdicts))
 
     async def aclose(self) -> None:
-        """Holds nothing open."""
+        """Nothing is open."""
 
 
 def _described(seen: Scene | Unreadable) -> str:
-    """What a reader of the report is shown."""
+    """What was seen, in words, for the report."""
     if isinstance(seen, Unreadable):
         return f"unreadable: {seen.reason}"
     things = ", ".join(f"a {thing.size} {thing.color} {thing.shape}" for thing in seen.things) or "nothing"

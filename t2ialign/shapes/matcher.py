@@ -1,4 +1,4 @@
-"""A second reader of pictures, to check the verifier by: it draws what it believes and compares with the picture.
+"""An independent verifier, to check `verify` by: it draws what it believes to see and compares with the picture.
 
 Analysis by synthesis: onto a plain background it adds one thing after the other, each time the template (shape, color,
 size, place) that explains most of the squared difference between drawing and picture; then it moves, scales and tints
@@ -63,9 +63,9 @@ def match(image: Image.Image) -> Scene | Unreadable:
         figures.append(found)
         for i, figure in enumerate(figures):
             figures[i] = _refine(figure, pixels, _draw(background, figures[:i] + figures[i + 1 :]))
-    doubt = _doubt(pixels, background, figures)
-    if doubt is not None:
-        return Unreadable(doubt)
+    reason = _why_unreadable(pixels, background, figures)
+    if reason is not None:
+        return Unreadable(reason)
     things = sorted((_thing(figure) for figure in figures), key=lambda thing: (thing.y, thing.x))
     return Scene(name, tuple(things))
 
@@ -172,7 +172,7 @@ def _thing(figure: _Figure) -> Thing:
     return Thing(figure.shape, name, size, figure.x, figure.y)
 
 
-def _doubt(pixels: np.ndarray, background: np.ndarray, figures: list[_Figure]) -> str | None:
+def _why_unreadable(pixels: np.ndarray, background: np.ndarray, figures: list[_Figure]) -> str | None:
     """What is wrong with the picture as one of this world: what no drawing explains, and what no scene may hold."""
     off = np.linalg.norm(pixels - _draw(background, figures), axis=-1)
     rest = off.copy()

@@ -94,19 +94,19 @@ def sample_scene(rng: np.random.Generator, things: int | None = None) -> Scene:
         things = int(rng.choice(4, p=(0.2, 0.45, 0.22, 0.13))) + 1
     if not 1 <= things <= MAX_THINGS:
         raise ValueError(f"a scene has 1 to {MAX_THINGS} things, not {things}")
-    looks = _sample_looks(rng, things)
+    kinds = _sample_kinds(rng, things)
     sizes = _sample_sizes(rng, things)
     places = _sample_places(rng, sizes)
     background = str(rng.choice(tuple(BACKGROUNDS)))
     return Scene(
         background,
         tuple(
-            Thing(shape, color, size, x, y) for (color, shape), size, (x, y) in zip(looks, sizes, places, strict=True)
+            Thing(shape, color, size, x, y) for (color, shape), size, (x, y) in zip(kinds, sizes, places, strict=True)
         ),
     )
 
 
-def _sample_looks(rng: np.random.Generator, things: int) -> list[tuple[str, str]]:
+def _sample_kinds(rng: np.random.Generator, things: int) -> list[tuple[str, str]]:
     """(colour, shape) of each thing."""
     kind = str(rng.choice(("alike", "one color", "one shape", "two groups", "free"), p=(0.2, 0.12, 0.12, 0.16, 0.4)))
     if things == 2 and kind in ("alike", "two groups") and rng.random() < 0.6:
@@ -116,10 +116,10 @@ def _sample_looks(rng: np.random.Generator, things: int) -> list[tuple[str, str]
     if kind == "alike":
         return [first] * things
     if kind == "one color":
-        same = [look for look in every if look[0] == first[0]]
+        same = [one for one in every if one[0] == first[0]]
         return [same[i] for i in rng.permutation(len(same))[:things]]
     if kind == "one shape":
-        same = [look for look in every if look[1] == first[1]]
+        same = [one for one in every if one[1] == first[1]]
         return [same[i] for i in rng.permutation(len(same))[:things]]
     if kind == "two groups" and things > 1:
         one, two = (every[i] for i in rng.permutation(len(every))[:2])

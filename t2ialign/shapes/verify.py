@@ -96,8 +96,8 @@ def read(image: Image.Image) -> Scene | Unreadable:
     if np.mean(np.linalg.norm(border - background, axis=1) > _CONTRAST) > _UNEVEN:
         return Unreadable("the border is not of one color")
     things = []
-    spots = _spots(np.linalg.norm(pixels - background, axis=2) > _CONTRAST)
-    for rows, columns in spots:
+    regions = _regions(np.linalg.norm(pixels - background, axis=2) > _CONTRAST)
+    for rows, columns in regions:
         if len(rows) <= _DUST:
             continue
         if len(rows) < _LEAST:
@@ -106,7 +106,7 @@ def read(image: Image.Image) -> Scene | Unreadable:
         if isinstance(thing, Unreadable):
             return thing
         things.append(thing)
-    if sum(len(rows) for rows, _ in spots if len(rows) <= _DUST) > 3 * _DUST:
+    if sum(len(rows) for rows, _ in regions if len(rows) <= _DUST) > 3 * _DUST:
         return Unreadable("too many specks")
     return Scene(_BACKGROUND_NAMES[name], tuple(sorted(things, key=lambda thing: (thing.y, thing.x))))
 
@@ -131,12 +131,12 @@ def _read_thing(
     direction = color - background
     mask = np.zeros((bottom - top, right - left), bool)
     mask[rows - top, columns - left] = True
-    mask = _grown(mask)  # antialiased edges, but nothing of a neighbour
+    mask = _dilated(mask)  # antialiased edges, but nothing of a neighbour
     alpha = ((pixels[top:bottom, left:right] - background) @ direction / (direction @ direction)).clip(0, 1) * mask
     shape, radius, x, y, misfit = _fit(alpha, window)
     if misfit > _MISFIT:
         return Unreadable(f"a {_COLOR_NAMES[name]} thing is no known shape (best guess {shape}, misfit {misfit:.2f})")
-    if not _exists(radius):
+    if not _is_known_size(radius):
         return Unreadable(f"a {_COLOR_NAMES[name]} {shape} of radius {radius:.1f} px is of no known size")
     return Thing(shape, _COLOR_NAMES[name], "large" if radius > _SPLIT_RADIUS else "small", x, y)
 
@@ -144,8 +144,8 @@ def _read_thing(
 def _fit(alpha: np.ndarray, window: tuple[int, int, int, int]) -> tuple[str, float, float, float, float]:
     """The template nearest to a soft mask [H, W]: (shape, radius, x, y, misfit as a share of the area).
 
-    One of a size that exists comes before one that does not: a small diamond with soft corners is as near to a circle
-    that would be too small for any.
+    Templates of a known size come before the others: a small diamond with soft corners is as near to a circle that is
+    smaller than any.
     """
     area = float(alpha.sum())
     x = float(alpha.sum(0) @ (np.arange(window[0], window[2]) + 0.5)) / area
@@ -157,16 +157,16 @@ def _fit(alpha: np.ndarray, window: tuple[int, int, int, int]) -> tuple[str, flo
             centroid - radius / 3 if shape == "triangle" else centroid
         )  # a triangle's centroid is below its box's centre
         misfit = float(abs(coverage(shape, x, y, radius, window) - alpha).sum()) / area
-        if (_exists(radius), -misfit) > (_exists(best[1]), -best[-1]):
+        if (_is_known_size(radius), -misfit) > (_is_known_size(best[1]), -best[-1]):
             best = (shape, radius, x, y, misfit)
     return best
 
 
-def _exists(radius: float) -> bool:
+def _is_known_size(radius: float) -> bool:
     return _RADII[0] <= radius <= _RADII[1]
 
 
-def _spots(mask: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+def _regions(mask: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """(rows, columns) of each 4-connected region, by joining runs of neighbouring rows."""
     padded = np.zeros((mask.shape[0], mask.shape[1] + 2), np.int8)
     padded[:, 1:-1] = mask
@@ -201,14 +201,14 @@ def _spots(mask: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     ]
 
 
-def _grown(mask: np.ndarray) -> np.ndarray:
+def _dilated(mask: np.ndarray) -> np.ndarray:
     """The mask and the four neighbours of its pixels."""
-    grown = mask.copy()
-    grown[1:] |= mask[:-1]
-    grown[:-1] |= mask[1:]
-    grown[:, 1:] |= mask[:, :-1]
-    grown[:, :-1] |= mask[:, 1:]
-    return grown
+    dilated = mask.copy()
+    dilated[1:] |= mask[:-1]
+    dilated[:-1] |= mask[1:]
+    dilated[:, 1:] |= mask[:, :-1]
+    dilated[:, :-1] |= mask[:, 1:]
+    return dilated
 
 
 def _nearest(color: np.ndarray, palette: np.ndarray) -> tuple[int, float]:

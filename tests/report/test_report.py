@@ -16,6 +16,8 @@ from t2ialign.report.images import data_uri
 from t2ialign.report.page import write_report
 from t2ialign.report.training import findings, training_charts
 
+LN_2 = math.log(2)
+
 
 def metrics(steps: int, **changes: float) -> list[dict]:
     rng = np.random.default_rng(0)
@@ -181,7 +183,7 @@ def test_a_training_run_without_a_comparison_has_curves_and_no_verdicts(tmp_path
 
 def test_other_objectives_get_charts_of_what_they_log(tmp_path):
     rows = [{"step": step, "loss": 0.1, "mse": 0.1, "lr": 1e-4, "grad_norm": 1.0} for step in (1, 2, 3)]
-    titles = [chart.title for chart in training_charts(rows)]
+    titles = [chart.title for chart in training_charts(rows, initial_loss=LN_2)]
     assert titles == ["Loss", "Gradient norm", "Learning rate", "Mse"]
     page = Page(write_report(training_run(tmp_path / "sft", rows, "objective: {name: denoising}\n")))
     assert "How to read DPO's metrics" not in page.text
@@ -191,7 +193,7 @@ def test_other_objectives_get_charts_of_what_they_log(tmp_path):
 def test_a_validation_reward_of_base_and_policy_shares_a_chart():
     scores = {"step": 5, "validation/shapes.taste/base": 0.5, "validation/shapes.taste/policy": 0.7}
     rows = [*metrics(5), scores]
-    chart = training_charts(rows)[-1]
+    chart = training_charts(rows, initial_loss=LN_2)[-1]
     assert chart.title == "Validation/shapes.taste"
     assert [(line.label, line.last) for line in chart.lines] == [("base", "0.5"), ("policy", "0.7")]
     assert kinds(rows) == ["note", "good"]
@@ -202,16 +204,16 @@ def test_held_out_pair_accuracy_comes_first_with_its_interval(low: float, kind: 
     accuracy = {f"validation/pair_accuracy/{key}": value for key, value in (("mean", 0.6), ("low", low), ("high", 0.7))}
     rows = [*metrics(5), {"step": 5, **accuracy}]
     assert kinds(rows) == [kind, "note", "good"]
-    assert f"60.0% (95 % interval {low:.1%} to 70.0%)" in findings(rows)[0].text
-    assert [line.label for line in training_charts(rows)[-1].lines] == ["high", "low", "mean"]
+    assert f"60.0% (95 % interval {low:.1%} to 70.0%)" in findings(rows, initial_loss=LN_2)[0].text
+    assert [line.label for line in training_charts(rows, initial_loss=LN_2)[-1].lines] == ["high", "low", "mean"]
 
 
 def test_what_is_said_of_dpos_loss_is_not_said_of_other_losses():
     rows = metrics(50, loss=0.1)
-    assert [finding.kind for finding in findings(rows)] == ["warning", "good"]
-    assert [finding.kind for finding in findings(rows, starts_at_ln_2=False)] == ["good"]
-    assert "ln 2" in training_charts(rows)[0].note
-    assert "ln 2" not in training_charts(rows, starts_at_ln_2=False)[0].note
+    assert [finding.kind for finding in findings(rows, initial_loss=LN_2)] == ["warning", "good"]
+    assert [finding.kind for finding in findings(rows, initial_loss=None)] == ["good"]
+    assert "ln 2" in training_charts(rows, initial_loss=LN_2)[0].note
+    assert "ln 2" not in training_charts(rows, initial_loss=None)[0].note
 
 
 @pytest.mark.parametrize(("weight", "starts"), [("0.0", True), ("2.0", False)])
@@ -258,7 +260,7 @@ def test_large_images_are_inlined_small(tmp_path):
 
 
 def kinds(rows: list[dict]) -> list[str]:
-    return [finding.kind for finding in findings(rows)]
+    return [finding.kind for finding in findings(rows, initial_loss=LN_2)]
 
 
 def test_findings_name_the_warning_signs():
@@ -267,7 +269,7 @@ def test_findings_name_the_warning_signs():
     assert kinds(metrics(100, loss=0.1)) == ["warning", "good"]
     assert kinds(metrics(100, chosen_change=1e-3, rejected_change=2e-3)) == ["note", "warning"]
     assert kinds(metrics(100, saturated=0.5)) == ["note", "good", "warning"]
-    assert findings([{"step": 1, "loss": 0.5}]) == []
+    assert findings([{"step": 1, "loss": 0.5}], initial_loss=LN_2) == []
 
 
 def test_chart_points_by_hand():

@@ -1,4 +1,4 @@
-"""The second reader: sees what was drawn, notices what no scene holds, and shares no code that reads with the first."""
+"""The independent verifier: reads what was drawn, notices what no scene holds, shares no reading code with `verify`."""
 
 import ast
 from pathlib import Path
