@@ -8,8 +8,8 @@ Prompts: `read_prompts`, `select_prompts`; what they return, `PromptSet`, holds 
 Judges: implement `Judge`, which answers a `JudgeRequest` with a `JudgeReply`; `open_judge` opens the built-in ones, and
 `parse_reply` reads the verdicts in a reply.
 
-Runs: `open_log` reads a run folder into a `RunLog` of `Judgement`; `summarise` scores it, `compare` compares two models,
-`agree` two judges, and `write_report` writes the HTML page. Errors that a user can act on are `BenchError`.
+Runs: `open_log` reads a run folder into a `RunLog` of `Judgement`; `summarise` scores it, `compare` compares two
+models, `agree` two judges, and `write_report` writes the HTML page. Errors that a user can act on are `BenchError`.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from transformers.vision_utils import get_vision_position_ids
 from t2ialign.shapes.caption import constraints
 from t2ialign.shapes.scene import BACKGROUNDS, CANVAS, COLORS, SHAPES, SIZES, Scene
 from t2ialign.shapes.verify import Unreadable
-from unigenbench.protocol.rubric import NativeRubric, reply_lines
+from unigenbench.protocol.native import NativeRubric, reply_lines
 from unigenbench.taxonomy import CRITERIA
 from unigenbench.types import Point, Prompt
 

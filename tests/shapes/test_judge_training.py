@@ -11,8 +11,8 @@ from PIL import Image
 from train_shapes_judge import JUDGE
 
 from t2ialign.shapes.caption import constraints
+from unigenbench.protocol.native import render
 from unigenbench.protocol.parsing import Parsed, parse
-from unigenbench.protocol.rubric import render
 
 
 @pytest.fixture(scope="module")

@@ -42,15 +42,15 @@ def score(
     as_json: AsJson = False,
 ) -> None:
     """Work out the scores of a run anew, with intervals and coverage, and write them to its summary.json."""
-    from unigenbench.cli.tables import show_summary, show_warnings
+    from unigenbench.cli.tables import print_summary, print_warnings
     from unigenbench.scoring.scores import score_run
 
     summary = score_run(run, missing=missing, compat=compat, bootstrap=bootstrap, seed=seed)
     if as_json:
         _json(summary)
         return
-    show_summary(out, summary, by or ())
-    show_warnings(err, summary["warnings"])
+    print_summary(out, summary, by or ())
+    print_warnings(err, summary["warnings"])
 
 
 def compare(
@@ -67,7 +67,7 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare two models on the prompts that both runs judged: differences, intervals, p-values."""
-    from unigenbench.cli.tables import show_comparison, show_warnings
+    from unigenbench.cli.tables import print_comparison, print_warnings
     from unigenbench.runs.store import open_log
     from unigenbench.scoring.compare import compare as compare_runs
 
@@ -83,8 +83,8 @@ def compare(
     if as_json:
         _json(found)
         return
-    show_comparison(out, found)
-    show_warnings(err, found["warnings"])
+    print_comparison(out, found)
+    print_warnings(err, found["warnings"])
 
 
 def agree(
@@ -100,7 +100,7 @@ def agree(
     as_json: AsJson = False,
 ) -> None:
     """Tell how far judges agree on the same images."""
-    from unigenbench.cli import tables as show
+    from unigenbench.cli import tables
     from unigenbench.runs.store import open_log
     from unigenbench.scoring.agree import agree as agree_runs
     from unigenbench.scoring.agree import corrected, rank_agreement
@@ -108,7 +108,7 @@ def agree(
     logs = [open_log(run) for run in runs]
     if rank:
         found = rank_agreement(logs)
-        _json(found) if as_json else show.show_ranks(out, found)
+        _json(found) if as_json else tables.print_ranks(out, found)
         return
     found = agree_runs(logs, bootstrap=bootstrap, seed=seed)
     if correct:
@@ -116,9 +116,9 @@ def agree(
     if as_json:
         _json(found)
         return
-    show.show_agreement(out, found)
+    tables.print_agreement(out, found)
     if correct:
-        show.show_corrected(out, found["corrected"])
+        tables.print_corrected(out, found["corrected"])
 
 
 def leaderboard(
@@ -131,7 +131,7 @@ def leaderboard(
     as_json: AsJson = False,
 ) -> None:
     """Show the published scores, and where a run would stand among them."""
-    from unigenbench.cli.tables import show_board
+    from unigenbench.cli.tables import print_board
     from unigenbench.runs.store import open_log
     from unigenbench.scoring.leaderboard import read_board, standing
     from unigenbench.scoring.scores import summarise
@@ -143,7 +143,7 @@ def leaderboard(
         own = found.own._asdict() if found.own else None
         _json({**found._asdict(), "rows": rows, "own": own, "attribution": read_board().attribution})
     else:
-        show_board(out, found)
+        print_board(out, found)
     if found.reasons:
         raise typer.Exit(1)
 

@@ -64,17 +64,17 @@ def _nested(dimensions: Mapping[str, Any], criteria: Mapping[str, Any]) -> Itera
                 yield f"  {criterion.name.split(' - ', 1)[1]}", criteria[criterion.id]
 
 
-def _say(out: Console, text: str, style: str | None = None) -> None:
+def _line(out: Console, text: str, style: str | None = None) -> None:
     out.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def show_warnings(err: Console, warnings: Iterable[str]) -> None:
+def print_warnings(err: Console, warnings: Iterable[str]) -> None:
     """Each warning on a line of its own."""
     for warning in warnings:
-        _say(err, f"warning: {warning}", "yellow")
+        _line(err, f"warning: {warning}", "yellow")
 
 
-def show_summary(out: Console, summary: Mapping[str, Any], by: Sequence[str] = ()) -> None:
+def print_summary(out: Console, summary: Mapping[str, Any], by: Sequence[str] = ()) -> None:
     """What `summarise` made: banner, dimensions and criteria, the parts asked for, overall and coverage.
 
     Raises:
@@ -84,7 +84,7 @@ def show_summary(out: Console, summary: Mapping[str, Any], by: Sequence[str] = (
     if unknown:
         raise InputError(f"--by {unknown[0]}: unknown; there are {', '.join(SECTIONS)}")
     if summary["banner"]:
-        _say(out, str(summary["banner"]), "bold yellow")
+        _line(out, str(summary["banner"]), "bold yellow")
     rows = _nested(summary["dimensions"], summary["criteria"])
     _print(out, _scores("dimension", rows))
     for section in by:
@@ -93,19 +93,19 @@ def show_summary(out: Console, summary: Mapping[str, Any], by: Sequence[str] = (
     overall, coverage, views = summary["overall"], summary["coverage"], summary["per_prompt"]
     selection = f", {summary['selection']}" if summary["selection"] else ""
     out.print()
-    _say(
+    _line(
         out,
         f"overall {percent(overall['macro'])} % ({span(overall['ci'])}), mean of {overall['n_dimensions']} dimensions; "
         f"of all test points {percent(overall['micro'])} % ({span(overall['micro_ci'])})",
         "bold",
     )
-    _say(
+    _line(
         out,
         f"{summary['category']} ({summary['data_version']}{selection}): judged {coverage['judged']} of "
         f"{coverage['images_expected']} images ({percent(coverage['share'])} %), {coverage['testpoints_scored']} of "
         f"{coverage['testpoints_expected']} test points{_failed(coverage['failed_by_status'])}",
     )
-    _say(
+    _line(
         out,
         f"images that meet all their test points {percent(views['all_pass_image_rate'])} %; prompts with such an image "
         f"{percent(views['any_of_k'])} %, with {views['k']} of {views['k']} {percent(views['all_of_k'])} % "
@@ -126,13 +126,13 @@ def _failed(counts: Mapping[str, int]) -> str:
     return f"; {told}" if told else ""
 
 
-def show_comparison(out: Console, found: Mapping[str, Any]) -> None:
+def print_comparison(out: Console, found: Mapping[str, Any]) -> None:
     """What `compare` made."""
     for name in ("a", "b"):
         about = found[name]
-        _say(out, f"{name.upper()}  {about['run']}: {about['judged']} judged{_failed(about['failed_by_status'])}")
+        _line(out, f"{name.upper()}  {about['run']}: {about['judged']} judged{_failed(about['failed_by_status'])}")
     shared = found["shared"]
-    _say(
+    _line(
         out,
         f"{shared['images']} images of {shared['prompts']} prompts are judged in both, {shared['testpoints']} test "
         f"points; {shared['only_a']} only in A, {shared['only_b']} only in B",
@@ -156,16 +156,18 @@ def show_comparison(out: Console, found: Mapping[str, Any]) -> None:
         )
     _print(out, table)
     ways = f"{'all ' if found['policy']['exact'] else ''}{found['policy']['permutations']} ways"
-    _say(out, f"p: the runs exchanged prompt by prompt, {ways}; Holm over dimensions and over criteria")
+    _line(out, f"p: the runs exchanged prompt by prompt, {ways}; Holm over dimensions and over criteria")
 
 
-def show_agreement(out: Console, found: Mapping[str, Any]) -> None:
+def print_agreement(out: Console, found: Mapping[str, Any]) -> None:
     """What `agree` made."""
     for place, judge in enumerate(found["judges"]):
-        _say(out, f"{place + 1}  {judge['judge']} ({judge['judge_id']}), {judge['run']}: {judge['judged']} judged")
+        _line(out, f"{place + 1}  {judge['judge']} ({judge['judge_id']}), {judge['run']}: {judge['judged']} judged")
     for pair in found["pairs"]:
         out.print()
-        _say(out, f"{pair['first'] + 1} and {pair['second'] + 1}: {pair['images']} images of {pair['prompts']} prompts")
+        _line(
+            out, f"{pair['first'] + 1} and {pair['second'] + 1}: {pair['images']} images of {pair['prompts']} prompts"
+        )
         table = _table("test points", "n", "agree %", "kappa", "95 % interval", "PABAK", "bias %")
         rows = [("All", pair["overall"]["all"]), *_nested(pair["dimensions"], pair["criteria"])]
         for name, entry in rows:
@@ -182,13 +184,13 @@ def show_agreement(out: Console, found: Mapping[str, Any]) -> None:
             )
         _print(out, table)
     out.print()
-    _say(out, f"Krippendorff's alpha of all {len(found['judges'])}: {figure(found['krippendorff_alpha'])}")
+    _line(out, f"Krippendorff's alpha of all {len(found['judges'])}: {figure(found['krippendorff_alpha'])}")
 
 
-def show_corrected(out: Console, found: Mapping[str, Any]) -> None:
+def print_corrected(out: Console, found: Mapping[str, Any]) -> None:
     """What `corrected` made."""
     shared = f"{found['images_shared']} images of {found['prompts_shared']} prompts"
-    _say(out, f"The first run, corrected by the second on {shared}")
+    _line(out, f"The first run, corrected by the second on {shared}")
     table = _table("test points", "judged %", "sensitivity", "specificity", "corrected %", "95 % interval", "")
     for name, entry in [("All", found["overall"]["all"]), *_nested(found["dimensions"], found["criteria"])]:
         table.add_row(
@@ -203,20 +205,20 @@ def show_corrected(out: Console, found: Mapping[str, Any]) -> None:
     _print(out, table)
 
 
-def show_ranks(out: Console, found: Mapping[str, Any]) -> None:
+def print_ranks(out: Console, found: Mapping[str, Any]) -> None:
     """What `rank_agreement` made."""
     table = _table("images", *found["judges"])
     for model, scores in found["models"].items():
         table.add_row(model, *map(percent, scores))
     _print(out, table)
-    _say(out, f"Kendall's tau of the overall scores: {figure(found['kendall_tau'])}")
+    _line(out, f"Kendall's tau of the overall scores: {figure(found['kendall_tau'])}")
 
 
-def show_board(out: Console, found: Standing) -> None:
+def print_board(out: Console, found: Standing) -> None:
     """A published table, with a run in its place; or a run apart, with the reasons."""
     board = read_board()
     if found.reasons:
-        _say(out, f"NOT COMPARABLE with the published board: {'; '.join(found.reasons)}.", "bold yellow")
+        _line(out, f"NOT COMPARABLE with the published board: {'; '.join(found.reasons)}.", "bold yellow")
     ranked = list(enumerate(found.rows, 1))
     rows: list[tuple[str, BoardRow, str | None]] = [(str(rank), row, None) for rank, row in ranked]
     if found.own is not None:
@@ -237,6 +239,6 @@ def show_board(out: Console, found: Standing) -> None:
     if not found.rows:
         return
     if found.rank:
-        _say(out, f"this run would be number {found.rank} of {len(found.rows) + 1}", "bold")
-    _say(out, f"{board.categories[found.category]}; judge {board.judge}. {' '.join(board.notes)}")
-    _say(out, board.attribution)
+        _line(out, f"this run would be number {found.rank} of {len(found.rows) + 1}", "bold")
+    _line(out, f"{board.categories[found.category]}; judge {board.judge}. {' '.join(board.notes)}")
+    _line(out, board.attribution)

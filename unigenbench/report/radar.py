@@ -28,7 +28,7 @@ class Axis(NamedTuple):
     scores: list[Score]
 
 
-class Mark(NamedTuple):
+class Vertex(NamedTuple):
     """Where a run's score lies on an axis, and the ends of its interval."""
 
     x: float
@@ -42,7 +42,7 @@ class Outline(NamedTuple):
     path: str
     """SVG path; it is broken where a dimension has no score, since a missing score is not a zero"""
     is_closed: bool
-    marks: list[Mark]
+    vertices: list[Vertex]
 
 
 class Radar(NamedTuple):
@@ -81,7 +81,7 @@ def _points(points: Sequence[tuple[float, float]]) -> str:
 
 def _outline(scores: Sequence[Score]) -> Outline:
     places = len(scores)
-    marks, steps = [], []
+    vertices, steps = [], []
     for place, score in enumerate(scores):
         if score.value is None:
             continue
@@ -89,12 +89,12 @@ def _outline(scores: Sequence[Score]) -> Outline:
         whisker = None
         if score.low is not None and score.high is not None:
             whisker = (*_at(place, places, score.low), *_at(place, places, score.high))
-        marks.append(Mark(x, y, whisker))
+        vertices.append(Vertex(x, y, whisker))
         follows = place > 0 and scores[place - 1].value is not None
         steps.append(f"{'L' if follows else 'M'}{x:g} {y:g}")
-    is_closed = len(marks) == places
+    is_closed = len(vertices) == places
     if is_closed:
         steps.append("Z")
-    elif marks and scores[0].value is not None and scores[-1].value is not None:
-        steps.append(f"L{marks[0].x:g} {marks[0].y:g}")
-    return Outline("".join(steps), is_closed, marks)
+    elif vertices and scores[0].value is not None and scores[-1].value is not None:
+        steps.append(f"L{vertices[0].x:g} {vertices[0].y:g}")
+    return Outline("".join(steps), is_closed, vertices)

@@ -26,8 +26,8 @@ from unigenbench.errors import InputError
 from unigenbench.judges.base import FatalFailure, JudgeOptions, JudgeTruncated, open_judge
 from unigenbench.judges.hf_local import HFLocal, digit_probabilities
 from unigenbench.judges.hf_model import Generation
+from unigenbench.protocol.native import render as rubric
 from unigenbench.protocol.parsing import parse
-from unigenbench.protocol.rubric import render as rubric
 from unigenbench.types import ImageFile, JudgeRequest, Point, Prompt, Usage
 
 JUDGE = Path(__file__).parents[3] / "assets/shapes-judge"

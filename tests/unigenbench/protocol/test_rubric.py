@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from unigenbench.errors import InputError
+from unigenbench.protocol.native import NativeRubric, render
+from unigenbench.protocol.official import OFFICIAL_FILE, OfficialRubric
 from unigenbench.protocol.parsing import Parsed, parse
-from unigenbench.protocol.rubric import OFFICIAL_FILE, NativeRubric, OfficialRubric, open_rubric, render
+from unigenbench.protocol.rubric import open_rubric
 from unigenbench.taxonomy import CRITERIA
 from unigenbench.types import Point, Prompt
 

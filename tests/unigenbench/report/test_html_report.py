@@ -163,9 +163,9 @@ def test_axes_go_clockwise_from_the_top_in_the_order_of_the_board():
     assert (drawn.axes[0].x, drawn.axes[0].y) == (CENTER_X, CENTER_Y - RADIUS)
     assert all(axis.x > CENTER_X for axis in drawn.axes[1:5])
     assert drawn.axes[5].y == CENTER_Y + RADIUS
-    mark = drawn.outlines[0].marks[0]
-    assert (mark.x, mark.y) == (CENTER_X, CENTER_Y - RADIUS / 2)
-    assert mark.whisker == (CENTER_X, CENTER_Y - RADIUS / 4, CENTER_X, CENTER_Y - RADIUS)
+    vertex = drawn.outlines[0].vertices[0]
+    assert (vertex.x, vertex.y) == (CENTER_X, CENTER_Y - RADIUS / 2)
+    assert vertex.whisker == (CENTER_X, CENTER_Y - RADIUS / 4, CENTER_X, CENTER_Y - RADIUS)
     assert [share for share, _ in drawn.rings] == [0.2, 0.4, 0.6, 0.8, 1.0]
 
 
@@ -173,7 +173,7 @@ def test_a_dimension_without_a_score_breaks_the_line_and_is_no_zero():
     rows = [Row(d.id, d.name, [Score(None if d.id == "attribute" else 0.5)], [None], []) for d in DIMENSIONS]
     outline = radar(rows).outlines[0]
     assert not outline.is_closed
-    assert len(outline.marks) == 9
+    assert len(outline.vertices) == 9
     assert outline.path.count("M") == 2  # style to world knowledge, then from action on
     assert f"{CENTER_X:g} {CENTER_Y:g}" not in outline.path
 
