@@ -1,4 +1,4 @@
-"""Runs the demo for several seeds, gathers what each measured, and prints the README's table.
+"""Runs the demo for several seeds, gathers what each measured, and prints the tables of docs/evidence.md.
 
 python scripts/demo_seeds.py --model shapes-sd --seeds 0 1 2
 python scripts/demo_seeds.py --model shapes-sdxl --seeds 0 1 2 --pair-prompts 400

@@ -8,9 +8,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 import yaml
+from PIL import Image
 from typer.core import TyperGroup
 
 ROOT = Path(__file__).parents[2]
@@ -87,3 +89,12 @@ def test_every_page_is_in_the_navigation_and_in_the_index():
         place = page.relative_to(ROOT / "docs").as_posix()
         assert f"'{place}'" in nav, f"{place} is not in the nav of mkdocs.yml"
         assert place == "index.md" or f"]({place})" in index, f"docs/index.md does not link to {place}"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "```python" in page.read_text(encoding="utf-8")], ids=name)
+def test_the_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    image = Image.new("RGB", (64, 64), "white")
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        if "train(" not in block:
+            exec(compile(block, name(page), "exec"), {"image": image, "rng": np.random.default_rng(0)})
