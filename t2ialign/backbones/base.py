@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import abstractmethod
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from t2ialign.config.component import Component
@@ -16,23 +14,6 @@ if TYPE_CHECKING:  # a config is validated without torch
 
     from t2ialign.schedules import Schedule, TimestepSpacing
     from t2ialign.types import Conditioning, Posterior
-
-SAMPLED_ELEMENTS = 4096
-"""Elements of each tensor that `tensor_digest` looks at."""
-
-
-def tensor_digest(tensors: Iterable[tuple[str, Tensor]], *identity: object) -> str:
-    """16 hex digits that change with names, shapes, types and values of tensors, and with what else is given.
-
-    Of each tensor evenly spaced elements are hashed, so that large models take a second. Training changes practically
-    every element; a change by hand that misses all sampled ones would go unseen.
-    """
-    digest = hashlib.sha256(repr(identity).encode())
-    for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
-        digest.update(f"{name}/{list(tensor.shape)}/{tensor.dtype}".encode())
-        sampled = tensor.detach().flatten()[:: max(1, tensor.numel() // SAMPLED_ELEMENTS)]
-        digest.update(sampled.double().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 class Backbone(Protocol):

@@ -18,11 +18,12 @@ from diffusers import (
 )
 from torch import Tensor, nn
 
-from t2ialign.backbones.base import BackboneConfig, tensor_digest
+from t2ialign.backbones.base import BackboneConfig
 from t2ialign.backbones.loading import load_pipeline, load_vae, stated_by_file
 from t2ialign.backbones.single_files import Stated
 from t2ialign.errors import EnvironmentProblem, InputError
 from t2ialign.schedules import PredictionType, TimestepSpacing, VPSchedule
+from t2ialign.storage.digest import tensor_digest
 from t2ialign.types import Conditioning, Posterior
 
 logger = logging.getLogger(__name__)

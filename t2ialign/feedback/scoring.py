@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -15,59 +14,50 @@ from t2ialign.feedback.pictures import SCORES, Picture, read_pictures
 from t2ialign.progress import track
 from t2ialign.rewards.base import Reward, Score, Summary, summarise
 from t2ialign.storage.atomic import atomic_write
-from t2ialign.storage.journal import append_lines, truncate_partial_line
-
-SCORE_COLUMNS = ("image", "prompt", "reward", "score", "fingerprint", "digest")
-Row = dict[str, Any]
-"""A line of a table of scores: image, prompt, reward, score, and the fingerprints of reward and picture."""
+from t2ialign.storage.journal import Journal, format_entries, read_entries
 
 
-class _Journal:
-    """Scores of pictures, kept on disk as they come. A line torn by a kill is cut off."""
+class ScoreEntry(NamedTuple):
+    """A line of a table of scores."""
+
+    image: str
+    prompt: str
+    reward: str
+    score: Score
+    fingerprint: str
+    """Of the reward."""
+    digest: str
+    """Of the picture and its prompt."""
+
+
+def score_key(entry: ScoreEntry) -> tuple[str, str]:
+    """What a score depends on: the reward, and the picture with its prompt."""
+    return entry.fingerprint, entry.digest
+
+
+class _SavedScores:
+    """Scores of earlier calls and of this one: a finished table, and a journal until the next table is written."""
 
     def __init__(self, table: Path):
         self.table = table
-        self.path = table.parent / f".{table.name}.journal"
-        truncate_partial_line(self.path)
-        self.rows = _rows(table) + _rows(self.path)
-        self.known: dict[tuple[str, str], float] = {}
-        """(reward, picture) -> score; failures are left out, so that they are tried again."""
-        self._learn(self.rows)
+        self.earlier = read_entries(table, ScoreEntry)
+        self.journal = Journal(table.parent / f".{table.name}.journal", ScoreEntry, score_key)
+        self._finished = {score_key(entry): entry for entry in self.earlier if entry.score is not None}
 
-    def _learn(self, rows: Sequence[Row]) -> None:
-        self.known |= {(row["fingerprint"], row["digest"]): row["score"] for row in rows if row["score"] is not None}
+    def get(self, fingerprint: str, digest: str) -> Score:
+        """The score, or None where there is none: not asked for, or it failed and is asked for again."""
+        key = (fingerprint, digest)
+        entry = self.journal.get(key) or self._finished.get(key)
+        return entry.score if entry else None
 
-    def add(self, rows: Sequence[Row]) -> None:
-        """Appends rows and waits until they are on disk.
-
-        Raises:
-            TryAgainError: the disk is full.
-        """
-        append_lines(self.path, _lines(rows))
-        self._learn(rows)
-
-    def finish(self, rows: Sequence[Row]) -> None:
-        """Writes the table and drops the journal. Scores of the same pictures by other rewards stay."""
-        rewards, pictures = {row["reward"] for row in rows}, {row["digest"] for row in rows}
-        others = [row for row in self.rows if row["reward"] not in rewards and row["digest"] in pictures]
+    def finish(self, entries: Sequence[ScoreEntry]) -> None:
+        """Writes the table and removes the journal. Scores of the same pictures by other rewards are kept."""
+        rewards, pictures = {entry.reward for entry in entries}, {entry.digest for entry in entries}
+        saved = dict.fromkeys((*self.earlier, *self.journal))
+        others = [entry for entry in saved if entry.reward not in rewards and entry.digest in pictures]
         with atomic_write(self.table) as partial:
-            partial.write_text(_lines([*others, *rows]), encoding="utf-8")
-        self.path.unlink(missing_ok=True)
-
-
-def _lines(rows: Sequence[Row]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def _rows(path: Path) -> list[Row]:
-    """The lines of a table or journal."""
-    if not path.is_file():
-        return []
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-        return [{key: row[key] for key in SCORE_COLUMNS} for row in rows]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not a table of scores ({error!r}); remove it and score again") from None
+            partial.write_text(format_entries([*others, *entries]), encoding="utf-8")
+        self.journal.remove()
 
 
 def score_pictures(pictures: Sequence[Picture], rewards: Sequence[Reward], table: Path) -> dict[str, list[Score]]:
@@ -80,33 +70,35 @@ def score_pictures(pictures: Sequence[Picture], rewards: Sequence[Reward], table
         DataError: an image cannot be read.
         TryAgainError: the disk is full.
     """
-    journal = _Journal(table)
+    saved = _SavedScores(table)
     digests = [picture.digest() for picture in pictures]
-    found: dict[str, list[Score]] = {}
-    rows: list[Row] = []
     for reward in rewards:
-        _score_missing(reward, pictures, digests, journal)
-        scores: list[Score] = [journal.known.get((reward.fingerprint, digest)) for digest in digests]
-        rows += [_row(p, reward, s, d) for p, s, d in zip(pictures, scores, digests, strict=True)]
-        found[reward.name] = scores
-    journal.finish(rows)
-    return found
+        _score_missing(reward, pictures, digests, saved)
+    scores = {reward.name: [saved.get(reward.fingerprint, digest) for digest in digests] for reward in rewards}
+    saved.finish(
+        [
+            _entry(picture, reward, score, digest)
+            for reward in rewards
+            for picture, score, digest in zip(pictures, scores[reward.name], digests, strict=True)
+        ]
+    )
+    return scores
 
 
-def _row(picture: Picture, reward: Reward, score: Score, digest: str) -> Row:
-    values = (picture.name, picture.prompt, reward.name, score, reward.fingerprint, digest)
-    return dict(zip(SCORE_COLUMNS, values, strict=True))
+def _entry(picture: Picture, reward: Reward, score: Score, digest: str) -> ScoreEntry:
+    return ScoreEntry(picture.name, picture.prompt, reward.name, score, reward.fingerprint, digest)
 
 
-def _score_missing(reward: Reward, pictures: Sequence[Picture], digests: Sequence[str], journal: _Journal) -> None:
-    """Asks the reward for what the journal does not know."""
+def _score_missing(reward: Reward, pictures: Sequence[Picture], digests: Sequence[str], saved: _SavedScores) -> None:
+    """Asks the reward for what is not saved."""
     # equal pictures of one prompt are scored once
     first = {digest: i for i, digest in reversed(list(enumerate(digests)))}
-    missing = sorted(i for digest, i in first.items() if (reward.fingerprint, digest) not in journal.known)
+    missing = sorted(i for digest, i in first.items() if saved.get(reward.fingerprint, digest) is None)
     batches = [missing[start : start + reward.batch_size] for start in range(0, len(missing), reward.batch_size)]
     for batch in track(batches, f"batches scored by {reward.name}", len(batches)):
         scores = reward([_open(pictures[i]) for i in batch], [pictures[i].prompt for i in batch])
-        journal.add([_row(pictures[i], reward, score, digests[i]) for i, score in zip(batch, scores, strict=True)])
+        scored = [(i, score) for i, score in zip(batch, scores, strict=True) if score is not None]
+        saved.journal.append([_entry(pictures[i], reward, score, digests[i]) for i, score in scored])
 
 
 def _open(picture: Picture) -> Image.Image:

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 from PIL.PngImagePlugin import PngInfo
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from t2ialign.backbones.base import tensor_digest
 from t2ialign.errors import InputError
 from t2ialign.generation.images import SeedPolicy, generate_images, image_seed
 from t2ialign.policy import Policy
 from t2ialign.sampling.guidance import Guidance
 from t2ialign.storage.atomic import atomic_write
+from t2ialign.storage.digest import tensor_digest
 from t2ialign.storage.lock import lock_folder
 
 RECORD = "generation.json"

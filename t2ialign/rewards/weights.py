@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import urllib.error
 from pathlib import Path
@@ -14,15 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from t2ialign.errors import EnvironmentProblem, InputError
-
-
-def sha256(path: Path) -> str:
-    """The file's SHA-256, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
+from t2ialign.storage.digest import file_digest
 
 
 def read_weights(path: Path, expected: str | None = None) -> dict[str, Tensor]:
@@ -42,7 +33,7 @@ def read_weights(path: Path, expected: str | None = None) -> dict[str, Tensor]:
             return load_file(path)
         except SafetensorError as error:
             raise InputError(f"{path}: not a whole safetensors file ({error}); fetch it again") from None
-    found = sha256(path)
+    found = file_digest(path)
     if expected is None:
         raise InputError(
             f"{path}: a pickle is only opened when its checksum is known. Compare sha256 {found} with what the "
@@ -68,7 +59,7 @@ def fetch(url: str, expected: str) -> Path:
         EnvironmentProblem: it is not in the cache and cannot be fetched.
     """
     path = Path(torch.hub.get_dir()) / "checkpoints" / f"{expected[:16]}-{url.rpartition('/')[2]}"
-    if path.is_file() and sha256(path) == expected:
+    if path.is_file() and file_digest(path) == expected:
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -233,7 +233,7 @@ def test_an_interrupted_scoring_goes_on_and_a_torn_line_is_dropped(tmp_path):
 def test_a_damaged_table_of_scores_is_told(tmp_path):
     folder = write_folder(tmp_path / "images")
     (folder / "scores.jsonl").write_text("{}\n")
-    with pytest.raises(DataError, match="not a table of scores"):
+    with pytest.raises(DataError, match=r"scores\.jsonl:1: not an entry with image, prompt, .*; remove the line"):
         score_folder(folder, [reward(grey)])
 
 

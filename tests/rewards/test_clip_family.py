@@ -19,7 +19,8 @@ from t2ialign.errors import EnvironmentProblem, InputError
 from t2ialign.rewards import weights
 from t2ialign.rewards.aesthetic import AestheticHead
 from t2ialign.rewards.base import load_reward
-from t2ialign.rewards.weights import fetch, read_weights, sha256
+from t2ialign.rewards.weights import fetch, read_weights
+from t2ialign.storage.digest import file_digest
 
 PROMPTS = ["a red circle", "two blue squares above a cat, and then far more words than the text encoder can take in"]
 TINY_OPEN_CLIP = {
@@ -153,7 +154,7 @@ def test_aesthetic_is_the_head_on_the_unit_length_embedding(clip_folder, images,
         head = AestheticHead(24).eval()
     torch.save(head.state_dict(), tmp_path / "head.pth")
     path = str(tmp_path / "head.pth")
-    reward = load_reward("aesthetic", pretrained=str(clip_folder), weights=path, sha256=sha256(Path(path)))
+    reward = load_reward("aesthetic", pretrained=str(clip_folder), weights=path, sha256=file_digest(Path(path)))
 
     processor, model = CLIPProcessor.from_pretrained(clip_folder), CLIPModel.from_pretrained(clip_folder)
     with torch.no_grad():
@@ -174,11 +175,11 @@ def test_an_aesthetic_head_of_another_clip_is_refused(clip_folder, tmp_path):
 def test_a_pickle_is_opened_only_with_its_checksum(tmp_path):
     path = tmp_path / "w.pt"
     torch.save({"state_dict": {"a": torch.ones(2)}}, path)
-    with pytest.raises(InputError, match=f"Compare sha256 {sha256(path)} with"):
+    with pytest.raises(InputError, match=f"Compare sha256 {file_digest(path)} with"):
         read_weights(path)
     with pytest.raises(InputError, match="damaged, or another file"):
         read_weights(path, "0" * 64)
-    assert read_weights(path, sha256(path))["a"].tolist() == [1, 1]
+    assert read_weights(path, file_digest(path))["a"].tolist() == [1, 1]
 
 
 class Trap:
@@ -189,7 +190,7 @@ class Trap:
 def test_a_pickle_that_runs_code_is_refused_even_with_its_checksum(tmp_path):
     torch.save({"a": Trap()}, tmp_path / "w.pt")
     with pytest.raises(InputError, match="holds more than tensors"):
-        read_weights(tmp_path / "w.pt", sha256(tmp_path / "w.pt"))
+        read_weights(tmp_path / "w.pt", file_digest(tmp_path / "w.pt"))
 
 
 def test_a_torn_safetensors_file_is_told(tmp_path):

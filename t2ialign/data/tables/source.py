@@ -17,6 +17,7 @@ from t2ialign.data.tables.columns import Columns
 from t2ialign.data.tables.table import EmbeddedImage, Row, Table, find_table, read_table
 from t2ialign.errors import DataError, InputError
 from t2ialign.progress import track
+from t2ialign.storage.digest import file_digest
 
 
 class Scan(NamedTuple):
@@ -74,7 +75,7 @@ class TableSource:
         """Of prompts, scores and the bytes of all images, in order; where the files lie does not matter."""
         files = _files_of(self._examples)
         with ThreadPoolExecutor(threads()) as pool:
-            hashes = track(pool.map(_file_digest, files), "reading images for the data's fingerprint", len(files))
+            hashes = track(pool.map(file_digest, files), "reading images for the data's fingerprint", len(files))
             digests = dict(zip(files, hashes, strict=True))
         whole = hashlib.sha256(f"{self.views}".encode())
         for example in self._examples:
@@ -100,14 +101,6 @@ def _image_identity(image: Path | bytes | StoredImage, digests: dict[Path, str])
     if isinstance(image, Path):
         return digests[image]
     return hashlib.sha256(image if isinstance(image, bytes) else image.read()).hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 class TableData(DataConfig):

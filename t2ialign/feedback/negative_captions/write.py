@@ -5,7 +5,6 @@ It can be stopped at any moment: answers go to a journal as they come and are ne
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -21,7 +20,7 @@ from t2ialign.feedback.negative_captions.base import KINDS, Answer, Editor, Kind
 from t2ialign.progress import track
 from t2ialign.rng import keyed_seed
 from t2ialign.storage.atomic import write_csv
-from t2ialign.storage.journal import append_lines, truncate_partial_line
+from t2ialign.storage.journal import Journal
 from t2ialign.storage.records import read_record, write_record
 
 TABLE = "text_pairs.csv"
@@ -32,8 +31,25 @@ FAILED_IN_A_ROW = 30
 """Questions without an answer, each after all its tries, after which the server is taken to be gone."""
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
-Question = tuple[str, Kind]
-"""A prompt, and which kind of mismatch is wanted."""
+
+class AnswerEntry(NamedTuple):
+    """An answer as the journal keeps it."""
+
+    prompt: str
+    kind: Kind
+    outcome: Outcome
+    text: str
+    editor: str
+    """Fingerprint of who answered."""
+    seed: int
+
+
+AnswerKey = tuple[str, int, str, Kind]
+
+
+def answer_key(entry: AnswerEntry) -> AnswerKey:
+    """What an answer depends on."""
+    return entry.editor, entry.seed, entry.prompt, entry.kind
 
 
 class Totals(NamedTuple):
@@ -139,31 +155,25 @@ Answers = dict[str, dict[Kind, Answer]]
 
 
 def _ask_all(
-    prompts: Sequence[str], editor: Editor, journal: Path, kinds: Sequence[Kind], per_image: int, seed: int
+    prompts: Sequence[str], editor: Editor, path: Path, kinds: Sequence[Kind], per_image: int, seed: int
 ) -> Answers:
     """Asks for every prompt until it has enough mismatches, several prompts at once."""
-    known = _read_journal(journal, editor.fingerprint, seed)
+    journal = Journal(path, AnswerEntry, answer_key)
 
-    def ask(prompt: str) -> dict[Kind, tuple[Answer, bool]]:
-        """Kind -> its answer, and whether it is new."""
-        found: dict[Kind, tuple[Answer, bool]] = {}
+    def ask(prompt: str) -> dict[Kind, Answer]:
+        found: dict[Kind, Answer] = {}
         for kind in sorted(kinds, key=lambda kind: keyed_seed(seed, "kind", prompt, kind)):
-            before = known.get((prompt, kind))
-            found[kind] = (before or editor(prompt, kind, keyed_seed(seed, prompt, kind)), before is None)
-            written = sum(answer.outcome == "written" for answer, _ in found.values())
-            if written == per_image or found[kind][0].outcome == "failed":  # asked again, before any other kind
+            found[kind] = _ask_once(prompt, kind, editor, journal, seed)
+            written = sum(answer.outcome == "written" for answer in found.values())
+            if written == per_image or found[kind].outcome == "failed":  # asked again, before any other kind
                 break
         return found
 
     answers: Answers = {}
     in_a_row = 0
-    asked = _in_parallel(ask, prompts, editor.concurrency)
-    for prompt, found in track(asked, "prompts changed", len(prompts)):
-        new = {kind: answer for kind, (answer, is_new) in found.items() if is_new and answer.outcome != "failed"}
-        if new:
-            append_lines(journal, _lines(prompt, new, editor.fingerprint, seed))
-        answers[prompt] = {kind: answer for kind, (answer, _) in found.items()}
-        last = next(reversed(answers[prompt].values()))
+    for prompt, found in track(_in_parallel(ask, prompts, editor.concurrency), "prompts changed", len(prompts)):
+        answers[prompt] = found
+        last = next(reversed(found.values()))
         in_a_row = in_a_row + 1 if last.outcome == "failed" else 0
         if in_a_row == FAILED_IN_A_ROW:
             raise TryAgainError(
@@ -171,6 +181,17 @@ def _ask_all(
                 "look after the server, then run the same command again"
             )
     return {prompt: answers[prompt] for prompt in prompts}
+
+
+def _ask_once(prompt: str, kind: Kind, editor: Editor, journal: Journal[AnswerEntry, AnswerKey], seed: int) -> Answer:
+    """The saved answer, or a new one, which is saved at once: whatever fails elsewhere, it is not asked for again."""
+    saved = journal.get((editor.fingerprint, seed, prompt, kind))
+    if saved is not None:
+        return Answer(saved.outcome, saved.text)
+    answer = editor(prompt, kind, keyed_seed(seed, prompt, kind))
+    if answer.outcome != "failed":
+        journal.append([AnswerEntry(prompt, kind, answer.outcome, answer.text, editor.fingerprint, seed)])
+    return answer
 
 
 def _in_parallel(ask: Any, prompts: Sequence[str], concurrency: int) -> Iterator[tuple[str, Any]]:
@@ -190,30 +211,6 @@ def _in_parallel(ask: Any, prompts: Sequence[str], concurrency: int) -> Iterator
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 yield running.pop(future), future.result()
-
-
-def _lines(prompt: str, answers: Mapping[Kind, Answer], fingerprint: str, seed: int) -> str:
-    rows = [
-        {"prompt": prompt, "kind": kind, "outcome": outcome, "text": text, "editor": fingerprint, "seed": seed}
-        for kind, (outcome, text) in answers.items()
-    ]
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def _read_journal(path: Path, fingerprint: str, seed: int) -> dict[Question, Answer]:
-    """What this editor has answered before; lines of others are left aside."""
-    truncate_partial_line(path)
-    if not path.is_file():
-        return {}
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-        return {
-            (row["prompt"], row["kind"]): Answer(row["outcome"], row["text"])
-            for row in rows
-            if (row["editor"], row["seed"]) == (fingerprint, seed)
-        }
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not a journal of answers ({error!r}); remove it and start again") from None
 
 
 def _rows(examples: Mapping[tuple[str, Any], Example], answers: Answers, folder: Path) -> Iterator[tuple[str, ...]]:
