@@ -25,7 +25,8 @@ from t2ialign.errors import InputError, UserError
 from t2ialign.feedback.build import Built, describe_build, generate_pairs
 from t2ialign.feedback.pairing import Pairing
 from t2ialign.models import open_model
-from t2ialign.rewards.base import Weighted, parse_reward
+from t2ialign.rewards.base import PointwiseReward
+from t2ialign.rewards.registry import load_pointwise
 from t2ialign.rng import keyed_seed
 from t2ialign.sampling.guidance import Guidance
 from t2ialign.storage.atomic import atomic_write
@@ -85,7 +86,11 @@ def generation_passes(images: int, candidates: Candidates) -> int:
 
 
 def build(
-    config: Config, before: Path | None, prompts: Sequence[str], rewards: Sequence[Weighted], candidates: Candidates
+    config: Config,
+    before: Path | None,
+    prompts: Sequence[str],
+    rewards: Sequence[PointwiseReward],
+    candidates: Candidates,
 ) -> Built:
     """A round's pairs, made with the adapter of the round before."""
     loras = {} if before is None else {str(before): 1.0}
@@ -111,7 +116,7 @@ def iterate(
     overrides: Sequence[str],
     out: Path,
     prompts: Sequence[str],
-    rewards: Sequence[Weighted],
+    rewards: Sequence[PointwiseReward],
     *,
     rounds: int,
     candidates: Candidates,
@@ -184,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             given.overrides,
             given.out,
             read_prompts(given.prompts),
-            [parse_reward(text) for text in given.reward],
+            load_pointwise(given.reward, "iterative DPO"),
             rounds=given.rounds,
             candidates=candidates,
         )

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from t2ialign.models import open_model
     from t2ialign.noisers.base import Noiser
     from t2ialign.objectives.base import Objective
-    from t2ialign.rewards.base import Reward, load_reward
+    from t2ialign.rewards.base import Reward
+    from t2ialign.rewards.registry import load_reward
     from t2ialign.training.train import train
     from t2ialign.types import Batch, LossOutput, Prediction
 
@@ -50,7 +51,7 @@ _PLACES = {
     "Reward": "rewards.base",
     "generate_images": "generation.images",
     "load_config": "config.reader:load",
-    "load_reward": "rewards.base",
+    "load_reward": "rewards.registry",
     "open_model": "models:open_model",
     "train": "training.train",
 }

@@ -11,6 +11,11 @@ class UserError(Exception):
     exit_code = 2
 
 
+class Stopped(BaseException):
+    """The user pressed Ctrl-C. Not an Exception, so that nothing takes it for a failure; not a KeyboardInterrupt, at
+    which typer would end without a word."""
+
+
 class InputError(UserError):
     """A command, a config or a path is wrong."""
 

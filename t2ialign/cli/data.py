@@ -78,9 +78,9 @@ def build(
         raise InputError("give --model and --prompts to make images, or --images with a folder of them")
     from t2ialign.feedback.build import build_pairs, describe_build, generate_pairs
     from t2ialign.feedback.pairing import Pairing
-    from t2ialign.rewards.base import parse_reward
+    from t2ialign.rewards.registry import load_pointwise
 
-    rewards = [parse_reward(text) for text in reward]
+    rewards = load_pointwise(reward, "data build")
     pairing = Pairing(keep, margin, ties, flip)
     if images is not None:
         built = build_pairs(out_dir, rewards, pairing, images=images, seed=seed, max_failed=max_failed)
@@ -175,9 +175,10 @@ def relabel(
 ) -> None:
     """Label pairs anew by a reward, and keep the label they had beside it."""
     from t2ialign.feedback.relabel import describe, relabel_pairs
-    from t2ialign.rewards.base import parse_reward
+    from t2ialign.rewards.registry import load_pointwise
 
-    relabelled = relabel_pairs(pairs, out_dir, parse_reward(reward).reward, margin=margin, max_failed=max_failed)
+    (loaded,) = load_pointwise([reward], "data relabel")
+    relabelled = relabel_pairs(pairs, out_dir, loaded, margin=margin, max_failed=max_failed)
     out.print(describe(relabelled))
 
 

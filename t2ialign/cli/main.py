@@ -18,7 +18,7 @@ from t2ialign.cli.generate import generate
 from t2ialign.cli.report import demo, report
 from t2ialign.cli.rewards import score
 from t2ialign.cli.train import accuracy, keys, train
-from t2ialign.errors import UserError
+from t2ialign.errors import Stopped, UserError
 from t2ialign.progress import plain_console
 
 app = typer.Typer(
@@ -32,12 +32,8 @@ for command in (demo, train, generate, score, accuracy, report, doctor, keys):
 app.add_typer(data.app, name="data")
 
 
-class _Stopped(BaseException):
-    """Ctrl-C. typer would end on a KeyboardInterrupt without a word."""
-
-
 def _stop(_number: int, _frame: object) -> None:
-    raise _Stopped
+    raise Stopped
 
 
 def main() -> None:
@@ -52,7 +48,7 @@ def main() -> None:
     except UserError as error:
         err.print(f"error: {error}", style="red")
         sys.exit(error.exit_code)
-    except _Stopped:
+    except Stopped:
         err.print("stopped; the same command goes on from what is saved")
         sys.exit(130)
 

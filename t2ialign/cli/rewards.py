@@ -19,8 +19,8 @@ def score(
 ) -> None:
     """Score a folder of images with one or more rewards."""
     from t2ialign.feedback.scoring import describe_scores, score_folder
-    from t2ialign.rewards.base import parse_reward
+    from t2ialign.rewards.registry import load_pointwise
 
-    scored = score_folder(folder, [parse_reward(text).reward for text in reward], out=out_file)
+    scored = score_folder(folder, load_pointwise(reward, "score"), out=out_file)
     out.print(describe_scores(scored.summaries))
     out.print(f"scores in {scored.table}")

@@ -7,14 +7,18 @@ import importlib
 import importlib.util
 import re
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationInfo, field_validator
 from pydantic_core import CoreSchema
 from pydantic_core.core_schema import no_info_before_validator_function
 
-from t2ialign.errors import InputError
+from t2ialign.errors import EnvironmentProblem, InputError, Stopped, UserError
 
 COMPONENTS: dict[str, dict[str, str]] = {
     "backbone": {
@@ -41,8 +45,25 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "mapo": "t2ialign.objectives.mapo:MaPO",
         "mapo_v2": "t2ialign.objectives.mapo:MaPOv2",
     },
+    "reward": {
+        "aesthetic": "t2ialign.rewards.aesthetic:Aesthetic",
+        "brightness": "t2ialign.rewards.pixels:brightness",
+        "clip_score": "t2ialign.rewards.clip_family:ClipScore",
+        "hpsv2": "t2ialign.rewards.clip_family:HPSv2",
+        "jpeg_size": "t2ialign.rewards.pixels:jpeg_size",
+        "pickscore": "t2ialign.rewards.clip_family:PickScore",
+        "saturation": "t2ialign.rewards.pixels:saturation",
+        "shapes.all_right": "t2ialign.shapes.reward:all_right",
+        "shapes.faithfulness": "t2ialign.shapes.reward:faithfulness",
+        "shapes.mixed": "t2ialign.shapes.reward:mixed",
+        "shapes.taste": "t2ialign.shapes.reward:taste",
+        "sharpness": "t2ialign.rewards.pixels:sharpness",
+    },
 }
 """Slot of a config -> name -> where the class lives. Nothing is imported before it is named."""
+
+RESOLVERS = {"reward": "t2ialign.rewards.registry:component_class"}
+"""Slot -> name -> class, for slots whose components need not be classes: a reward may be a plain function."""
 
 
 class Section(BaseModel):
@@ -83,31 +104,67 @@ def import_reference(reference: str) -> Any:
         if not path.is_file():
             raise InputError(f"{where}: no such file, named by '{reference}'")
         module_name = "t2ialign_user_" + re.sub(r"\W", "_", str(path))
-        module = sys.modules.get(module_name)
-        if module is None:
-            spec = importlib.util.spec_from_file_location(module_name, path)
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[module_name] = module
-            try:
-                spec.loader.exec_module(module)
-            except BaseException:
-                del sys.modules[module_name]
-                raise
+        module = sys.modules.get(module_name) or _execute(module_name, path)
     else:
-        sys.path.insert(0, str(Path.cwd()))  # a module beside the config, as `python script.py` would see it
         try:
-            module = importlib.import_module(where)
-        except ModuleNotFoundError as error:
-            if error.name is None or not where.startswith(error.name):
-                raise
+            with _importing_from(Path.cwd(), where):
+                module = importlib.import_module(where)
+        except ModuleNotFoundError:
             raise InputError(f"no module '{where}', named by '{reference}'; is it installed or beside you?") from None
-        finally:
-            sys.path.pop(0)
     if not hasattr(module, attribute):
         raise InputError(f"{where} has no '{attribute}', named by '{reference}'")
     return getattr(module, attribute)
+
+
+def _execute(name: str, path: Path) -> ModuleType:
+    """The module of a file, which sees what lies beside it, as `python file.py` does."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        with _importing_from(path.parent, str(path)):
+            spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+@contextmanager
+def _importing_from(folder: Path, what: str) -> Iterator[None]:
+    """Puts a folder first on the import path; what the imported code raises becomes one message.
+
+    Raises:
+        InputError: the code raised something.
+        EnvironmentProblem: a package that it needs is missing.
+    """
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    except (UserError, Stopped, KeyboardInterrupt):
+        raise
+    except ModuleNotFoundError as error:
+        if f"{what}.".startswith(f"{error.name}."):  # the module itself
+            raise
+        raise EnvironmentProblem(_said(what, error)) from error
+    except BaseException as error:
+        raise InputError(_said(what, error)) from error
+    finally:
+        if str(folder) in sys.path:
+            sys.path.remove(str(folder))
+
+
+def _said(what: str, error: BaseException) -> str:
+    """What a module that cannot be imported raised, and where."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename or what}:{error.lineno or 1}: not Python: {error.msg}"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
+    file, line = frames[-1].filename, frames[-1].lineno
+    text = " ".join(str(error).split())[:300]
+    for_whom = "" if file == what else f"; imported by {what}"
+    return f"{file}:{line}: raised {type(error).__name__}{f': {text}' if text else ''}{for_whom}"
 
 
 def resolve(slot: str, name: str) -> type[Component]:
@@ -116,6 +173,8 @@ def resolve(slot: str, name: str) -> type[Component]:
     Raises:
         InputError: no such name, or what it names is not such a component.
     """
+    if slot in RESOLVERS:
+        return import_reference(RESOLVERS[slot])(name)
     known = COMPONENTS[slot]
     if name in known:
         return import_reference(known[name])
@@ -136,6 +195,15 @@ def _suggestion(word: str, known) -> str:
     return f"; did you mean '{close[0]}'?" if close else "."
 
 
+@contextmanager
+def input_error_as_value_error() -> Iterator[None]:
+    """For validators: to a ValueError pydantic adds the key of the config."""
+    try:
+        yield
+    except InputError as error:
+        raise ValueError(str(error)) from None
+
+
 class Slot:
     """Marks a field as holding a component, and builds it from its keys; use as `Annotated[Base, Slot("name")]`."""
 
@@ -152,8 +220,6 @@ class Slot:
             value = {"name": value}
         if not isinstance(value, dict) or not isinstance(value.get("name"), str):
             raise ValueError(f"give the {self.slot} a name, as in {{name: {next(iter(COMPONENTS[self.slot]))}}}")
-        try:
+        with input_error_as_value_error():
             found = resolve(self.slot, value["name"])
-        except InputError as error:
-            raise ValueError(str(error)) from None
         return found.model_validate(value)

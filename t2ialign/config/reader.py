@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -17,6 +17,7 @@ from pydantic import (
 from t2ialign.config.component import COMPONENTS, Section, Slot, _suggestion, resolve
 from t2ialign.config.schema import LOOPS, Config, OfflineConfig, RunConfig
 from t2ialign.errors import InputError
+from t2ialign.rewards.base import RewardConfig
 
 
 class _Loader(yaml.SafeLoader):
@@ -98,8 +99,8 @@ def validated(slot: str, content: dict[str, Any]) -> Any:
     try:
         return resolve(slot, content["name"]).model_validate(content)
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()]
-        raise InputError("\n".join(problems)) from None
+        problems = [(".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")) for e in error.errors()]
+        raise InputError("\n".join(f"{key}: {text}" if key else text for key, text in problems)) from None
 
 
 def _apply(content: dict[str, Any], override: str, overrides: Sequence[str]) -> tuple[str | int, ...]:
@@ -234,8 +235,9 @@ def keys() -> Iterator[tuple[str, str, str, str]]:
                 seen.add(found[0])
                 yield found
     for slot, known in COMPONENTS.items():
-        for name in known:
+        for name in known if slot != "reward" else ():
             yield from _keys(resolve(slot, name), f"{slot}[{name}].", skip="name")
+    yield from _keys(RewardConfig, "reward[NAME].", skip="name")
 
 
 def _keys(model: type[BaseModel], prefix: str, skip: str | None = None) -> Iterator[tuple[str, str, str, str]]:
@@ -257,4 +259,8 @@ def _keys(model: type[BaseModel], prefix: str, skip: str | None = None) -> Itera
 def _type_name(annotation: Any) -> str:
     if isinstance(annotation, type):
         return annotation.__name__
+    if get_origin(annotation) is list:
+        (item,) = get_args(annotation)
+        if any(isinstance(marker, Slot) for marker in getattr(item, "__metadata__", ())):
+            return "list of components"
     return str(annotation).replace("typing.", "").replace("pathlib.", "").replace("NoneType", "None")

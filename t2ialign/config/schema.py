@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import ConfigDict, Field, SerializeAsAny, model_validator
+from pydantic import ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 from typing_extensions import Self
 
 from t2ialign.backbones.base import BackboneConfig
-from t2ialign.config.component import Section, Slot
+from t2ialign.config.component import Section, Slot, input_error_as_value_error
 from t2ialign.data.base import DataConfig
 from t2ialign.noisers.base import Noiser
 from t2ialign.objectives.base import Objective
+from t2ialign.rewards.base import RewardConfig, parse_text, require_kind
 
 
 class Lora(Section):
@@ -98,14 +99,33 @@ class Validate(Section):
     """Classifier-free guidance of the images."""
     inference_steps: int = Field(30, ge=1)
     """DDIM steps of the images."""
-    rewards: list[str] = Field([])
-    """Rewards measured on the images, for base and policy; not used in training."""
+    rewards: list[Annotated[SerializeAsAny[RewardConfig], Slot("reward")]] = Field([])
+    """Pointwise rewards measured on the images, for base and policy; not used in training. Each a section, or
+    NAME[=WEIGHT][,option=value...]."""
     pairs: Annotated[SerializeAsAny[DataConfig] | None, Slot("data")] = None
     """Held-out pairs, of images or of prompts: how often the policy orders them as their labels do."""
     max_pairs: int = Field(200, ge=2)
     """How many of them, drawn once by the run's seed."""
     draws: int = Field(5, ge=1)
     """Looks at each pair, at fixed timesteps and noise."""
+
+    @field_validator("rewards", mode="before")
+    @classmethod
+    def _sections(cls, rewards: Any) -> Any:
+        if not isinstance(rewards, list):
+            return rewards
+        with input_error_as_value_error():
+            return [parse_text(reward) if isinstance(reward, str) else reward for reward in rewards]
+
+    @field_validator("rewards")
+    @classmethod
+    def _score_images(cls, rewards: list[RewardConfig]) -> list[RewardConfig]:
+        with input_error_as_value_error():
+            require_kind(rewards, "pointwise", "validation")
+        names = [reward.name for reward in rewards]
+        if len(set(names)) < len(names):
+            raise ValueError(f"rewards {', '.join(names)}: name each once")
+        return rewards
 
     @property
     def compares(self) -> bool:

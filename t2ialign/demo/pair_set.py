@@ -19,7 +19,7 @@ from t2ialign.feedback.build import PAIRS, build_pairs
 from t2ialign.feedback.pairing import Pairing
 from t2ialign.generation.shards import make_images
 from t2ialign.generation.worker import WorkerProcess
-from t2ialign.rewards.base import parse_reward
+from t2ialign.rewards.registry import load_pointwise
 from t2ialign.shapes.caption import prompts as shapes_prompts
 from t2ialign.storage.atomic import atomic_write
 from t2ialign.storage.resources import find_shipped
@@ -34,7 +34,7 @@ class PairSet(NamedTuple):
     path: Path
     """What `data.path` names."""
     totals: dict[str, int]
-    """images, prompts, pairs and the rest, as `feedback.Totals` has them."""
+    """images, prompts, pairs and the rest, as `PairingCounts` has them."""
     seed: int
     """That they were made with."""
     shipped: bool = False
@@ -52,7 +52,8 @@ def make_pairs(out: Path, settings: Settings, model: Path, worker: WorkerProcess
     job = image_job(settings, model, None, prompts, out / "images", settings.guidance_scale, settings.images_per_prompt)
     make_images([job], worker, threads)
     pairing = Pairing(settings.keep, settings.margin)
-    built = build_pairs(out, [parse_reward(settings.reward)], pairing, images=job.out, seed=settings.seed)
+    rewards = load_pointwise([settings.reward], "the demo")
+    built = build_pairs(out, rewards, pairing, images=job.out, seed=settings.seed)
     return PairSet(out, built.totals._asdict(), settings.seed)
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from t2ialign.errors import DataError, InputError
-from t2ialign.feedback.pairing import Pair, Pairing, Totals, combine, pair_up
+from t2ialign.feedback.pairing import Pair, Pairing, PairingCounts, combine, pair_up
 from t2ialign.feedback.pictures import Picture, read_pictures
 from t2ialign.feedback.scoring import SCORES, check_coverage, score_pictures
+from t2ialign.feedback.summary import ScoreSummary, summarise_scores
 from t2ialign.generation.folder import generate_folder
 from t2ialign.policy import Policy
-from t2ialign.rewards.base import Score, Summary, Weighted, summarise
+from t2ialign.rewards.base import PointwiseReward, Score
 from t2ialign.sampling.guidance import Guidance
 from t2ialign.storage.atomic import link_or_copy, write_csv
 from t2ialign.storage.records import read_record, write_record
@@ -31,8 +32,8 @@ class Built(NamedTuple):
     """A folder of pairs."""
 
     table: Path
-    totals: Totals
-    summaries: dict[str, Summary]
+    totals: PairingCounts
+    summaries: dict[str, ScoreSummary]
     """By reward."""
     was_finished: bool
     """An earlier call had built it already."""
@@ -40,7 +41,7 @@ class Built(NamedTuple):
 
 def build_pairs(
     out: Path,
-    rewards: Sequence[Weighted],
+    rewards: Sequence[PointwiseReward],
     pairing: Pairing,
     *,
     images: Path,
@@ -61,7 +62,7 @@ def build_pairs(
         DataError: images cannot be read, too many failed, or no pair is left.
         TryAgainError: the disk is full.
     """
-    names = [weighted.reward.name for weighted in rewards]
+    names = [reward.name for reward in rewards]
     if not names or len(set(names)) < len(names):
         raise InputError(f"rewards {', '.join(names) or 'none'}: name at least one, and each once")
     pictures = read_pictures(images)
@@ -71,12 +72,11 @@ def build_pairs(
         return done
     if images.resolve() != (out / "images").resolve():
         pictures = _adopt(pictures, out / "images")
-    loaded = [weighted.reward for weighted in rewards]
-    scores = score_pictures(pictures, loaded, out / "images" / SCORES)
+    scores = score_pictures(pictures, rewards, out / "images" / SCORES)
     prompts = [picture.prompt for picture in pictures]
-    summaries = {name: summarise(values, prompts) for name, values in scores.items()}
+    summaries = {name: summarise_scores(values, prompts) for name, values in scores.items()}
     check_coverage(pictures, scores, max_failed)
-    combined = combine(scores, {weighted.reward.name: weighted.weight for weighted in rewards})
+    combined = combine(scores, {reward.name: reward.weight for reward in rewards})
     pairs, totals = pair_up(prompts, combined, pairing, seed)
     _check_pairs(totals, pairing, prompts)
     _write_pairs(out / PAIRS, pairs, pictures, combined, flips=pairing.flip > 0)
@@ -91,7 +91,7 @@ def generate_pairs(
     out: Path,
     policy: Policy,
     prompts: Sequence[str],
-    rewards: Sequence[Weighted],
+    rewards: Sequence[PointwiseReward],
     pairing: Pairing,
     *,
     images_per_prompt: int,
@@ -143,12 +143,14 @@ def describe_build(built: Built) -> str:
     )
 
 
-def _settings(rewards: Sequence[Weighted], pairing: Pairing, seed: int, pictures: Sequence[Picture]) -> dict[str, Any]:
+def _settings(
+    rewards: Sequence[PointwiseReward], pairing: Pairing, seed: int, pictures: Sequence[Picture]
+) -> dict[str, Any]:
     """Everything that decides the pairs; equal settings give equal files."""
     inputs = hashlib.blake2b("".join(picture.digest() for picture in pictures).encode(), digest_size=16)
     return {
         "rewards": [
-            {"name": reward.name, "weight": weight, "fingerprint": reward.fingerprint} for reward, weight in rewards
+            {"name": reward.name, "weight": reward.weight, "fingerprint": reward.fingerprint} for reward in rewards
         ],
         **{key: value for key, value in asdict(pairing).items() if key != "flip" or value},
         "seed": seed,
@@ -160,8 +162,8 @@ def _finished(out: Path, settings: Mapping[str, Any]) -> Built | None:
     """What an earlier call built here with the same settings, if it came to its end."""
 
     def read(record: Mapping[str, Any]) -> Built:
-        summaries = {name: Summary(**summary) for name, summary in record["rewards"].items()}
-        return Built(out / PAIRS, Totals(**record["totals"]), summaries, was_finished=True)
+        summaries = {name: ScoreSummary(**summary) for name, summary in record["rewards"].items()}
+        return Built(out / PAIRS, PairingCounts(**record["totals"]), summaries, was_finished=True)
 
     return read_record(out / BUILD, settings, read, whole=out / PAIRS)
 
@@ -177,7 +179,7 @@ def _adopt(pictures: Sequence[Picture], folder: Path) -> list[Picture]:
     return adopted
 
 
-def _check_pairs(totals: Totals, pairing: Pairing, prompts: Sequence[str]) -> None:
+def _check_pairs(totals: PairingCounts, pairing: Pairing, prompts: Sequence[str]) -> None:
     if totals.pairs:
         return
     if len(set(prompts)) == len(prompts):

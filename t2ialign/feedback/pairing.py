@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from t2ialign.errors import DataError, InputError
-from t2ialign.rewards.base import Score, constant
+from t2ialign.feedback.summary import shared_value
+from t2ialign.rewards.base import Score
 from t2ialign.rng import keyed_seed
 
 
@@ -81,7 +82,7 @@ def combine(scores: Mapping[str, Sequence[Score]], weights: Mapping[str, float])
         DataError: a reward gave all images the same score.
     """
     for name, values in scores.items():
-        same = constant(values)
+        same = shared_value(values)
         if same is not None:
             raise DataError(
                 f"reward '{name}' gave {same:.6g} to all {sum(v is not None for v in values)} images, so it prefers "
@@ -103,7 +104,7 @@ def _standardised(values: Sequence[Score]) -> list[Score]:
     return [None if value is None else (value - mean) / spread for value in values]
 
 
-class Totals(NamedTuple):
+class PairingCounts(NamedTuple):
     """What became of everything. images = scored + failed; prompts = paired + tied + unscored;
     comparisons = decided + ties; pairs = decided, plus ties if they are kept."""
 
@@ -124,7 +125,9 @@ class Totals(NamedTuple):
     """Of the pairs."""
 
 
-def pair_up(prompts: Sequence[str], scores: Sequence[Score], pairing: Pairing, seed: int) -> tuple[list[Pair], Totals]:
+def pair_up(
+    prompts: Sequence[str], scores: Sequence[Score], pairing: Pairing, seed: int
+) -> tuple[list[Pair], PairingCounts]:
     """The pairs of all prompts, in the order of the prompts, and what became of the rest."""
     groups: dict[str, list[int]] = {}
     for position, prompt in enumerate(prompts):
@@ -142,7 +145,7 @@ def pair_up(prompts: Sequence[str], scores: Sequence[Score], pairing: Pairing, s
         unscored += not compared
     pairs = [_flipped(pair, row, pairing.flip, seed) for row, pair in enumerate(pairs)]
     scored = sum(score is not None for score in scores)
-    return pairs, Totals(
+    return pairs, PairingCounts(
         images=len(prompts),
         scored=scored,
         failed=len(prompts) - scored,

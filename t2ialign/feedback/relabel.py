@@ -13,7 +13,8 @@ from t2ialign.errors import DataError, InputError
 from t2ialign.feedback.build import PAIR_COLUMNS, PAIRS
 from t2ialign.feedback.pictures import Picture
 from t2ialign.feedback.scoring import SCORES, check_coverage, score_pictures
-from t2ialign.rewards.base import Reward, Score, constant
+from t2ialign.feedback.summary import shared_value
+from t2ialign.rewards.base import PointwiseReward, Score
 from t2ialign.statistics import Proportion, wilson
 from t2ialign.storage.atomic import write_csv
 from t2ialign.storage.records import read_record, write_record
@@ -23,7 +24,7 @@ COLUMNS = (*PAIR_COLUMNS, "label_kept")
 """`label_kept` is 1 where the reward prefers the image that was chosen before, 0 where it prefers the other."""
 
 
-class Totals(NamedTuple):
+class RelabelCounts(NamedTuple):
     """rows = kept + overturned + tied + unscored; the first two are written."""
 
     rows: int
@@ -39,7 +40,7 @@ class Relabelled(NamedTuple):
     """A finished folder."""
 
     table: Path
-    totals: Totals
+    totals: RelabelCounts
     was_finished: bool
     """An earlier call had written it already."""
 
@@ -51,7 +52,7 @@ class Relabelled(NamedTuple):
 
 
 def relabel_pairs(
-    pairs: Path, out: Path, reward: Reward, *, margin: float = 0.0, max_failed: float = 0.05
+    pairs: Path, out: Path, reward: PointwiseReward, *, margin: float = 0.0, max_failed: float = 0.05
 ) -> Relabelled:
     """Writes `out/pairs.csv`, `out/images` and `out/relabel.json`; `t2ialign data relabel`.
 
@@ -75,14 +76,14 @@ def relabel_pairs(
         "margin": margin,
         "data": source.fingerprint,
     }
-    done = read_record(out / RECORD, settings, lambda record: Totals(**record["totals"]), whole=out / PAIRS)
+    done = read_record(out / RECORD, settings, lambda record: RelabelCounts(**record["totals"]), whole=out / PAIRS)
     if done is not None:
         return Relabelled(out / PAIRS, done, was_finished=True)
     pictures, found = _adopted(source, out / "images")
     scores = score_pictures(pictures, [reward], out / "images" / SCORES)
     check_coverage(pictures, scores, max_failed)
     values = scores[reward.name]
-    same = constant(values)
+    same = shared_value(values)
     if same is not None:
         raise DataError(f"reward '{reward.name}' gave {same:.6g} to all {len(values)} images, so it prefers none")
     totals = _totals(found, values, margin)
@@ -119,11 +120,11 @@ def _margin(row: _Found, scores: Sequence[Score]) -> float | None:
     return None if before is None or other is None else before - other
 
 
-def _totals(rows: Sequence[_Found], scores: Sequence[Score], margin: float) -> Totals:
+def _totals(rows: Sequence[_Found], scores: Sequence[Score], margin: float) -> RelabelCounts:
     margins = [_margin(row, scores) for row in rows]
     known = [found for found in margins if found is not None]
     kept, overturned = sum(found > margin for found in known), sum(found < -margin for found in known)
-    return Totals(len(rows), kept, overturned, len(known) - kept - overturned, len(rows) - len(known))
+    return RelabelCounts(len(rows), kept, overturned, len(known) - kept - overturned, len(rows) - len(known))
 
 
 def _rows(

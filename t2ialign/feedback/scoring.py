@@ -11,8 +11,9 @@ from PIL import Image
 from t2ialign.data.images import open_image
 from t2ialign.errors import DataError
 from t2ialign.feedback.pictures import SCORES, Picture, read_pictures
+from t2ialign.feedback.summary import ScoreSummary, summarise_scores
 from t2ialign.progress import track
-from t2ialign.rewards.base import Reward, Score, Summary, summarise
+from t2ialign.rewards.base import PointwiseReward, Score
 from t2ialign.storage.atomic import atomic_write
 from t2ialign.storage.journal import Journal, format_entries, read_entries
 
@@ -60,7 +61,9 @@ class _SavedScores:
         self.journal.remove()
 
 
-def score_pictures(pictures: Sequence[Picture], rewards: Sequence[Reward], table: Path) -> dict[str, list[Score]]:
+def score_pictures(
+    pictures: Sequence[Picture], rewards: Sequence[PointwiseReward], table: Path
+) -> dict[str, list[Score]]:
     """The scores of each reward by name, also written to `table` as JSON lines, a line an image and reward.
 
     What the table or its journal already holds for the same picture, prompt and reward is not asked for again, except
@@ -85,11 +88,13 @@ def score_pictures(pictures: Sequence[Picture], rewards: Sequence[Reward], table
     return scores
 
 
-def _entry(picture: Picture, reward: Reward, score: Score, digest: str) -> ScoreEntry:
+def _entry(picture: Picture, reward: PointwiseReward, score: Score, digest: str) -> ScoreEntry:
     return ScoreEntry(picture.name, picture.prompt, reward.name, score, reward.fingerprint, digest)
 
 
-def _score_missing(reward: Reward, pictures: Sequence[Picture], digests: Sequence[str], saved: _SavedScores) -> None:
+def _score_missing(
+    reward: PointwiseReward, pictures: Sequence[Picture], digests: Sequence[str], saved: _SavedScores
+) -> None:
     """Asks the reward for what is not saved."""
     # equal pictures of one prompt are scored once
     first = {digest: i for i, digest in reversed(list(enumerate(digests)))}
@@ -112,11 +117,11 @@ class Scored(NamedTuple):
     """A folder's scores."""
 
     table: Path
-    summaries: dict[str, Summary]
+    summaries: dict[str, ScoreSummary]
     """By reward."""
 
 
-def score_folder(folder: Path, rewards: Sequence[Reward], *, out: Path | None = None) -> Scored:
+def score_folder(folder: Path, rewards: Sequence[PointwiseReward], *, out: Path | None = None) -> Scored:
     """Scores every image of a folder; `t2ialign score`.
 
     Args:
@@ -130,10 +135,10 @@ def score_folder(folder: Path, rewards: Sequence[Reward], *, out: Path | None = 
     table = out or folder / SCORES
     scores = score_pictures(pictures, rewards, table)
     prompts = [picture.prompt for picture in pictures]
-    return Scored(table, {name: summarise(values, prompts) for name, values in scores.items()})
+    return Scored(table, {name: summarise_scores(values, prompts) for name, values in scores.items()})
 
 
-def describe_scores(summaries: Mapping[str, Summary]) -> str:
+def describe_scores(summaries: Mapping[str, ScoreSummary]) -> str:
     """A line a reward: mean, standard error, range, and how many images have no score."""
     lines = []
     for name, summary in summaries.items():

@@ -13,7 +13,6 @@ from t2ialign.data.base import DataConfig, Source
 from t2ialign.data.kinds.prompts import read_prompts
 from t2ialign.errors import InputError, TryAgainError
 from t2ialign.objectives.base import Passes
-from t2ialign.rewards.base import load_reward
 from t2ialign.training.core import check_attention
 from t2ialign.training.optimization import check_optimizer
 
@@ -164,15 +163,14 @@ def _check_resolution(data: DataConfig | None, facts: ModelFacts, backbone: str)
 
 
 def _check_validation(config: RunConfig) -> list[str] | None:
-    """The validation prompts; every reward is found, and none is loaded."""
+    """The validation prompts. That the rewards exist, their section has checked."""
     validate = config.validation
     if validate.rewards and validate.prompts is None:
+        names = ", ".join(reward.name for reward in validate.rewards)
         raise InputError(
-            f"validate.rewards names {', '.join(validate.rewards)}, but there are no images to score; "
+            f"validate.rewards names {names}, but there are no images to score; "
             "give validate.prompts, a file with one prompt a line"
         )
-    for name in validate.rewards:
-        load_reward(name)
     return None if validate.prompts is None else read_prompts(validate.prompts)[: validate.max_prompts]
 
 

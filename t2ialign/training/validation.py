@@ -10,7 +10,7 @@ from PIL import Image
 from t2ialign.config.schema import RunConfig
 from t2ialign.generation.images import generate_images
 from t2ialign.policy import Policy
-from t2ialign.rewards.base import load_reward
+from t2ialign.rewards.registry import load_pointwise
 from t2ialign.sampling.guidance import Guidance
 from t2ialign.storage.atomic import atomic_write
 from t2ialign.training.core import Core
@@ -146,7 +146,7 @@ def build_validation(
             steps=steps,
             guidance_scale=validate.guidance_scale,
             inference_steps=validate.inference_steps,
-            scorers={name: load_reward(name) for name in validate.rewards},
+            scorers={reward.name: reward for reward in load_pointwise(validate.rewards, "validation")},
         )
         wanted.append(images)
     if held_out is not None:

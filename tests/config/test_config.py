@@ -267,7 +267,7 @@ def test_a_noiser_is_not_an_objective(here: Path):
 def test_a_file_that_cannot_be_imported_is_tried_again(here: Path):
     Path("broken.py").write_text("raise ZeroDivisionError")
     for _ in range(2):
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(InputError, match=r"broken\.py:1: raised ZeroDivisionError"):
             component.import_reference("broken.py:Loss")
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from t2ialign.rewards.base import REWARDS, load_reward
+from t2ialign.config.component import COMPONENTS
+from t2ialign.rewards.registry import load_reward
 
 PAGE = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text(encoding="utf-8")
 
@@ -23,4 +24,4 @@ def test_the_first_example_is_a_reward(tmp_path):
 def test_the_page_lists_all_known_names():
     table = PAGE.split("| known name |")[1].split("\n\n")[0]
     first_cells = [line.split("|")[1] for line in table.splitlines()[2:]]
-    assert {name for cell in first_cells for name in re.findall(r"`([\w.]+)`", cell)} == set(REWARDS)
+    assert {name for cell in first_cells for name in re.findall(r"`([\w.]+)`", cell)} == set(COMPONENTS["reward"])

@@ -22,7 +22,8 @@ from t2ialign.feedback.build import build_pairs, describe_build, generate_pairs
 from t2ialign.feedback.pairing import Pair, Pairing, combine, compare, pair_up
 from t2ialign.feedback.pictures import read_pictures
 from t2ialign.feedback.scoring import describe_scores, score_folder
-from t2ialign.rewards.base import Reward, Weighted, load_reward, parse_reward
+from t2ialign.rewards.base import PointwiseReward
+from t2ialign.rewards.registry import load_pointwise, load_reward
 from t2ialign.storage import journal
 
 CANDIDATES = {"a red circle": [10, 200, 90], 'two "blue", squares': [50, 50, 50], "a cross": [0, 255, 255]}
@@ -41,8 +42,8 @@ def write_folder(folder: Path, candidates: dict[str, list[int]] | None = None) -
     return folder
 
 
-def reward(function, name: str = "mine", batch_size: int = 2) -> Reward:
-    return Reward(name, function, fingerprint=name, batch_size=batch_size)
+def reward(function, name: str = "mine", batch_size: int = 2) -> PointwiseReward:
+    return PointwiseReward(name, function, fingerprint=name, batch_size=batch_size)
 
 
 def level(image: Image.Image) -> float:
@@ -185,7 +186,7 @@ def test_a_changed_image_prompt_or_reward_is_scored_again(tmp_path):
     (folder / "generation.json").write_text(json.dumps(record))
     score_folder(folder, [reward(count)])
     assert asked == ["a", "b", "a", "c"]
-    score_folder(folder, [Reward("mine", count, fingerprint="another")])
+    score_folder(folder, [PointwiseReward("mine", count, fingerprint="another")])
     assert asked == ["a", "b", "a", "c", "a", "c"]
 
 
@@ -309,7 +310,7 @@ def test_several_rewards_are_brought_to_one_scale_first():
 
 def test_pairs_from_a_folder_are_written_with_totals_and_read_as_training_data(tmp_path):
     images = write_folder(tmp_path / "images")
-    built = build_pairs(tmp_path / "out", [parse_reward("brightness")], Pairing(), images=images)
+    built = build_pairs(tmp_path / "out", [load_reward("brightness")], Pairing(), images=images)
     assert rows_of(built.table) == [
         {
             "prompt": "a red circle",
@@ -342,7 +343,7 @@ def test_pairs_from_a_folder_are_written_with_totals_and_read_as_training_data(t
 
 def test_all_pairs_above_a_margin_with_ties_kept_or_dropped(tmp_path):
     images = write_folder(tmp_path / "images")
-    brightness = [parse_reward("brightness")]
+    brightness = [load_reward("brightness")]
     dropped = build_pairs(tmp_path / "a", brightness, Pairing("all", margin=0.32), images=images).totals
     # a red circle: 190 and 110 of 255 exceed 0.32 * 255 = 81.6, 80 does not; a cross: two of three
     assert (dropped.comparisons, dropped.decided, dropped.ties, dropped.pairs) == (9, 4, 5, 4)
@@ -354,7 +355,7 @@ def test_the_same_call_on_a_finished_folder_says_so_and_other_settings_are_refus
     images = write_folder(tmp_path / "images")
 
     def build(pairing=Pairing(), **more):
-        return build_pairs(tmp_path / "out", [parse_reward("brightness")], pairing, images=images, **more)
+        return build_pairs(tmp_path / "out", [load_reward("brightness")], pairing, images=images, **more)
 
     first = build()
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
@@ -366,7 +367,7 @@ def test_the_same_call_on_a_finished_folder_says_so_and_other_settings_are_refus
     with pytest.raises(InputError, match=r"built with keep 'best_worst', not 'all'; give another folder"):
         build(Pairing("all"))
     with pytest.raises(InputError, match="built with rewards"):
-        build_pairs(tmp_path / "out", [parse_reward("sharpness")], Pairing(), images=images)
+        build_pairs(tmp_path / "out", [load_reward("sharpness")], Pairing(), images=images)
     Image.new("RGB", (8, 8), "red").save(images / "0_0.png")
     with pytest.raises(InputError, match="built with other images"):
         build()
@@ -374,7 +375,7 @@ def test_the_same_call_on_a_finished_folder_says_so_and_other_settings_are_refus
 
 def test_an_overwritten_image_is_adopted_anew(tmp_path):
     images = write_folder(tmp_path / "images")
-    brightness = [parse_reward("brightness")]
+    brightness = [load_reward("brightness")]
     with pytest.raises(DataError, match="no pairs"):
         build_pairs(tmp_path / "out", brightness, Pairing(margin=5), images=images)
     (images / "0_0.png").unlink()
@@ -388,7 +389,7 @@ def test_images_of_a_table_may_lie_elsewhere(tmp_path):
     (tmp_path / "table").mkdir()
     rows = "".join(f"../elsewhere/0_{k}.png,a\n" for k in (0, 1))
     (tmp_path / "table" / "images.csv").write_text("image,prompt\n" + rows)
-    built = build_pairs(tmp_path / "out", [parse_reward("brightness")], Pairing(), images=tmp_path / "table")
+    built = build_pairs(tmp_path / "out", [load_reward("brightness")], Pairing(), images=tmp_path / "table")
     row = rows_of(built.table)[0]
     assert (row["chosen"], row["rejected"]) == ("images/1_0_1.png", "images/0_0_0.png")
     assert (tmp_path / "out" / row["chosen"]).is_file()
@@ -413,7 +414,7 @@ def test_flipped_labels_are_recorded_and_depend_on_seed_and_row_alone(tmp_path):
 
 def test_a_build_with_flips_says_which_and_is_no_other_build(tmp_path):
     images = write_folder(tmp_path / "images", {f"p{i}": [10 + i, 100 + i] for i in range(20)})
-    brightness = [parse_reward("brightness")]
+    brightness = [load_reward("brightness")]
     built = build_pairs(tmp_path / "out", brightness, Pairing(flip=0.5), images=images)
     rows = rows_of(built.table)
     assert sum(row["flipped"] == "1" for row in rows) == built.totals.flipped > 0
@@ -426,7 +427,7 @@ def test_a_build_with_flips_says_which_and_is_no_other_build(tmp_path):
 
 def test_all_pairs_leave_ranked_groups_that_lists_read(tmp_path):
     images = write_folder(tmp_path / "images")
-    built = build_pairs(tmp_path / "out", [parse_reward("brightness=2")], Pairing("all"), images=images)
+    built = build_pairs(tmp_path / "out", load_pointwise(["brightness=2"], "test"), Pairing("all"), images=images)
     rows = rows_of(tmp_path / "out" / "ranked" / "ranked.csv")
     assert [(row["image"], row["rank"]) for row in rows[:3]] == [
         ("../images/0_1.png", "1"),
@@ -447,7 +448,7 @@ def test_nothing_to_pair_is_told_and_nothing_is_written(tmp_path):
 
     def refused(message, *, function=grey, pairing=Pairing(), folder=images, **more):
         with pytest.raises(DataError, match=message):
-            build_pairs(tmp_path / "out", [Weighted(reward(function), 1.0)], pairing, images=folder, **more)
+            build_pairs(tmp_path / "out", [reward(function)], pairing, images=folder, **more)
         assert not (tmp_path / "out" / "pairs.csv").exists()
         assert not (tmp_path / "out" / "build.json").exists()
 
@@ -459,7 +460,7 @@ def test_nothing_to_pair_is_told_and_nothing_is_written(tmp_path):
 def test_a_margin_that_nothing_exceeds_is_told(tmp_path):
     images = write_folder(tmp_path / "images")
     with pytest.raises(DataError, match=r"of 3 prompts 3 are tied \(scores differ by no more than margin 2\)"):
-        build_pairs(tmp_path / "out", [parse_reward("brightness")], Pairing(margin=2), images=images)
+        build_pairs(tmp_path / "out", [load_reward("brightness")], Pairing(margin=2), images=images)
 
 
 def test_too_many_failures_stop_the_build_and_few_are_left_out(tmp_path):
@@ -468,7 +469,7 @@ def test_too_many_failures_stop_the_build_and_few_are_left_out(tmp_path):
     def patchy(images, prompts):
         return [None if level(image) == 10 else level(image) for image in images]
 
-    mine = [Weighted(reward(patchy), 1.0)]
+    mine = [reward(patchy)]
     with pytest.raises(DataError, match=r"could not score 1 of 9 images \(11%, first 0_0\.png\); at most 5% may fail"):
         build_pairs(tmp_path / "out", mine, Pairing(), images=images)
     totals = build_pairs(tmp_path / "out", mine, Pairing(), images=images, max_failed=0.2).totals
@@ -490,7 +491,7 @@ def test_all_pairs_with_flips_are_refused_since_their_ranking_would_ignore_them(
 
 
 def test_a_reward_named_twice_or_none_is_refused(tmp_path):
-    for rewards in ([], [parse_reward("brightness")] * 2):
+    for rewards in ([], [load_reward("brightness")] * 2):
         with pytest.raises(InputError, match="name at least one, and each once"):
             build_pairs(tmp_path / "out", rewards, Pairing(), images=tmp_path)
 
@@ -500,7 +501,7 @@ def build_slowly(images: Path, out: Path) -> None:
         time.sleep(0.01)
         return grey(batch, prompts)
 
-    build_pairs(out, [Weighted(reward(slow, batch_size=3), 1.0)], Pairing("all"), images=images)
+    build_pairs(out, [reward(slow, batch_size=3)], Pairing("all"), images=images)
 
 
 def test_a_build_killed_anywhere_ends_with_the_same_files(tmp_path):
@@ -538,7 +539,7 @@ def test_pairs_are_built_from_a_model_and_the_same_again_from_the_same_seed(tmp_
             out,
             policy,
             ["a red circle", "a blue square", "a red circle"],
-            [parse_reward("brightness"), parse_reward("sharpness=0.5")],
+            load_pointwise(["brightness", "sharpness=0.5"], "test"),
             Pairing("all"),
             seed=seed,
             guidance=Guidance(2.0, mixture, mixture),

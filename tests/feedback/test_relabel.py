@@ -13,14 +13,14 @@ from PIL import Image
 from t2ialign.data.kinds.pairs import PairData
 from t2ialign.errors import DataError, InputError
 from t2ialign.feedback.relabel import describe, relabel_pairs
-from t2ialign.rewards.base import Reward
+from t2ialign.rewards.base import PointwiseReward
 
 
 def grey(images, prompts):
     return [None if image.getpixel((0, 0))[0] == 13 else float(image.getpixel((0, 0))[0]) for image in images]
 
 
-BRIGHT = Reward("bright", grey, fingerprint="bright", batch_size=4)
+BRIGHT = PointwiseReward("bright", grey, fingerprint="bright", batch_size=4)
 LEVELS = [(200, 100), (50, 90), (70, 70), (13, 40)]
 """Grey of the chosen and of the rejected image: kept, overturned, tied, unscored."""
 
@@ -88,13 +88,13 @@ def test_the_same_call_says_so_and_another_reward_is_refused(tmp_path: Path):
     with pytest.raises(InputError, match=r"was built with margin 0\.0, not 1"):
         relabel_pairs(pairs, tmp_path / "out", BRIGHT, margin=1)
     with pytest.raises(InputError, match="was built with reward 'bright', not 'dark'"):
-        relabel_pairs(pairs, tmp_path / "out", Reward("dark", grey, fingerprint="dark", batch_size=4))
+        relabel_pairs(pairs, tmp_path / "out", PointwiseReward("dark", grey, fingerprint="dark", batch_size=4))
 
 
 def test_too_many_failures_and_a_reward_without_preference_write_nothing(tmp_path: Path):
     with pytest.raises(DataError, match="could not score 1 of 8 images"):
         relabel_pairs(table(tmp_path / "in", LEVELS), tmp_path / "out", BRIGHT)
-    same = Reward("same", lambda images, prompts: [1.0 for _ in images], fingerprint="same", batch_size=4)
+    same = PointwiseReward("same", lambda images, prompts: [1.0 for _ in images], fingerprint="same", batch_size=4)
     with pytest.raises(DataError, match="'same' gave 1 to all 8 images, so it prefers none"):
         relabel_pairs(tmp_path / "in" / "pairs.csv", tmp_path / "out", same)
     assert not (tmp_path / "out" / "pairs.csv").exists()

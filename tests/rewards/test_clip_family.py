@@ -18,7 +18,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcesso
 from t2ialign.errors import EnvironmentProblem, InputError
 from t2ialign.rewards import weights
 from t2ialign.rewards.aesthetic import AestheticHead
-from t2ialign.rewards.base import load_reward
+from t2ialign.rewards.registry import load_reward
 from t2ialign.rewards.weights import fetch, read_weights
 from t2ialign.storage.digest import file_digest
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t2ialign.rewards.base import load_reward
+from t2ialign.rewards.registry import load_reward
 
 
 def score(name: str, image: Image.Image) -> float | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from t2ialign.config.component import COMPONENTS, import_reference
 from t2ialign.errors import InputError
-from t2ialign.rewards import base
-from t2ialign.rewards.base import Reward, constant, load_reward, parse_reward, summarise
+from t2ialign.rewards import registry
+from t2ialign.rewards.base import PointwiseReward
+from t2ialign.rewards.registry import load_pointwise, load_reward, parse_reward
 
 WHITE, BLACK = Image.new("RGB", (8, 8), "white"), Image.new("RGB", (8, 8), "black")
 
@@ -24,8 +25,8 @@ def write(folder: Path, text: str) -> str:
     return str(path)
 
 
-def returning(answer) -> Reward:
-    return Reward("mine", lambda images, prompts: answer)
+def returning(answer) -> PointwiseReward:
+    return PointwiseReward("mine", lambda images, prompts: answer)
 
 
 def test_a_plain_function_in_a_users_file_is_enough(tmp_path):
@@ -62,7 +63,7 @@ def test_an_entry_point_is_found_by_name(monkeypatch):
         def load(self):
             return lambda images, prompts: [0.25] * len(images)
 
-    monkeypatch.setattr(base, "entry_points", lambda group: [Point()] if group == "t2ialign.rewards" else [])
+    monkeypatch.setattr(registry, "entry_points", lambda group: [Point()] if group == "t2ialign.rewards" else [])
     assert load_reward("vivid")([WHITE], ["a"]) == [0.25]
 
 
@@ -84,14 +85,10 @@ def test_options_that_are_not_taken_are_named(tmp_path):
 
 def test_what_is_not_pointwise_is_refused_with_its_place(tmp_path):
     file = write(tmp_path, "\ndef judge(images_a, images_b, prompts):\n    return []\n")
-    with pytest.raises(InputError, match=r"my_reward\.py:2: .*takes \(images_a, images_b, prompts\); a pointwise"):
+    with pytest.raises(InputError, match=r"is pairwise; load_reward needs a pointwise reward, def name\(images, "):
         load_reward(f"{file}:judge")
-
-
-def test_an_async_function_is_refused(tmp_path):
-    file = write(tmp_path, "async def f(images, prompts):\n    return []\n")
-    with pytest.raises(InputError, match="is async"):
-        load_reward(f"{file}:f")
+    with pytest.raises(InputError, match=r"my_reward\.py:2: .*takes \(images_a, images_b, prompts\); a pointwise"):
+        load_reward(f"{file}:judge", kind="pointwise")
 
 
 def test_something_that_cannot_be_called_is_refused(tmp_path):
@@ -149,14 +146,12 @@ def test_a_refused_answer_names_file_and_line(tmp_path):
         load_reward(f"{file}:reward")([WHITE, BLACK], ["a", "b"])
 
 
-def test_an_exception_of_the_function_propagates_with_the_rewards_name():
+def test_an_exception_of_the_function_is_one_message_with_its_place():
     def broken(images, prompts):
         raise ZeroDivisionError("theirs")
 
-    with pytest.raises(ZeroDivisionError, match="theirs") as caught:
-        Reward("broken", broken)([WHITE], ["a"])
-    if sys.version_info >= (3, 11):
-        assert caught.value.__notes__ == ["raised by reward 'broken' on a batch of 1 images"]
+    with pytest.raises(InputError, match=r"test_reward_door\.py:\d+: reward 'broken' raised ZeroDivisionError: theirs"):
+        PointwiseReward("broken", broken)([WHITE], ["a"])
 
 
 def test_calls_are_made_in_batches_of_the_stated_size_and_in_order():
@@ -166,7 +161,7 @@ def test_calls_are_made_in_batches_of_the_stated_size_and_in_order():
         sizes.append(len(images))
         return [float(prompt) for prompt in prompts]
 
-    reward = Reward("count", count, batch_size=3)
+    reward = PointwiseReward("count", count, batch_size=3)
     assert reward([WHITE] * 7, [str(i) for i in range(7)]) == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
     assert sizes == [3, 3, 1]
 
@@ -184,40 +179,14 @@ def test_the_fingerprint_changes_with_name_options_and_source(tmp_path):
     assert load_reward(f"{file}:f").fingerprint != first
 
 
-def test_the_standard_error_of_single_images_is_the_usual_one():
-    scores = [1.0, 2.0, 4.0]  # mean 7/3, s^2 = ((16 + 1 + 25) / 9) / 2 = 7/3; s / sqrt(3) = sqrt(7) / 3
-    summary = summarise(scores, ["a", "b", "c"])
-    assert summary.mean == pytest.approx(7 / 3)
-    assert summary.standard_error == pytest.approx(math.sqrt(7) / 3)
-    assert (summary.low, summary.high, summary.scored, summary.failed) == (1.0, 4.0, 3, 0)
-
-
-def test_copies_of_an_image_do_not_make_the_standard_error_smaller():
-    once = summarise([1.0, 2.0, 4.0], ["a", "b", "c"])
-    twice = summarise([1.0, 1.0, 2.0, 2.0, 4.0, 4.0], ["a", "a", "b", "b", "c", "c"])
-    assert twice.standard_error == pytest.approx(once.standard_error)
-
-
-def test_failed_images_are_counted_and_left_out_of_the_mean():
-    summary = summarise([1.0, None, 3.0, None], ["a", "b", "c", "d"])
-    assert (summary.mean, summary.images, summary.scored, summary.failed) == (2.0, 4, 2, 2)
-    nothing = summarise([None, None], ["a", "b"])
-    assert (nothing.mean, nothing.standard_error, nothing.failed) == (None, None, 2)
-
-
-def test_a_constant_reward_is_recognised():
-    assert constant([0.2, 0.2, None, 0.2]) == 0.2
-    assert constant([0.2, 0.3]) is None
-    assert constant([0.2]) is None
-    assert constant([None, None]) is None
-
-
 def test_a_command_lines_reward_has_weight_and_options(tmp_path):
     file = write(tmp_path, "def f(images, prompts, a=1):\n    return [a] * len(images)\n")
-    reward, weight = parse_reward(f"{file}:f=-0.5,a=7")
-    assert weight == -0.5
-    assert reward.name == f"{file}:f"
-    assert reward([WHITE], ["a"]) == [7.0]
+    reward = parse_reward(f"{file}:f=-0.5,a=7")
+    (loaded,) = load_pointwise([reward], "the test")
+    assert reward.weight == loaded.weight == -0.5
+    assert reward.name == loaded.name == f"{file}:f"
+    assert reward.options() == {"a": 7}
+    assert loaded([WHITE], ["a"]) == [7.0]
     assert parse_reward("brightness").weight == 1.0
 
 
@@ -227,6 +196,6 @@ def test_a_command_lines_reward_is_checked(text):
         parse_reward(text)
 
 
-@pytest.mark.parametrize("name", sorted(name for name in base.REWARDS if not name.startswith("shapes.")))
+@pytest.mark.parametrize("name", sorted(name for name in COMPONENTS["reward"] if not name.startswith("shapes.")))
 def test_every_known_name_leads_somewhere(name):
-    assert callable(base.import_reference(base.REWARDS[name]))
+    assert callable(import_reference(COMPONENTS["reward"][name]))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t2ialign.rewards.base import load_reward
+from t2ialign.rewards.registry import load_reward
 from t2ialign.shapes import reward
 from t2ialign.shapes.caption import split_of
 from t2ialign.shapes.data import examples, write_dataset

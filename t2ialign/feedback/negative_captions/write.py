@@ -52,7 +52,7 @@ def answer_key(entry: AnswerEntry) -> AnswerKey:
     return entry.editor, entry.seed, entry.prompt, entry.kind
 
 
-class Totals(NamedTuple):
+class CaptionCounts(NamedTuple):
     """images = covered + left_out; asked = written + inapplicable + unchanged + near_synonym + malformed + failed, a
     question being a prompt and a kind."""
 
@@ -73,7 +73,7 @@ class Perturbed(NamedTuple):
     """A finished folder."""
 
     table: Path
-    totals: Totals
+    totals: CaptionCounts
     was_finished: bool
     """An earlier call had written it already."""
 
@@ -116,7 +116,7 @@ def perturb_images(
         "seed": seed,
         "data": source.fingerprint,
     }
-    done = read_record(out / RECORD, settings, lambda record: Totals(**record["totals"]), whole=out / TABLE)
+    done = read_record(out / RECORD, settings, lambda record: CaptionCounts(**record["totals"]), whole=out / TABLE)
     if done is not None:
         return Perturbed(out / TABLE, done, was_finished=True)
     prompts = list(dict.fromkeys(prompt for prompt, _ in examples))
@@ -222,10 +222,10 @@ def _rows(examples: Mapping[tuple[str, Any], Example], answers: Answers, folder:
             yield from ((f"{folder.name}/{name}", prompt, text, kind) for kind, text in written.items())
 
 
-def _totals(images: int, rows: Sequence[tuple[str, ...]], answers: Answers) -> Totals:
+def _totals(images: int, rows: Sequence[tuple[str, ...]], answers: Answers) -> CaptionCounts:
     covered = len({row[0] for row in rows})
     every = [answer.outcome for found in answers.values() for answer in found.values()]
-    return Totals(
+    return CaptionCounts(
         images=images,
         covered=covered,
         left_out=images - covered,
