@@ -174,6 +174,20 @@ def test_the_loss_scale_halves_on_overflow_and_grows_after_2000_good_steps():
     assert not idle.overflowed()
 
 
+def test_the_loss_scale_is_restored_with_its_count_of_good_steps(tmp_path: Path):
+    policy = scalar_policy()
+    made = engine(policy, tmp_path, half=True)
+    for _ in range(3):
+        made.update(losses(policy, [1e-4]))
+    assert (made._scale.value, made._scale.good_steps) == (65536, 3)
+    made.save()
+    again = engine(scalar_policy(), tmp_path, half=True)
+    again.start()
+    assert (again._scale.value, again._scale.good_steps) == (65536, 3)
+    if again.tracker is not None:
+        again.tracker.close()
+
+
 def test_an_overflow_in_half_precision_skips_the_step_and_then_goes_on(tmp_path: Path):
     policy = scalar_policy()
     policy.w.register_hook(lambda gradient: torch.where(gradient.abs() > 40_000, math.inf, gradient))

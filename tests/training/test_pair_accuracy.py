@@ -74,13 +74,15 @@ def test_answers_depend_on_nothing_but_seed_and_pair(sd15_folder: Path, tmp_path
     assert not torch.allclose(other, expected)
 
 
-def test_draws_look_at_the_whole_schedule(sd15_folder: Path, tmp_path: Path):
+def test_draws_cover_the_whole_schedule_each_with_noise_of_its_own(sd15_folder: Path, tmp_path: Path):
     policy = lora_policy(sd15_folder)
-    seen = []
-    predict = policy.predict
+    seen, noises = [], []
+    predict, x_0 = policy.predict, held_out(policy, tmp_path, draws=1, batch=6).encoded[list(range(6))].latents.mean
 
     def watching(x_t, timesteps, *rest):
         seen.append(timesteps[:, 0].tolist())
+        alpha, sigma = policy.schedule.alpha_sigma(timesteps.flatten())
+        noises.append((x_t.flatten(0, 1) - alpha.view(-1, 1, 1, 1) * x_0.flatten(0, 1)) / sigma.view(-1, 1, 1, 1))
         return predict(x_t, timesteps, *rest)
 
     policy.predict = watching  # type: ignore[method-assign]
@@ -89,6 +91,9 @@ def test_draws_look_at_the_whole_schedule(sd15_folder: Path, tmp_path: Path):
     for draw, timesteps in enumerate(seen):
         assert all(250 * draw <= timestep < 250 * (draw + 1) for timestep in timesteps)
         assert len(set(timesteps)) > 1
+    for one in range(4):
+        for other in range(one):  # uncorrelated: each draw has noise of its own
+            assert abs(torch.corrcoef(torch.stack([noises[one].flatten(), noises[other].flatten()]))[0, 1]) < 0.2
 
 
 def test_what_are_no_pairs_is_refused(sd15_folder: Path, tmp_path: Path):
