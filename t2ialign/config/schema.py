@@ -136,8 +136,6 @@ class Validate(Section):
 class RunConfig(Section):
     """What every kind of training has in common."""
 
-    loop: str
-    """Kind of training."""
     run_dir: Path
     """Folder of everything this run needs or makes."""
     seed: int = Field(0, ge=0)

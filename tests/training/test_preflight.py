@@ -44,8 +44,11 @@ REFUSALS = {
     "bitsandbytes": Refusal(("optim.name=adamw8bit",), 3, r'pip install "t2ialign\[bnb\]"'),
     "xformers": Refusal(("train.attention=xformers",), 3, r'pip install "t2ialign\[xformers\]"'),
     "timesteps": Refusal(("noiser.max_timestep=5000",), 2, "the model has 1000"),
-    "views": Refusal(("data={name: singles, path: {here}/pairs/pairs.csv}",), 2, "compares 2 views per example; data 'singles' yields 1"),
-    "effective batch": Refusal(("train.effective_batch=6",), 2, "is not a multiple of"),
+    "views": Refusal(
+        ("data={name: singles, path: {here}/pairs/pairs.csv}",),
+        2,
+        "compares 2 views per example; data 'singles' yields 1",
+    ),
     "LoRA that is no file": Refusal(("lora.init={here}/none",), 2, "none: no such LoRA"),
     "LoRA that cannot be read": Refusal(("lora.init={here}/broken.safetensors",), 2, "not a readable safetensors"),
     "LoRA of another family": Refusal(("lora.init={here}/xl",), 2, "cross-attention width"),
@@ -90,6 +93,17 @@ def test_a_mistake_is_refused_before_weights_are_loaded_and_anything_is_written(
         train(config, console=QUIET)
     assert raised.value.exit_code == code
     assert [path for path in left(place / "run") if not path.startswith(".lock")] == []
+
+
+def test_an_effective_batch_that_the_processes_cannot_make_is_refused(place: Path):
+    config = load(place / "c.yaml", ["train.effective_batch=6"])
+    with pytest.raises(
+        UserError, match=r"6 is not a multiple of 2 processes x train.micro_batch 2 = 4"
+    ):
+        check(config, 2)
+    with pytest.raises(UserError, match=r"effective_batch 6 is not a multiple of train.micro_batch 4"):
+        load(place / "c.yaml", ["train.effective_batch=6", "train.micro_batch=4"])
+    assert left(place / "run") == []
 
 
 def test_a_disk_that_is_too_full_is_refused_with_the_estimate(place: Path, monkeypatch: pytest.MonkeyPatch):
