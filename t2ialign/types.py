@@ -35,7 +35,7 @@ class Conditioning:
         """The same conditioning with `function` applied to each tensor."""
         return Conditioning(function(self.tokens), None if self.pooled is None else function(self.pooled))
 
-    def to(self, device=None, dtype=None) -> Conditioning:
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Conditioning:
         return self.map(lambda tensor: tensor.to(device=device, dtype=dtype))
 
     @staticmethod
@@ -83,7 +83,7 @@ class Batch:
     def views(self) -> int:
         return self.latents.shape[1]
 
-    def to(self, device) -> Batch:
+    def to(self, device: torch.device | str) -> Batch:
         moved = {}
         for entry in fields(self):
             value = getattr(self, entry.name)

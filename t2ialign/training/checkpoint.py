@@ -11,9 +11,9 @@ import shutil
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
 from t2ialign.storage.atomic import atomic_directory
@@ -68,12 +68,13 @@ def verify(folder: Path) -> str | None:
     if not manifest.is_file():
         return f"it has no {MANIFEST} (killed while saving?)"
     try:
-        files = json.loads(manifest.read_text())
+        files: Any = json.loads(manifest.read_text())
     except ValueError:
         return f"its {MANIFEST} is not JSON"
     if not isinstance(files, dict) or STATE not in files:
         return f"its {MANIFEST} is not one of ours"
-    for name, (size, checksum) in files.items():
+    entries = cast(dict[str, list[int]], files)
+    for name, (size, checksum) in entries.items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"

@@ -116,7 +116,7 @@ class Engine:
             DataError: no example of the whole window counts, or loss or gradient is not finite; nothing was updated.
         """
         output = loss_fn()
-        (output.losses * output.weights).sum().mul(self._scale.value).backward()
+        (output.losses * output.weights).sum().mul(self._scale.value).backward()  # pyright: ignore[reportUnknownMemberType]
         self._window.append(LossOutput(output.losses.detach(), output.weights, output.metrics))
         if len(self._window) < self.accumulation:
             return None
@@ -130,10 +130,12 @@ class Engine:
         self.parallel.reduce_gradients(parameters)
         weight = totals[1]
         gradients = [p.grad for p in parameters if p.grad is not None]
-        torch._foreach_div_(gradients, (weight.clamp(min=1e-12) * self._scale.value).to(gradients[0].dtype))
+        scale = (weight.clamp(min=1e-12) * self._scale.value).to(gradients[0].dtype)
+        torch._foreach_div_(gradients, scale)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
         norm = self.parallel.clip(parameters, self.optim.max_grad_norm)
         # the one device-to-host sync of an optimizer step: finiteness must be known before the weights change
-        loss_sum, weight_sum, rows, stop, *rest, grad_norm = torch.cat([totals, norm.double()[None]]).tolist()
+        found: list[float] = torch.cat([totals, norm.double()[None]]).tolist()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        loss_sum, weight_sum, rows, stop, *rest, grad_norm = found
         self.should_stop = stop > 0
         self.samples_seen += round(rows)
         if weight_sum <= 0:
@@ -225,7 +227,8 @@ class Engine:
 
     def _tensors(self) -> dict[str, dict[str, Tensor]]:
         moments = pack_moments(self.optimizer)
-        groups = {"trained": dict(self._trained), "optimizer": moments, "ema": self.policy.ema_parameters()}
+        trained: dict[str, Tensor] = {**self._trained}
+        groups = {"trained": trained, "optimizer": moments, "ema": self.policy.ema_parameters()}
         return {stem: group for stem, group in groups.items() if group}
 
     def _state(self) -> dict[str, Any]:

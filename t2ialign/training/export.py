@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diffusers import ModelMixin
+from diffusers.models.modeling_utils import ModelMixin
 
 from t2ialign.backbones.lora import save_lora
 from t2ialign.config.reader import dump
@@ -24,7 +24,7 @@ def save_result(config: Config, core: Core) -> None:
         for name, module in {"unet": core.policy.denoiser, "unet-ema": core.policy.copies.get("ema")}.items():
             if isinstance(module, ModelMixin):
                 with atomic_directory(config.run_dir / name) as partial:
-                    module.save_pretrained(partial)
+                    module.save_pretrained(partial)  # pyright: ignore[reportUnknownMemberType]
     else:
         extra = {
             "base": config.backbone.pretrained,

@@ -36,7 +36,7 @@ def compute_loss(
     frozen = {weights: policy.predict(*rows, weights) for weights in objective.required_weights}
     if policy.dropouts:
         # torch draws dropout from its global state, which a restart would not find again
-        torch.manual_seed(keyed_seed(seed, int(batch.keys[0]), "lora dropout"))
+        torch.manual_seed(keyed_seed(seed, int(batch.keys[0]), "lora dropout"))  # pyright: ignore[reportUnknownMemberType]
     prediction = Prediction(
         policy.predict(*rows), frozen.pop("reference", None), noised, schedule, mismatched, others=frozen
     )

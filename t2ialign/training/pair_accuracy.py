@@ -58,7 +58,7 @@ class HeldOutPairs:
     def __init__(self, source: Source, encoded: Encoded, *, max_pairs: int, draws: int, seed: int, batch: int):
         if source.views != 2:
             raise DataError(f"held-out pairs have 2 views an example; these have {source.views}")
-        order = torch.randperm(len(source), generator=generator(seed, "held-out pairs")).tolist()
+        order: list[int] = torch.randperm(len(source), generator=generator(seed, "held-out pairs")).tolist()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
         self.rows = sorted(order[:max_pairs])
         self.prompts = [source[row].prompts[0] for row in self.rows]
         self.encoded = encoded
@@ -101,7 +101,8 @@ class HeldOutPairs:
     def accuracy(self, policy_error: Tensor, reference_error: Tensor) -> PairAccuracy:
         """How two models' errors on these pairs compare. [pairs, 2] both"""
         chosen, rejected = (policy_error - reference_error).unbind(1)
-        right = ((chosen < rejected).double() + 0.5 * (chosen == rejected).double()).tolist()
+        shares = (chosen < rejected).double() + 0.5 * (chosen == rejected).double()
+        right: list[float] = shares.tolist()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
         interval = paired_bootstrap([0.0] * len(right), right, seed=self._seed, clusters=self.prompts)
         changes = (float(chosen.mean()), float(rejected.mean()))
         return PairAccuracy(interval.mean, interval.low, interval.high, len(right), *changes)

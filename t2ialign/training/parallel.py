@@ -80,8 +80,10 @@ class DataParallel(Parallel):
             if sum(g.numel() for g in pending) >= BUFFER_ELEMENTS or place == len(parameters) - 1:
                 flat = torch.cat([g.flatten() for g in pending])
                 dist.all_reduce(flat)
-                for gradient, part in zip(pending, flat.split([g.numel() for g in pending]), strict=True):
-                    gradient.copy_(part.view_as(gradient))
+                first = 0
+                for gradient in pending:
+                    gradient.copy_(flat[first : first + gradient.numel()].view_as(gradient))
+                    first += gradient.numel()
                 pending = []
 
     def barrier(self) -> None:

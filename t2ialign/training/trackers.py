@@ -18,7 +18,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The rows of a metrics.jsonl; a line that a kill cut short is left out."""
     if not path.is_file():
         return []
-    rows = []
+    rows: list[dict[str, Any]] = []
     for line in path.read_text().splitlines(keepends=True):
         if line.endswith("\n"):
             rows.append(json.loads(line))
@@ -51,11 +51,11 @@ class Tracker:
         self._file.flush()
         for key, value in row.items():
             if key != "step" and isinstance(value, int | float):
-                self._board.add_scalar(key, value, row["step"])
+                self._board.add_scalar(key, value, row["step"])  # pyright: ignore[reportUnknownMemberType]
 
     def image(self, tag: str, image: Image.Image, step: int) -> None:
         """Shows an image on the board."""
-        self._board.add_image(tag, np.asarray(image), step, dataformats="HWC")
+        self._board.add_image(tag, np.asarray(image), step, dataformats="HWC")  # pyright: ignore[reportUnknownMemberType]
 
     def close(self) -> None:
         self._file.close()

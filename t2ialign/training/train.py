@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -145,7 +145,7 @@ def _warnings(config: Config, console: Console) -> list[Hook]:
 
 
 @contextmanager
-def graceful_shutdown(engine: Engine) -> Iterator[None]:
+def graceful_shutdown(engine: Engine) -> Generator[None, None, None]:
     """Ctrl-C or a scheduler's SIGTERM ends training after the step in progress, with state saved."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -94,7 +94,7 @@ class ValidationImages:
             sheet.save(partial, format="PNG")
         if engine.tracker is not None:
             engine.tracker.image("validation/base_left_policy_right", sheet, engine.step)
-        scores = {}
+        scores: dict[str, float] = {}
         for name, scorer in self._scorers.items():
             for who, shown in (("base", self._base), ("policy", images)):
                 values = [value for value in scorer(shown, self._prompts) if value is not None]

@@ -97,9 +97,7 @@ def test_a_mistake_is_refused_before_weights_are_loaded_and_anything_is_written(
 
 def test_an_effective_batch_that_the_processes_cannot_make_is_refused(place: Path):
     config = load(place / "c.yaml", ["train.effective_batch=6"])
-    with pytest.raises(
-        UserError, match=r"6 is not a multiple of 2 processes x train.micro_batch 2 = 4"
-    ):
+    with pytest.raises(UserError, match=r"6 is not a multiple of 2 processes x train.micro_batch 2 = 4"):
         check(config, 2)
     with pytest.raises(UserError, match=r"effective_batch 6 is not a multiple of train.micro_batch 4"):
         load(place / "c.yaml", ["train.effective_batch=6", "train.micro_batch=4"])
