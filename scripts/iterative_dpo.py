@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from t2ialign.config.generation import GenerationConfig
 from t2ialign.config.reader import load
 from t2ialign.config.schema import Config
 from t2ialign.data.kinds.prompts import read_prompts
@@ -28,7 +29,6 @@ from t2ialign.models import open_model
 from t2ialign.rewards.base import PointwiseReward
 from t2ialign.rewards.registry import load_pointwise
 from t2ialign.rng import keyed_seed
-from t2ialign.sampling.guidance import Guidance
 from t2ialign.storage.atomic import atomic_write
 from t2ialign.training.run_folder import result_path
 from t2ialign.training.train import train
@@ -101,12 +101,15 @@ def build(
         prompts,
         rewards,
         Pairing(candidates.keep, candidates.margin),  # type: ignore[arg-type]
-        images_per_prompt=candidates.images_per_prompt,
-        seed=config.seed,
-        guidance=Guidance(candidates.guidance_scale, mixture, mixture),
-        steps=candidates.inference_steps,
-        resolution=config.data.resolution,
-        batch=candidates.batch,
+        GenerationConfig(
+            guidance_scale=candidates.guidance_scale,
+            inference_steps=candidates.inference_steps,
+            resolution=config.data.resolution,
+            batch=candidates.batch,
+            images_per_prompt=candidates.images_per_prompt,
+            seed=config.seed,
+        ),
+        weights=mixture,
         description={"model": str(config.backbone.pretrained), "loras": loras},
     )
 

@@ -3,7 +3,7 @@
 The names below are the public API; everything else may move between minor versions. Each is imported when it is first
 used, so `import t2ialign` is quick and imports no torch.
 
-Run and use models: `load_config`, `train`, `open_model`, `generate_images`, `load_reward`.
+Run and use models: `load_config`, `train`, `open_model`, `generate_images` with its `GenerationConfig`, `load_reward`.
 
 Extend: subclass `Objective`, `Noiser`; work with `Batch`, `Prediction`, `LossOutput`, `Reward`.
 """
@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from t2ialign.config.generation import GenerationConfig
     from t2ialign.config.reader import load as load_config
     from t2ialign.generation.images import generate_images
     from t2ialign.models import open_model
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Batch",
+    "GenerationConfig",
     "LossOutput",
     "Noiser",
     "Objective",
@@ -44,6 +46,7 @@ __version__: str
 
 _PLACES = {
     "Batch": "types",
+    "GenerationConfig": "config.generation",
     "LossOutput": "types",
     "Noiser": "noisers.base",
     "Objective": "objectives.base",

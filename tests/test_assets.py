@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from t2ialign.config.generation import GenerationConfig
 from t2ialign.demo.evaluation import judge, mean
 from t2ialign.demo.pair_set import find_pairs
 from t2ialign.demo.settings import Settings
@@ -21,8 +22,10 @@ def test_a_shipped_model_draws_what_it_is_asked(name: str, family: str, tmp_path
     model, settings = shipped(f"assets/{name}"), Settings()
     assert family_of(str(model)) == family
     easy = [prompt for prompt in prompts("test", 400, 0) if family_of_caption(prompt) in ("single", "horizontal")][:24]
-    job = ImageJob(model, None, easy, tmp_path / "drawn", 1, 0, settings.guidance_scale, settings.inference_steps, 24)
-    make_images([job], None, threads=1)
+    generation = GenerationConfig(
+        guidance_scale=settings.guidance_scale, inference_steps=settings.inference_steps, batch=24
+    )
+    make_images([ImageJob(model, None, easy, tmp_path / "drawn", generation)], None, threads=1)
     rows = judge(easy, tmp_path, {"drawn": "drawn"}, "verdicts.jsonl")
     # the cards say 0.69 to 0.83 of each family fully right; of 24, fewer than 11 by chance one time in a hundred
     assert mean(rows, "drawn", "all_right") >= 11 / 24

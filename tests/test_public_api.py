@@ -17,6 +17,7 @@ import t2ialign
 ROOT = Path(__file__).parents[1]
 PUBLIC = [
     "Batch",
+    "GenerationConfig",
     "LossOutput",
     "Noiser",
     "Objective",

@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from t2ialign import generate_images, load_config, load_reward, open_model, train
-from t2ialign.sampling.guidance import Guidance
+from t2ialign import GenerationConfig, generate_images, load_config, load_reward, open_model, train
 
+SETTINGS = GenerationConfig(guidance_scale=1.5, inference_steps=10)
 PROMPTS = ["a red circle above a blue square", "three large rings"]
 
 
@@ -21,8 +21,7 @@ def main(path: str, run: str, *overrides: str) -> None:
     reward = load_reward("sharpness")
     for name, loras in {"base": {}, "aligned": {run: 1.0}}.items():
         policy, weights = open_model(config.backbone.pretrained, loras=loras)
-        guidance = Guidance(1.5, cond=weights, uncond=weights)
-        images = list(generate_images(policy, PROMPTS, [0, 1], guidance=guidance, steps=10, batch=2))
+        images = list(generate_images(policy, PROMPTS, [0, 1], SETTINGS, weights=weights))
         for number, image in enumerate(images):
             image.save(Path(run) / f"{name}_{number}.png")
         print(name, reward(images, PROMPTS))

@@ -39,7 +39,7 @@ class Backbone(Protocol):
         ...
 
     def decode_latents(self, latents: Tensor) -> Tensor:
-        """Images [B, 3, H, W] in [0, 1] of scaled latents [B, C, h, w]."""
+        """Images [B, 3, H, W] in [0, 1] of scaled latents [B, C, h, w]; NaN where they overflow."""
         ...
 
     def encode_prompts(self, prompts: list[str]) -> Conditioning:

@@ -87,11 +87,12 @@ class _StableDiffusion(ABC):
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
-        """Images [B, 3, H, W] in [0, 1], float32, of scaled latents [B, C, h, w]."""
+        """Images [B, 3, H, W] in [0, 1], float32, of scaled latents [B, C, h, w]; NaN where they overflow."""
         vae = self._vae
         scaled: Any = latents.to(self._device, vae.dtype) / self._scaling
         images = vae.decode(scaled, return_dict=False)[0]
-        return (images.float() / 2 + 0.5).clamp(0, 1)
+        pixels = images.float() / 2 + 0.5
+        return pixels.clamp(0, 1).where(pixels.isfinite(), torch.nan)
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> Conditioning:

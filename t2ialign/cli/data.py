@@ -76,6 +76,7 @@ def build(
     """Build preference pairs: several images a prompt, scored, better against worse."""
     if (images is None) == (model is None or prompts is None):
         raise InputError("give --model and --prompts to make images, or --images with a folder of them")
+    from t2ialign.config.generation import GenerationConfig
     from t2ialign.feedback.build import build_pairs, describe_build, generate_pairs
     from t2ialign.feedback.pairing import Pairing
     from t2ialign.rewards.registry import load_pointwise
@@ -88,7 +89,6 @@ def build(
         assert model is not None
         assert prompts is not None
         from t2ialign.data.kinds.prompts import read_prompts
-        from t2ialign.sampling.guidance import Guidance
 
         policy, mixture = open_model(model, family, lora, precision, backbone)
         built = generate_pairs(
@@ -97,12 +97,15 @@ def build(
             read_prompts(prompts),
             rewards,
             pairing,
-            images_per_prompt=images_per_prompt,
-            seed=seed,
-            guidance=Guidance(guidance, mixture, mixture),
-            steps=steps,
-            resolution=resolution,
-            batch=batch,
+            GenerationConfig(
+                guidance_scale=guidance,
+                inference_steps=steps,
+                resolution=resolution,
+                batch=batch,
+                images_per_prompt=images_per_prompt,
+                seed=seed,
+            ),
+            weights=mixture,
             description=describe_model(model, lora, precision, backbone),
             max_failed=max_failed,
         )

@@ -58,9 +58,9 @@ def generate(
         raise InputError(f"--subset {subset}: is a part of --prompts FILE; name the file")
     if rank >= world:
         raise InputError(f"--rank {rank}: is one of 0 to {world - 1}, as --world is {world}")
+    from t2ialign.config.generation import GenerationConfig
     from t2ialign.data.kinds.prompts import PromptList, read_prompt_list
     from t2ialign.generation.folder import generate_folder
-    from t2ialign.sampling.guidance import Guidance
 
     texts = list(prompt or [])
     wanted = PromptList(texts, list(range(len(texts))), "") if prompts is None else read_prompt_list(prompts, subset)
@@ -69,18 +69,21 @@ def generate(
         policy,
         wanted.prompts,
         out_dir,
-        images_per_prompt=images_per_prompt,
-        seed=seed,
-        guidance=Guidance(guidance, mixture, mixture),
-        steps=steps,
-        resolution=resolution,
-        batch=batch,
+        GenerationConfig(
+            guidance_scale=guidance,
+            inference_steps=steps,
+            resolution=resolution,
+            batch=batch,
+            images_per_prompt=images_per_prompt,
+            seed=seed,
+            seed_policy=seed_policy,
+        ),
+        weights=mixture,
         description={
             **describe_model(model, lora, precision, backbone),
             "prompts_sha256": wanted.sha256,
         },
         indices=wanted.indices,
-        seed_policy=seed_policy,
         shard=(rank, world),
     )
     made = len(paths[rank::world])

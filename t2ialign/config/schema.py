@@ -10,6 +10,7 @@ from typing_extensions import Self
 
 from t2ialign.backbones.base import BackboneConfig
 from t2ialign.config.component import Section, Slot, input_error_as_value_error
+from t2ialign.config.generation import GenerationConfig
 from t2ialign.data.base import DataConfig
 from t2ialign.noisers.base import Noiser
 from t2ialign.objectives.base import Objective
@@ -126,6 +127,11 @@ class Validate(Section):
         if len(set(names)) < len(names):
             raise ValueError(f"rewards {', '.join(names)}: name each once")
         return rewards
+
+    @property
+    def generation(self) -> GenerationConfig:
+        """How the images are made."""
+        return GenerationConfig(guidance_scale=self.guidance_scale, inference_steps=self.inference_steps)
 
     @property
     def compares(self) -> bool:

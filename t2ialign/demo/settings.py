@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from t2ialign.config.generation import GenerationConfig
 from t2ialign.generation.shards import ImageJob
 from t2ialign.generation.worker import WorkerProcess
 from t2ialign.report.run_folder import TRAINING
@@ -95,14 +96,11 @@ def image_job(
     images_per_prompt: int = 1,
 ) -> ImageJob:
     """A folder of images to make. One seed serves all models: image i starts from the same noise in each."""
-    return ImageJob(
-        model,
-        lora,
-        prompts,
-        out,
-        images_per_prompt,
-        settings.seed,
-        guidance_scale,
-        settings.inference_steps,
-        settings.batch,
+    generation = GenerationConfig(
+        guidance_scale=guidance_scale,
+        inference_steps=settings.inference_steps,
+        batch=settings.batch,
+        images_per_prompt=images_per_prompt,
+        seed=settings.seed,
     )
+    return ImageJob(model, lora, prompts, out, generation)

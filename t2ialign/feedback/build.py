@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from t2ialign.config.generation import GenerationConfig
 from t2ialign.errors import DataError, InputError
 from t2ialign.feedback.pairing import Pair, Pairing, PairingCounts, combine, pair_up
 from t2ialign.feedback.pictures import Picture, read_pictures
@@ -16,9 +17,9 @@ from t2ialign.feedback.summary import ScoreSummary, summarise_scores
 from t2ialign.generation.folder import generate_folder
 from t2ialign.policy import Policy
 from t2ialign.rewards.base import PointwiseReward, Score
-from t2ialign.sampling.guidance import Guidance
 from t2ialign.storage.atomic import link_or_copy, write_csv
 from t2ialign.storage.records import read_record, write_record
+from t2ialign.types import Weights
 
 PAIRS = "pairs.csv"
 BUILD = "build.json"
@@ -93,13 +94,10 @@ def generate_pairs(
     prompts: Sequence[str],
     rewards: Sequence[PointwiseReward],
     pairing: Pairing,
+    settings: GenerationConfig,
     *,
-    images_per_prompt: int,
-    seed: int,
-    guidance: Guidance,
-    steps: int,
-    resolution: int | None,
-    batch: int,
+    weights: Weights = "policy",
+    negative: Weights | None = None,
     description: Mapping[str, Any],
     max_failed: float = 0.05,
 ) -> Built:
@@ -110,21 +108,18 @@ def generate_pairs(
     Raises:
         InputError: fewer than two images a prompt; else see the two functions.
     """
-    if images_per_prompt < 2:
-        raise InputError(f"images_per_prompt {images_per_prompt}: a pair needs at least 2 images of a prompt")
+    if settings.images_per_prompt < 2:
+        raise InputError(f"images_per_prompt {settings.images_per_prompt}: a pair needs at least 2 images of a prompt")
     generate_folder(
         policy,
         list(dict.fromkeys(prompts)),
         out / "images",
-        images_per_prompt=images_per_prompt,
-        seed=seed,
-        guidance=guidance,
-        steps=steps,
-        resolution=resolution,
-        batch=batch,
+        settings,
+        weights=weights,
+        negative=negative,
         description=description,
     )
-    return build_pairs(out, rewards, pairing, images=out / "images", seed=seed, max_failed=max_failed)
+    return build_pairs(out, rewards, pairing, images=out / "images", seed=settings.seed, max_failed=max_failed)
 
 
 def describe_build(built: Built) -> str:

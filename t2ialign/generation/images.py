@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from t2ialign.errors import InputError
+from t2ialign.config.generation import GenerationConfig, SeedPolicy
+from t2ialign.errors import DataError, InputError
 from t2ialign.policy import Policy
 from t2ialign.rng import keyed_seed
 from t2ialign.sampling.guidance import Guidance
 from t2ialign.sampling.sampler import Sampler
 from t2ialign.schedules import sampling_timesteps
-from t2ialign.types import Conditioning
-
-SeedPolicy = Literal["keyed", "official", "per_prompt"]
+from t2ialign.types import Conditioning, Weights
 
 
 def image_seed(seed: int, index: int, k: int, policy: SeedPolicy = "keyed") -> int:
@@ -25,7 +24,7 @@ def image_seed(seed: int, index: int, k: int, policy: SeedPolicy = "keyed") -> i
 
     Args:
         policy: keyed gives each image 32 bits of its own; official is seed + k, so that all prompts start from the same
-            noise, as UniGenBench's script has it; per_prompt is seed + 10000 k + index.
+            noise, as in UniGenBench's script; per_prompt is seed + 10000 k + index.
     """
     if policy == "official":
         return seed + k
@@ -34,65 +33,121 @@ def image_seed(seed: int, index: int, k: int, policy: SeedPolicy = "keyed") -> i
     return keyed_seed(seed, "image", index, k) % 2**32
 
 
-def initial_latents(policy: Policy, seeds: Sequence[int], resolution: int) -> Tensor:
-    """Standard normal latents, each from its own seed as a diffusers pipeline with that CPU generator draws them.
+@dataclass(frozen=True)
+class NotFinite:
+    """An image that could not be made: its numbers overflowed."""
 
-    [B, C, H, W] float32
-    """
-    side = resolution // policy.backbone.vae_factor
-    shape = (policy.backbone.latent_channels, side, side)
-    rows = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    return torch.stack(rows).to(policy.device)
+    prompt: str
+    seed: int
+    where: str
+    """latents or pixels"""
+
+    def __str__(self) -> str:
+        return f"the {self.where} of prompt {self.prompt!r}, seed {self.seed}, are NaN or infinite"
 
 
-def to_images(pixels: Tensor) -> list[Image.Image]:
-    """8-bit images of [B, 3, H, W] in [0, 1]."""
-    rows = (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(row) for row in rows]
+REMEDY = "the model's numbers overflow; try --precision fp32 (or bf16), a smaller LoRA scale, or other weights"
+"""What to do about images that are not finite."""
 
 
 def generate_images(
     policy: Policy,
     prompts: Sequence[str],
     seeds: Sequence[int],
+    settings: GenerationConfig,
     *,
-    guidance: Guidance,
-    steps: int,
-    resolution: int | None = None,
-    batch: int,
+    weights: Weights = "policy",
+    negative: Weights | None = None,
 ) -> Iterator[Image.Image]:
-    """One image a (prompt, seed), in order; which others share its batch changes it by rounding only.
+    """One image for each (prompt, seed), in order; which others share its batch changes it by rounding only.
 
     Args:
-        guidance: the scale, and the weights that answer.
-        steps: DDIM steps.
-        resolution: side in px, the backbone's own if not said.
-        batch: images made at once.
+        settings: all but seeds and images per prompt, which `seeds` decides.
+        weights: which weights answer.
+        negative: which answer in the unconditional branch; default: `weights`.
 
     Raises:
         InputError: the resolution does not fit the VAE, or the model cannot make that many steps.
+        DataError: an image is not finite.
         ValueError: prompts and seeds differ in number.
+    """
+    for image in try_images(policy, prompts, seeds, settings, weights=weights, negative=negative):
+        if isinstance(image, NotFinite):
+            raise DataError(f"no image: {image}; {REMEDY}")
+        yield image
+
+
+def try_images(
+    policy: Policy,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    settings: GenerationConfig,
+    *,
+    weights: Weights = "policy",
+    negative: Weights | None = None,
+) -> Iterator[Image.Image | NotFinite]:
+    """The same, with what is not finite in its place.
+
+    Raises:
+        InputError, ValueError: see `generate_images`.
     """
     if len(prompts) != len(seeds):
         raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds")
-    backbone = policy.backbone
-    side = resolution or backbone.resolution
-    if side % backbone.vae_factor:
-        raise InputError(f"resolution {side} is not a multiple of {backbone.vae_factor}, the VAE's cell")
+    guidance = Guidance(settings.guidance_scale, weights, weights if negative is None else negative)
+    side = _side(policy, settings)
+    sampler = _sampler(policy, settings)
+    size = policy.backbone.geometry((side, side), (0, 0), (side, side))
+    known: dict[str, Conditioning] = {}
+    for start in range(0, len(prompts), settings.batch):
+        wanted, own_seeds = prompts[start : start + settings.batch], seeds[start : start + settings.batch]
+        known = _conditionings(policy, wanted, known)
+        generators = [torch.Generator().manual_seed(seed) for seed in own_seeds]
+        latents = sampler.sample(
+            policy,
+            initial_latents(policy, generators, side),
+            Conditioning.cat([known[prompt] for prompt in wanted]),
+            geometry=None if size is None else size.to(policy.device).expand(len(wanted), -1),
+            guidance=guidance,
+            generators=generators,
+        ).x
+        pixels = policy.backbone.decode_latents(latents)
+        yield from _finite_images(latents, pixels, wanted, own_seeds)
+
+
+def _side(policy: Policy, settings: GenerationConfig) -> int:
+    cell = policy.backbone.vae_factor
+    side = settings.resolution or policy.backbone.resolution
+    if side % cell:
+        raise InputError(f"resolution {side} is not a multiple of {cell}, the VAE's cell")
+    return side
+
+
+def _sampler(policy: Policy, settings: GenerationConfig) -> Sampler:
     try:
-        sampler = Sampler(sampling_timesteps(backbone.schedule, steps, **backbone.sampling))
+        timesteps = sampling_timesteps(policy.schedule, settings.inference_steps, **policy.backbone.sampling)
     except ValueError as error:
         raise InputError(f"inference steps: {error}") from error
-    size = backbone.geometry((side, side), (0, 0), (side, side))
-    known: dict[str, Conditioning] = {}
-    for start in range(0, len(prompts), batch):
-        wanted = prompts[start : start + batch]
-        known = _conditionings(policy, wanted, known)
-        latents = initial_latents(policy, seeds[start : start + batch], side)
-        cond = Conditioning.cat([known[prompt] for prompt in wanted])
-        geometry = None if size is None else size.to(policy.device).expand(len(wanted), -1)
-        x_0 = sampler.sample(policy, latents, cond, geometry=geometry, guidance=guidance).x
-        yield from to_images(backbone.decode_latents(x_0))
+    return Sampler(timesteps, settings.eta)
+
+
+def initial_latents(policy: Policy, generators: Sequence[torch.Generator], resolution: int) -> Tensor:
+    """Standard normal latents, drawn as a diffusers pipeline draws them with these CPU generators.
+
+    [B, C, H, W] float32
+    """
+    side = resolution // policy.backbone.vae_factor
+    shape = (policy.backbone.latent_channels, side, side)
+    return torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(policy.device)
+
+
+def _finite_images(
+    latents: Tensor, pixels: Tensor, prompts: Sequence[str], seeds: Sequence[int]
+) -> Iterator[Image.Image | NotFinite]:
+    """8-bit images of [B, 3, H, W] pixels in [0, 1], where they and their latents are numbers."""
+    latents_finite, pixels_finite = (tensor.isfinite().flatten(1).all(1).tolist() for tensor in (latents, pixels))
+    rows = (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    for row, prompt, seed, *finite in zip(rows, prompts, seeds, latents_finite, pixels_finite, strict=True):
+        yield Image.fromarray(row) if all(finite) else NotFinite(prompt, seed, "pixels" if finite[0] else "latents")
 
 
 def _conditionings(policy: Policy, wanted: Sequence[str], known: Mapping[str, Conditioning]) -> dict[str, Conditioning]:

@@ -1,4 +1,4 @@
-"""Folders of images, made by one process or shared with a companion."""
+"""Folders of images, made by one process or shared with a second."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from t2ialign.config.generation import GenerationConfig
 from t2ialign.generation.folder import generate_folder
 from t2ialign.generation.worker import WorkerProcess
 from t2ialign.models import open_model
-from t2ialign.sampling.guidance import Guidance
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,7 @@ class ImageJob:
     lora: Path | None
     prompts: list[str]
     out: Path
-    images_per_prompt: int
-    seed: int
-    guidance_scale: float
-    steps: int
-    batch: int
+    settings: GenerationConfig
 
 
 def make_images(jobs: Sequence[ImageJob], second: WorkerProcess | None, threads: int) -> None:
@@ -35,7 +31,7 @@ def make_images(jobs: Sequence[ImageJob], second: WorkerProcess | None, threads:
 
     Args:
         jobs: those of one model and LoRA one after the other, so that it is loaded once.
-        second: an idle companion.
+        second: an idle process.
         threads: of each process.
     """
     if second is None:
@@ -48,7 +44,7 @@ def make_images(jobs: Sequence[ImageJob], second: WorkerProcess | None, threads:
 
 
 def generate_shard(jobs: Sequence[ImageJob], shard: tuple[int, int], threads: int, progress: bool) -> None:
-    """Makes one process's share of every job's images; see `generate_folder`."""
+    """Makes one process's shard of every job's images; see `generate_folder`."""
     torch.set_num_threads(threads)
     loaded: tuple[Path, Path | None] | None = None
     policy, mixture = None, {}
@@ -61,12 +57,8 @@ def generate_shard(jobs: Sequence[ImageJob], shard: tuple[int, int], threads: in
             policy,
             job.prompts,
             job.out,
-            images_per_prompt=job.images_per_prompt,
-            seed=job.seed,
-            guidance=Guidance(job.guidance_scale, mixture, mixture),
-            steps=job.steps,
-            resolution=None,
-            batch=job.batch,
+            job.settings,
+            weights=mixture,
             description={"model": str(job.model), "loras": loras},
             shard=shard,
             progress=progress,

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageDraw
 
+from t2ialign.config.generation import GenerationConfig
 from t2ialign.config.schema import RunConfig
-from t2ialign.generation.images import generate_images
+from t2ialign.generation.images import NotFinite, try_images
 from t2ialign.policy import Policy
 from t2ialign.rewards.registry import load_pointwise
-from t2ialign.sampling.guidance import Guidance
 from t2ialign.storage.atomic import atomic_write
 from t2ialign.training.core import Core
 from t2ialign.training.encoding import encode_data
@@ -20,6 +21,7 @@ from t2ialign.training.pair_accuracy import HeldOutAccuracy, HeldOutPairs
 from t2ialign.training.preflight import Plan
 from t2ialign.types import Weights
 
+logger = logging.getLogger(__name__)
 Scorer = Callable[[list[Image.Image], list[str]], list[float | None]]
 
 
@@ -42,8 +44,7 @@ class ValidationImages:
         folder: where the sheets go.
         every: optimizer steps between sheets; one more after the last step.
         steps: the last step.
-        guidance_scale: of the images.
-        inference_steps: of the sampler.
+        generation: how the images are made.
         scorers: name -> reward, measured on base and policy.
     """
 
@@ -55,15 +56,14 @@ class ValidationImages:
         *,
         every: int,
         steps: int,
-        guidance_scale: float,
-        inference_steps: int,
+        generation: GenerationConfig,
         scorers: dict[str, Scorer],
     ):
         self._policy, self._prompts, self._folder = policy, prompts, folder
         self._every, self._steps = every, steps
-        self._scale, self._inference_steps = guidance_scale, inference_steps
+        self._generation = generation
         self._scorers = scorers
-        self._base: list[Image.Image] | None = None
+        self._base: list[Image.Image | NotFinite] | None = None
 
     def start(self, engine: Engine) -> None:
         """Measures before the first step, and again what a stop kept from being recorded."""
@@ -89,31 +89,46 @@ class ValidationImages:
         if self._base is None:
             self._base = self._images("base")
         images = self._images("policy")
-        sheet = grid([list(pair) for pair in zip(self._base, images, strict=True)])
+        sheet = grid([[self._shown(image) for image in pair] for pair in zip(self._base, images, strict=True)])
         with atomic_write(self._sheet(engine)) as partial:
             sheet.save(partial, format="PNG")
         if engine.tracker is not None:
             engine.tracker.image("validation/base_left_policy_right", sheet, engine.step)
         scores: dict[str, float] = {}
         for name, scorer in self._scorers.items():
-            for who, shown in (("base", self._base), ("policy", images)):
-                values = [value for value in scorer(shown, self._prompts) if value is not None]
+            for who, made in (("base", self._base), ("policy", images)):
+                values = self._scores(scorer, made)
                 if values:
                     scores[f"validation/{name}/{who}"] = sum(values) / len(values)
         if scores:
             engine.log(scores)
 
-    def _images(self, weights: Weights) -> list[Image.Image]:
-        return list(
-            generate_images(
-                self._policy,
-                self._prompts,
-                list(range(len(self._prompts))),
-                guidance=Guidance(self._scale, weights, weights),
-                steps=self._inference_steps,
-                batch=4,
+    def _scores(self, scorer: Scorer, made: Sequence[Image.Image | NotFinite]) -> list[float]:
+        """The scores of the images that there are."""
+        images = [image for image in made if not isinstance(image, NotFinite)]
+        prompts = [p for p, image in zip(self._prompts, made, strict=True) if not isinstance(image, NotFinite)]
+        return [value for value in scorer(images, prompts) if value is not None] if images else []
+
+    def _shown(self, image: Image.Image | NotFinite) -> Image.Image:
+        """The image, or a crossed-out square for one that is not finite."""
+        if not isinstance(image, NotFinite):
+            return image
+        side = self._policy.backbone.resolution
+        crossed = Image.new("RGB", (side, side), "white")
+        ImageDraw.Draw(crossed).line([(0, 0), (side, side)], "red", 2)
+        ImageDraw.Draw(crossed).line([(0, side), (side, 0)], "red", 2)
+        return crossed
+
+    def _images(self, weights: Weights) -> list[Image.Image | NotFinite]:
+        seeds = list(range(len(self._prompts)))
+        images = list(try_images(self._policy, self._prompts, seeds, self._generation, weights=weights))
+        failed = [image for image in images if isinstance(image, NotFinite)]
+        if failed:
+            logger.warning(
+                f"{len(failed)} of {len(images)} validation images of the {weights} are not finite, crossed out and "
+                f"not scored; first: {failed[0]}"
             )
-        )
+        return images
 
 
 def prepare_held_out(config: RunConfig, core: Core, plan: Plan) -> HeldOutPairs | None:
@@ -144,8 +159,7 @@ def build_validation(
             config.run_dir / "validation",
             every=validate.every_steps,
             steps=steps,
-            guidance_scale=validate.guidance_scale,
-            inference_steps=validate.inference_steps,
+            generation=validate.generation,
             scorers={reward.name: reward for reward in load_pointwise(validate.rewards, "validation")},
         )
         wanted.append(images)

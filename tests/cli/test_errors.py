@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from single_file import write_single_file
 from toys import backbone, pair_folder, write_config
 
-from t2ialign.backbones.adapters import add_adapter
+from t2ialign.backbones.adapters import adapter_parameters, add_adapter
 from t2ialign.backbones.lora import save_lora
 from t2ialign.cli import main as cli
 from t2ialign.config.schema import Lora
@@ -317,6 +317,19 @@ def _(place: Place) -> None:
 @case("generate without a prompt", "generate", "--model", "models/tiny", "--out", "images")
 def _(place: Place) -> None:
     pass
+
+
+@case(
+    "images that are not finite",
+    *("generate", "--model", "models/tiny", "--out", "images", "--prompt", "a cat", "--steps", "2", "--batch", "1"),
+    *("--lora", "strong"),
+)
+def _(place: Place) -> None:
+    denoiser = backbone(place.folder / "models" / "tiny").denoiser
+    add_adapter(denoiser, "learner", Lora(rank=2, alpha=2), seed=0, trainable=True)
+    for parameter in adapter_parameters(denoiser, "learner").values():
+        parameter.data.fill_(1e30)
+    save_lora(place.folder / "strong", denoiser, "learner", family="sd15", extra={})
 
 
 @case("loss that is not finite")

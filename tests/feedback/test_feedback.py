@@ -528,23 +528,23 @@ def test_a_build_killed_anywhere_ends_with_the_same_files(tmp_path):
 
 
 def test_pairs_are_built_from_a_model_and_the_same_again_from_the_same_seed(tmp_path, sd15_folder):
+    from t2ialign.config.generation import GenerationConfig
     from t2ialign.models import open_model
-    from t2ialign.sampling.guidance import Guidance
 
     policy, mixture = open_model(str(sd15_folder), family="sd15", loras={}, precision="fp32")
 
-    def build(out: Path, seed: int = 0, **more):
-        arguments = {"images_per_prompt": 3, "steps": 2, "resolution": None, "batch": 4, **more}
+    def build(out: Path, seed: int = 0, images_per_prompt: int = 3):
         return generate_pairs(
             out,
             policy,
             ["a red circle", "a blue square", "a red circle"],
             load_pointwise(["brightness", "sharpness=0.5"], "test"),
             Pairing("all"),
-            seed=seed,
-            guidance=Guidance(2.0, mixture, mixture),
+            GenerationConfig(
+                guidance_scale=2.0, inference_steps=2, batch=4, images_per_prompt=images_per_prompt, seed=seed
+            ),
+            weights=mixture,
             description={"model": "tiny"},
-            **arguments,
         )
 
     built = build(tmp_path / "a")

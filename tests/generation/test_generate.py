@@ -17,15 +17,16 @@ from typer.testing import CliRunner
 from t2ialign.backbones.adapters import adapter_parameters, add_adapter
 from t2ialign.backbones.stable_diffusion import StableDiffusion15, StableDiffusionXL
 from t2ialign.cli.main import app
+from t2ialign.config.generation import GenerationConfig
 from t2ialign.config.schema import Lora
-from t2ialign.errors import InputError
+from t2ialign.errors import DataError, InputError
 from t2ialign.generation.folder import generate_folder
 from t2ialign.generation.images import generate_images, image_seed
 from t2ialign.policy import Policy
-from t2ialign.sampling.guidance import Guidance
+from t2ialign.types import Conditioning
 
 CPU = torch.device("cpu")
-GUIDANCE = Guidance(3.0)
+SETTINGS = GenerationConfig(guidance_scale=3.0, inference_steps=3)
 PROMPTS = ["a red circle", "two cats"]
 
 
@@ -35,14 +36,14 @@ def policy(sd15_folder: Path) -> Policy:
 
 
 def images(policy: Policy, prompts: list[str], seeds: list[int], batch: int = 2, **options) -> list[np.ndarray]:
-    settings = {"guidance": GUIDANCE, "steps": 3, **options}
-    return [np.asarray(image).astype(int) for image in generate_images(policy, prompts, seeds, batch=batch, **settings)]
+    settings = SETTINGS.model_copy(update={"batch": batch, **options.pop("settings", {})})
+    return [np.asarray(image).astype(int) for image in generate_images(policy, prompts, seeds, settings, **options)]
 
 
 def folder(policy: Policy, out: Path, prompts: list[str] | None = None, **options) -> list[Path]:
-    settings = {"images_per_prompt": 2, "seed": 0, "guidance": GUIDANCE, "steps": 3, "resolution": None, "batch": 3}
-    settings |= {"description": {"model": "tiny", "adapters": []}, "progress": False, **options}
-    return generate_folder(policy, PROMPTS if prompts is None else prompts, out, **settings)
+    settings = SETTINGS.model_copy(update={"images_per_prompt": 2, "batch": 3, **options.pop("settings", {})})
+    options = {"description": {"model": "tiny", "adapters": []}, "progress": False, **options}
+    return generate_folder(policy, PROMPTS if prompts is None else prompts, out, settings, **options)
 
 
 def same(one: np.ndarray, other: np.ndarray) -> bool:
@@ -75,7 +76,7 @@ def test_shards_share_a_folder(policy: Policy, tmp_path: Path):
 def test_the_same_seed_gives_the_diffusers_pipelines_image(request, family: str):
     config = StableDiffusionXL if family == "sdxl" else StableDiffusion15
     policy = Policy(config(pretrained=str(request.getfixturevalue(f"{family}_folder"))).build(CPU))
-    ours = images(policy, ["a red circle"], [11], steps=5)[0]
+    ours = images(policy, ["a red circle"], [11], settings={"inference_steps": 5})[0]
     pipeline = policy.backbone.pipeline()
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
@@ -85,8 +86,65 @@ def test_the_same_seed_gives_the_diffusers_pipelines_image(request, family: str)
     assert same(ours, np.asarray(theirs).astype(int))
 
 
+def test_noise_of_the_steps_comes_from_the_generator_of_each_image_as_in_diffusers(policy: Policy):
+    ours = images(policy, PROMPTS, [11, 12], settings={"eta": 1.0, "inference_steps": 4})
+    alone = images(policy, PROMPTS[1:], [12], settings={"eta": 1.0, "inference_steps": 4})
+    assert same(ours[1], alone[0])
+    pipeline = policy.backbone.pipeline()
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(  # type: ignore[operator]
+        PROMPTS[0], num_inference_steps=4, guidance_scale=3.0, eta=1.0, generator=torch.Generator().manual_seed(11)
+    ).images[0]
+    assert same(ours[0], np.asarray(theirs).astype(int))
+
+
+class Overflowing:
+    """Makes the tokens of prompts that say so infinite, or the pixels of all images."""
+
+    def __init__(self, policy: Policy, monkeypatch: pytest.MonkeyPatch):
+        self._encode, self._decode = policy.backbone.encode_prompts, policy.backbone._vae.decode  # type: ignore[attr-defined]
+        self.pixels = 1.0
+        monkeypatch.setattr(policy.backbone, "encode_prompts", self.encode)
+        monkeypatch.setattr(policy.backbone._vae, "decode", self.decode)  # type: ignore[attr-defined]
+
+    def encode(self, prompts: list[str]) -> Conditioning:
+        factor = torch.tensor([torch.inf if "overflow" in prompt else 1.0 for prompt in prompts])
+        return self._encode(prompts).map(lambda tensor: tensor * factor.view(-1, *[1] * (tensor.ndim - 1)))
+
+    def decode(self, *arguments: object, **options: object) -> tuple[torch.Tensor]:
+        return (self._decode(*arguments, **options)[0] * self.pixels,)
+
+
+def test_images_that_are_not_finite_are_failures_with_prompt_and_seed(policy: Policy, tmp_path: Path, monkeypatch):
+    model = Overflowing(policy, monkeypatch)
+    prompts = ["a cat", "an overflow", "a dog"]
+    with pytest.raises(
+        DataError, match=r"2 of 6 images.*latents of prompt 'an overflow', seed \d+, are NaN.*1 more.*--precision fp32"
+    ):
+        folder(policy, tmp_path / "out", prompts=prompts)
+    made = {"0_0.png", "0_1.png", "2_0.png", "2_1.png"}
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == made
+    monkeypatch.undo()
+    assert len(folder(policy, tmp_path / "out", prompts=prompts)) == 6  # what was not made is made now
+    assert len(list((tmp_path / "out").glob("*.png"))) == 6
+    for factor in (torch.inf, torch.nan):  # an infinite pixel, too, would pass for a white one
+        model = Overflowing(policy, monkeypatch)
+        model.pixels = factor
+        with pytest.raises(DataError, match="the pixels of prompt 'a cat', seed 5, are NaN or infinite"):
+            images(policy, ["a cat"], [5])
+        monkeypatch.undo()
+
+
+def test_a_model_whose_every_image_overflows_is_given_up_after_one_batch(policy: Policy, tmp_path: Path, monkeypatch):
+    Overflowing(policy, monkeypatch)
+    with pytest.raises(DataError, match="3 of 3 images were not made"):
+        folder(policy, tmp_path / "out", prompts=[f"overflow {number}" for number in range(20)])
+    assert not list((tmp_path / "out").glob("*.png"))
+
+
 def test_another_resolution_makes_images_of_that_size(policy: Policy):
-    assert images(policy, ["a cat"], [0], resolution=32)[0].shape == (32, 32, 3)
+    assert images(policy, ["a cat"], [0], settings={"resolution": 32})[0].shape == (32, 32, 3)
 
 
 def test_every_prompt_is_encoded_once(policy: Policy, monkeypatch):
@@ -100,9 +158,9 @@ def test_every_prompt_is_encoded_once(policy: Policy, monkeypatch):
 
 def test_a_resolution_or_a_number_of_steps_that_cannot_be_is_an_input_error(policy: Policy):
     with pytest.raises(InputError, match="resolution 60 is not a multiple of 8"):
-        images(policy, ["a cat"], [0], resolution=60)
+        images(policy, ["a cat"], [0], settings={"resolution": 60})
     with pytest.raises(InputError, match="1001 sampling steps"):
-        images(policy, ["a cat"], [0], steps=1001)
+        images(policy, ["a cat"], [0], settings={"inference_steps": 1001})
 
 
 def test_a_folder_holds_its_images_and_their_record(policy: Policy, tmp_path: Path):
@@ -118,8 +176,8 @@ def test_a_folder_holds_its_images_and_their_record(policy: Policy, tmp_path: Pa
 
 
 def test_seeds_do_not_depend_on_how_many_images_a_prompt_gets(policy: Policy, tmp_path: Path):
-    folder(policy, tmp_path / "one", images_per_prompt=1)
-    folder(policy, tmp_path / "two", images_per_prompt=2)
+    folder(policy, tmp_path / "one", settings={"images_per_prompt": 1})
+    folder(policy, tmp_path / "two", settings={"images_per_prompt": 2})
     one, two = (np.asarray(Image.open(tmp_path / name / "1_0.png")).astype(int) for name in ("one", "two"))
     assert same(one, two)
 
@@ -152,10 +210,12 @@ def test_after_a_kill_only_what_is_missing_is_made(policy: Policy, tmp_path: Pat
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"steps": 4}, "steps 3, not 4"),
-        ({"guidance": Guidance(7.0)}, "guidance"),
+        ({"settings": {"inference_steps": 4}}, "steps 3, not 4"),
+        ({"settings": {"guidance_scale": 7.0}}, "guidance"),
         ({"prompts": ["a red circle", "two dogs"]}, "other prompts"),
-        ({"seed": 1}, "seed 0, not 1"),
+        ({"settings": {"seed": 1}}, "seed 0, not 1"),
+        ({"settings": {"eta": 1.0}}, "sampler .*eta"),
+        ({"negative": {}}, "guidance"),
         ({"description": {"model": "tiny", "adapters": ["style"]}}, "adapters"),
     ],
 )
@@ -216,7 +276,7 @@ def test_seeds_follow_the_policy():
 
 
 def test_the_official_policy_starts_all_prompts_from_the_same_noise(policy: Policy, tmp_path: Path):
-    folder(policy, tmp_path / "out", prompts=["a cat", "a cat"], seed=3407, seed_policy="official")
+    folder(policy, tmp_path / "out", prompts=["a cat", "a cat"], settings={"seed": 3407, "seed_policy": "official"})
     record = json.loads((tmp_path / "out/generation.json").read_text())
     assert (record["seed"], record["seed_policy"]) == (3407, "official")
     assert [row["seed"] for row in record["images"]] == [3407, 3408, 3407, 3408]
@@ -226,7 +286,7 @@ def test_the_official_policy_starts_all_prompts_from_the_same_noise(policy: Poli
     assert same(one, same_one)
     assert not same(one, other)
     with pytest.raises(InputError, match="seed_policy 'official', not 'keyed'"):
-        folder(policy, tmp_path / "out", prompts=["a cat", "a cat"], seed=3407)
+        folder(policy, tmp_path / "out", prompts=["a cat", "a cat"], settings={"seed": 3407})
 
 
 def test_an_image_that_was_cut_is_made_again(policy: Policy, tmp_path: Path):
@@ -247,7 +307,13 @@ def test_prompts_that_exceed_the_text_encoder_are_warned_of_first_and_recorded(
     policy = Policy(StableDiffusion15(pretrained=str(sd15_folder)).build(CPU))
     long = "a red circle above a blue square " * 4  # beyond the 16 tokens of the tiny text encoder
     with caplog.at_level(logging.WARNING, logger="t2ialign"):
-        folder(policy, tmp_path, prompts=["a cat", long, long + "two dogs"], indices=[4, 8, 9], images_per_prompt=1)
+        folder(
+            policy,
+            tmp_path,
+            prompts=["a cat", long, long + "two dogs"],
+            indices=[4, 8, 9],
+            settings={"images_per_prompt": 1},
+        )
     ours = [record.message for record in caplog.records if record.name.startswith("t2ialign")]
     assert len(ours) == 1
     assert "2 of 3 prompts exceed the text encoder's 16 tokens" in ours[0]
@@ -312,10 +378,10 @@ def test_base_and_policy_get_the_same_noise(sd15_folder: Path):
     backbone = StableDiffusion15(pretrained=str(sd15_folder)).build(CPU)
     add_adapter(backbone.denoiser, "learner", Lora(rank=2, alpha=2), seed=0, trainable=False)
     policy = Policy(backbone)
-    base = images(policy, PROMPTS, [1, 2], guidance=Guidance(3.0, "base", "base"))
-    untrained = images(policy, PROMPTS, [1, 2], guidance=Guidance(3.0))
+    base = images(policy, PROMPTS, [1, 2], weights="base")
+    untrained = images(policy, PROMPTS, [1, 2])
     assert all(same(*pair) for pair in zip(base, untrained, strict=True))
     for parameter in adapter_parameters(backbone.denoiser, "learner").values():
         parameter.data.add_(0.3)
-    aligned = images(policy, PROMPTS, [1, 2], guidance=Guidance(3.0))
+    aligned = images(policy, PROMPTS, [1, 2])
     assert not any(same(*pair) for pair in zip(base, aligned, strict=True))

@@ -12,7 +12,7 @@ from diffusers import DDIMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t2ialign.backbones.lora import adapter_parameters, add_adapter
+from t2ialign.backbones.adapters import adapter_parameters, add_adapter
 from t2ialign.backbones.stable_diffusion import StableDiffusion15, StableDiffusionXL
 from t2ialign.config.schema import Lora
 from t2ialign.policy import Policy
