@@ -11,8 +11,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from unigenbench.prompts.suite import to_csv
-from unigenbench.types import Point, Prompt
+from unigenbench import Point, Prompt
+from unigenbench.prompts import to_csv
 
 PROMPTS = (
     Prompt(
