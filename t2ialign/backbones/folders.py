@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from t2ialign.backbones.hub import LOADING_FAILURES, PICKLES, one_line
+from t2ialign.backbones.hub import PICKLES, one_line
 from t2ialign.errors import InputError
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -61,7 +61,7 @@ def load_folder(
     loaded = {part: load_part(model, folder, part, name, dtype, variant) for part, model in parts.items()}
     try:
         return pipeline.from_pretrained(folder, **{**options, **loaded})
-    except LOADING_FAILURES as error:
+    except Exception as error:  # a damaged config fails anywhere in diffusers and transformers
         raise InputError(f"{name}: the folder cannot be loaded: {one_line(error)}") from error
 
 
@@ -158,7 +158,7 @@ def load_part(
     options: dict[str, Any] = {"subfolder": part, "dtype": dtype, "variant": chosen, "use_safetensors": True}
     try:
         loaded, found = model.from_pretrained(folder, output_loading_info=True, **options)  # pyright: ignore[reportAttributeAccessIssue]
-    except LOADING_FAILURES as error:
+    except Exception as error:  # a damaged config fails anywhere in diffusers and transformers
         raise InputError(f"{name}: its {part or 'VAE'} cannot be loaded: {one_line(error)}") from error
     check_tensors(f"{name}: its {part or 'VAE'}", found["missing_keys"], found["unexpected_keys"])
     return loaded

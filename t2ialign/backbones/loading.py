@@ -91,3 +91,38 @@ def load_vae(
         return AutoencoderKL.from_pretrained(name, dtype=dtype, variant=variant, use_safetensors=True)
     except Exception as error:  # the network's errors have no common base below diffusers
         raise hub_problem(name, None, path, error) from error
+
+
+def latent_side(unet: Any) -> int:
+    """The side of the latents that a UNet was made for."""
+    size = unet.config.sample_size
+    return size if isinstance(size, int) else size[0]
+
+
+def check_configs(pipeline: Any, name: str) -> None:
+    """Checks that the parts' configs state what is read of them, and that the parts belong together.
+
+    Raises:
+        InputError: they do not.
+    """
+    unet, vae, text = pipeline.unet.config, pipeline.vae.config, pipeline.text_encoder.config
+    second = pipeline.components.get("text_encoder_2")
+    side = unet.sample_size[0] if isinstance(unet.sample_size, list | tuple) else unet.sample_size
+    for part, key, value in (
+        ("unet", "sample_size", side),
+        ("unet", "cross_attention_dim", unet.cross_attention_dim),
+        ("vae", "scaling_factor", vae.scaling_factor),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            raise InputError(f"{name}: {part}/config.json: {key} is {value!r}, no positive number; get the model again")
+    if unet.in_channels != vae.latent_channels:
+        raise InputError(
+            f"{name}: its UNet takes {unet.in_channels} channels, its VAE gives {vae.latent_channels}; "
+            "in-painting models cannot be aligned, give a text-to-image model"
+        )
+    width = text.hidden_size + (0 if second is None else second.config.hidden_size)
+    if unet.cross_attention_dim != width:
+        raise InputError(
+            f"{name}: its UNet has cross-attention width {unet.cross_attention_dim}, its text encoders give {width}; "
+            "the parts do not belong together"
+        )

@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Literal
 import torch
 from diffusers import (
     AutoencoderKL,
-    DDIMScheduler,
     DiffusionPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
@@ -19,10 +18,10 @@ from diffusers import (
 from torch import Tensor, nn
 
 from t2ialign.backbones.base import BackboneConfig
-from t2ialign.backbones.loading import load_pipeline, load_vae, stated_by_file
-from t2ialign.backbones.single_files import Stated
-from t2ialign.errors import EnvironmentProblem, InputError
-from t2ialign.schedules import PredictionType, TimestepSpacing, VPSchedule
+from t2ialign.backbones.loading import check_configs, latent_side, load_pipeline, load_vae, stated_by_file
+from t2ialign.backbones.scheduler import read_schedule, set_prediction
+from t2ialign.errors import EnvironmentProblem
+from t2ialign.schedules import PredictionType
 from t2ialign.storage.digest import tensor_digest
 from t2ialign.types import Conditioning, Posterior
 
@@ -42,10 +41,10 @@ class _StableDiffusion(ABC):
     def __init__(self, pipeline: DiffusionPipeline, device: torch.device, null: Literal["empty", "zeros"]):
         parts = pipeline.components
         self.denoiser: nn.Module = parts["unet"]
-        self.schedule, self.sampling = _schedule(parts["scheduler"], pipeline.name_or_path)
+        self.schedule, self.sampling = read_schedule(parts["scheduler"], pipeline.name_or_path)
         self.latent_channels: int = parts["vae"].config.latent_channels
         self.vae_factor: int = 2 ** (len(parts["vae"].config.block_out_channels) - 1)
-        self.resolution = _side(self.denoiser) * self.vae_factor
+        self.resolution = latent_side(self.denoiser) * self.vae_factor
         self._cut: set[str] = set()
         self._scaling: float = parts["vae"].config.scaling_factor
         self._device = device
@@ -152,24 +151,6 @@ class _StableDiffusion(ABC):
         return tensor_digest(tensors.items(), self.name, self._scaling, self._null_kind, words)
 
 
-def _schedule(scheduler: Any, place: str) -> tuple[VPSchedule, TimestepSpacing]:
-    """The training schedule and the sampler's spacing, read as diffusers' DDIM reads the same config."""
-    if DDIMScheduler not in (type(scheduler), *scheduler.compatibles):
-        raise InputError(f"{place}: its {type(scheduler).__name__} is not a schedule that SD1.5 and SDXL know")
-    ddim: Any = DDIMScheduler.from_config(scheduler.config)
-    config = ddim.config
-    if config["prediction_type"] not in ("epsilon", "v_prediction"):
-        raise InputError(f"{place}: predicts '{config['prediction_type']}'; known: epsilon, v_prediction")
-    sampling: TimestepSpacing = {"spacing": config["timestep_spacing"], "offset": config["steps_offset"]}
-    return VPSchedule.from_scheduler(ddim), sampling
-
-
-def _side(unet: Any) -> int:
-    """The side of the latents the UNet was made for."""
-    size = unet.config.sample_size
-    return size if isinstance(size, int) else size[0]
-
-
 class _StableDiffusion15(_StableDiffusion):
     """One text encoder, no micro-conditioning."""
 
@@ -247,8 +228,8 @@ class _StableDiffusionConfig(BackboneConfig):
             single_file_config=self.single_file_config,
             options=options,
         )
-        self._check_channels(loaded)
-        self._set_prediction(loaded, stated)
+        check_configs(loaded, self.pretrained)
+        set_prediction(loaded, self.pretrained, stated, self.zero_terminal_snr)
         return loaded
 
     def _load_vae(self, name: str, dtype: torch.dtype) -> AutoencoderKL:
@@ -256,50 +237,6 @@ class _StableDiffusionConfig(BackboneConfig):
         if config is None and (Path(self.pretrained).expanduser() / "vae" / "config.json").is_file():
             config = str(Path(self.pretrained).expanduser())
         return load_vae(name, family=self.family, dtype=dtype, variant=self.variant, config=config)
-
-    def _set_prediction(self, pipeline: Any, stated: Stated) -> None:
-        """Gives the pipeline a scheduler that predicts as this config, or else the model's file, says.
-
-        Raises:
-            InputError: zero terminal SNR with epsilon-prediction, which says nothing of x_0 at the last timestep.
-        """
-        changes: dict[str, Any] = {}
-        if stated.prediction_type is not None:
-            changes["prediction_type"] = stated.prediction_type
-        if self.zero_terminal_snr is not None or stated.zero_terminal_snr:
-            zero = self.zero_terminal_snr is not False
-            changes["rescale_betas_zero_snr"] = zero
-            if zero:
-                changes["timestep_spacing"] = "trailing"  # sampling must begin at the last timestep
-        if changes:
-            config = {"clip_sample": False, **pipeline.scheduler.config}
-            scheduler: Any = DDIMScheduler.from_config({**config, **changes})
-            pipeline.scheduler = scheduler
-        found = pipeline.scheduler.config
-        if found.get("rescale_betas_zero_snr") and found.get("prediction_type") == "epsilon":
-            raise InputError(
-                f"{self.pretrained}: zero terminal SNR (ztsnr) needs v-prediction, and this model predicts epsilon; "
-                "set backbone.prediction_type or backbone.zero_terminal_snr to what it was trained with"
-            )
-
-    def _check_channels(self, pipeline: Any) -> None:
-        unet, vae = pipeline.unet.config, pipeline.vae.config
-        if unet.in_channels != vae.latent_channels:
-            raise InputError(
-                f"{self.pretrained}: its UNet takes {unet.in_channels} channels, its VAE gives {vae.latent_channels}; "
-                "in-painting models cannot be aligned, give a text-to-image model"
-            )
-        width, text = unet.cross_attention_dim, _text_width(pipeline)
-        if width != text:
-            raise InputError(
-                f"{self.pretrained}: its UNet has cross-attention width {width}, its text encoders give {text}; "
-                "the parts do not belong together"
-            )
-
-
-def _text_width(pipeline: Any) -> int:
-    second = pipeline.components.get("text_encoder_2")
-    return pipeline.text_encoder.config.hidden_size + (0 if second is None else second.config.hidden_size)
 
 
 class StableDiffusion15(_StableDiffusionConfig):

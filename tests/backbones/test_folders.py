@@ -144,3 +144,23 @@ def test_the_prediction_type_of_a_folder_can_be_set(sd15_folder: Path):
     assert backbone.sampling["spacing"] == "trailing"
     assert backbone.pipeline().scheduler.config.prediction_type == "v_prediction"
     assert "zero terminal SNR (ztsnr) needs v-prediction" in failure("sd15", sd15_folder, zero_terminal_snr=True)
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value", "said"),
+    [
+        ("unet/config.json", "sample_size", None, "unet/config.json: sample_size is None, no positive number"),
+        ("vae/config.json", "scaling_factor", "x", "vae/config.json: scaling_factor is 'x', no positive number"),
+        ("unet/config.json", "block_out_channels", 3, "its unet cannot be loaded"),
+        ("scheduler/scheduler_config.json", "beta_schedule", "x", "model"),
+        ("scheduler/scheduler_config.json", "timestep_spacing", "x", "its scheduler has timestep_spacing 'x'"),
+        ("scheduler/scheduler_config.json", "prediction_type", "sample", "predicts 'sample'; known: epsilon"),
+    ],
+)
+def test_configs_that_cannot_be_used_are_named(sd15_folder: Path, tmp_path: Path, file, key, value, said: str):
+    folder = shutil.copytree(sd15_folder, tmp_path / "model")
+    config = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps({**config, key: value}))
+    message = failure("sd15", folder)
+    assert str(folder) in message
+    assert said in message
