@@ -6,15 +6,30 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
 from pydantic import Field
 
 from t2ialign.config.component import Component, Section
 
+if TYPE_CHECKING:
+    from t2ialign.data.account import DataAccount
+    from t2ialign.data.images import ImageDigests
 
+
+@runtime_checkable
 class StoredImage(Protocol):
     """An image that lies inside another file."""
+
+    @property
+    def file(self) -> Path:
+        """The file it lies in."""
+        ...
+
+    @property
+    def place(self) -> str:
+        """Where in the file it lies."""
+        ...
 
     def read(self) -> bytes:
         """Its encoded bytes (PNG, JPEG, …)."""
@@ -23,7 +38,7 @@ class StoredImage(Protocol):
 
 @dataclass(frozen=True)
 class Example:
-    """One row of a data set; images are not yet read from disk."""
+    """One example of a data set; images are not yet read from disk."""
 
     prompts: tuple[str, ...]
     """One prompt shared by the views, or one a view."""
@@ -33,19 +48,30 @@ class Example:
     scores: tuple[float, ...] | None = None
     """One number a view: rewards, or 1 for a liked and 0 for a disliked single image."""
     origin: str = ""
-    """Where this row was read, as messages name it: file:line."""
+    """Where this example was read, as messages name it: file:line."""
     present: int | None = None
-    """Of a list shorter than others, how many views there are; those behind only fill it up."""
+    """Number of views of a list shorter than others; those behind are padding."""
 
 
 class Source(Protocol):
-    """A data set: `views`, a length, and rows."""
+    """A data set: `views`, a length, examples, and an account of what was left out."""
 
     views: int
 
     @property
     def fingerprint(self) -> str:
-        """Changes with anything that changes the examples, image content included: the data's identity."""
+        """The data's identity: changes with anything that changes the examples, image content included, and with
+        nothing else, such as the folder they lie in."""
+        ...
+
+    @property
+    def digests(self) -> ImageDigests:
+        """Digests of the images, those computed so far; whoever reads an image first adds its digest."""
+        ...
+
+    @property
+    def account(self) -> DataAccount:
+        """Which rows and files became examples, and which did not and why."""
         ...
 
     def __len__(self) -> int: ...
@@ -63,7 +89,7 @@ class Cache(Section):
     dtype: Literal["float32", "float16"] = "float32"
     """Of stored numbers; float16 halves the space."""
     folder: Path | None = None
-    """Where they are stored; a folder of the run if not said. Several runs may share one."""
+    """Where they are stored, default: a folder of the run. Several runs may share one."""
 
 
 class DataConfig(Component):
@@ -75,7 +101,7 @@ class DataConfig(Component):
     path: Path
     """File or folder of the examples."""
     resolution: int | None = Field(None, ge=8)
-    """Side in px of the images the model is trained on; the backbone's own if not said."""
+    """Side in px of the images the model is trained on, default: the backbone's own."""
     prompt_dropout: float = Field(0.0, ge=0, lt=1)
     """Share of examples trained without their prompt, for classifier-free guidance; drawn once per example."""
     cache: Cache = Cache()
@@ -85,10 +111,10 @@ class DataConfig(Component):
     def open(self) -> Source:
         """Reads and checks the table; images are opened later."""
 
-    def members(self, source: Source) -> Sequence[int]:
-        """The rows of an epoch, by index; a row may stand more than once."""
+    def epoch_indices(self, source: Source) -> Sequence[int]:
+        """The examples of an epoch, by index; an example may be there more than once."""
         return range(len(source))
 
     def curriculum_scores(self, source: Source) -> Sequence[float] | None:
-        """What the first pass is ordered by, the highest first, a number a row; None for a random order."""
+        """One number an example by which the first epoch is ordered, highest first; None for a random order."""
         return None

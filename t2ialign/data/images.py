@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import struct
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,49 +17,115 @@ from torch import Tensor
 
 from t2ialign.data.base import StoredImage
 from t2ialign.errors import DataError
+from t2ialign.progress import track
 from t2ialign.storage.atomic import atomic_write, link_or_copy
+from t2ialign.storage.digest import file_digest
 
 RULE = "centre square, Lanczos, v1"
 """What `to_pixels` does to an image; part of the cache's key."""
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+SUFFIXES = tuple(".png .jpg .jpeg .jpe .jfif .webp .avif .bmp .gif .tif .tiff .jp2 .ppm .tga".split())  # noqa: SIM905
+"""Endings, in lower case, of the files of a folder that are read as images."""
+SHOWN_CHARACTERS = 60
+"""Characters of a decoder's message that are passed on."""
+
+ImageLocation = Path | bytes | StoredImage
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-class Pixels(NamedTuple):
-    """An image as the VAE takes it, and what was done to get it."""
+class ImageDigests:
+    """What images are recognised by: digests of files, each read for it at most once."""
 
-    values: Tensor
-    """[3, H, W] in [-1, 1]"""
-    original: tuple[int, int]
-    """(height, width) of the file, after its rotation flag."""
-    crop: tuple[int, int]
-    """(top, left) of what is kept, in px of the resized image."""
+    def __init__(self) -> None:
+        self._files: dict[Path, str] = {}
+
+    def read(self, image: ImageLocation) -> bytes:
+        """An image's encoded bytes; a file's digest is kept on the way.
+
+        Raises:
+            DataError: it is not there or cannot be read.
+        """
+        if not isinstance(image, Path):
+            return image if isinstance(image, bytes) else image.read()
+        try:
+            content = image.read_bytes()
+        except FileNotFoundError:
+            raise DataError("no such image") from None
+        except OSError as error:
+            raise DataError(f"cannot be read ({error.strerror or error})") from None
+        if image not in self._files:
+            self._files[image] = hashlib.sha256(content).hexdigest()
+        return content
+
+    def add_files(self, images: Iterable[ImageLocation]) -> None:
+        """Computes the digests of the files of these images that are not known yet."""
+        paths = dict.fromkeys(_file(image) for image in images if not isinstance(image, bytes))
+        files = [path for path in paths if path not in self._files]
+        hashes = track(in_threads(_file_digest, files), "reading images for the data's fingerprint", len(files))
+        self._files.update(zip(files, hashes, strict=True))
+
+    def __getitem__(self, image: ImageLocation) -> str:
+        """An image's digest; of one inside another file that file's digest and its place there."""
+        if isinstance(image, bytes):
+            return hashlib.sha256(image).hexdigest()
+        file = _file(image)
+        if file not in self._files:
+            self._files[file] = _file_digest(file)
+        return self._files[file] if isinstance(image, Path) else f"{self._files[file]}/{image.place}"
 
 
-def open_image(image: Path | bytes | StoredImage) -> Image.Image:
+def _file(image: Path | StoredImage) -> Path:
+    return image if isinstance(image, Path) else image.file
+
+
+def _file_digest(path: Path) -> str:
+    try:
+        return file_digest(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """function(item) for each item in order, by threads, as reading images waits for the disk and decoding leaves the
+    interpreter's lock."""
+    with ThreadPoolExecutor(thread_count()) as pool:
+        yield from pool.map(function, items)
+
+
+def thread_count() -> int:
+    """Threads that read images."""
+    return min(8, os.cpu_count() or 1)
+
+
+def open_image(image: ImageLocation, digests: ImageDigests | None = None) -> Image.Image:
     """The image as RGB: rotated as its camera meant it, transparency over white, 16 bits brought to 8.
 
+    Args:
+        digests: where the file's digest is kept on the way.
+
     Raises:
-        DataError: missing, not an image, truncated, or larger than Pillow's limit against decompression bombs.
+        DataError: missing, not an image, damaged, of unknown range, or larger than Pillow's limit against decompression
+            bombs.
     """
-    content = image if isinstance(image, (bytes, Path)) else image.read()
+    content = (digests or ImageDigests()).read(image)
     try:
-        with Image.open(BytesIO(content) if isinstance(content, bytes) else content) as opened:
-            _refuse_bomb(opened)
+        with Image.open(BytesIO(content)) as opened:
+            _check_size(opened)
             opened.load()
-            return _rgb(ImageOps.exif_transpose(opened))
-    except FileNotFoundError:
-        raise DataError("no such image") from None
+            return _rgb(ImageOps.exif_transpose(opened), is_png=opened.format == "PNG")
+    except DataError:
+        raise
     except Image.UnidentifiedImageError:
         raise DataError("not an image that can be read") from None
     except Image.DecompressionBombError as error:
         raise DataError(f"too large: {error}") from None
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-        # what Pillow's decoders raise on damaged files
-        raise DataError(f"damaged or unreadable image ({error})") from None
+    except Exception as error:  # on damaged files Pillow's decoders raise nearly anything
+        words = str(error) or type(error).__name__
+        raise DataError(f"damaged or unreadable image ({words[:SHOWN_CHARACTERS]})") from None
 
 
-def _refuse_bomb(image: Image.Image) -> None:
+def _check_size(image: Image.Image) -> None:
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         raise DataError(
@@ -65,31 +133,37 @@ def _refuse_bomb(image: Image.Image) -> None:
         )
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit greyscale; convert("RGB") would clip it to white
-        grey = np.asarray(image, dtype=np.int64)
+def _rgb(image: Image.Image, *, is_png: bool) -> Image.Image:
+    if image.mode.startswith("I;16") or (image.mode == "I" and is_png):
+        grey = np.asarray(image, dtype=np.int64)  # convert("RGB") would clip 16 bits to white
         image = Image.fromarray((grey.clip(0, 65535) // 257).astype(np.uint8))
-    elif image.mode == "F":
-        raise DataError("holds floating-point pixels of unknown range; save it with 8 bits a channel")
+    elif image.mode in ("I", "F"):
+        kind = "32-bit integer" if image.mode == "I" else "floating-point"
+        raise DataError(f"holds {kind} pixels of unknown range; save it with 8 bits a channel")
     if "A" in image.mode or "transparency" in image.info:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
     return image.convert("RGB")
 
 
-def to_pixels(image: Image.Image, resolution: int) -> Pixels:
-    """The centre square of an RGB image, resized with antialiasing to resolution x resolution."""
+def to_pixels(image: Image.Image, resolution: int) -> tuple[Tensor, tuple[int, ...]]:
+    """The centre square of an RGB image, resized with antialiasing to resolution x resolution.
+
+    Returns:
+        pixels [3, H, W] in [-1, 1], and (original height, width, crop top, left, target height, width): the size of the
+        file after its rotation flag, and what is kept, in px of the resized image.
+    """
     width, height = image.size
     side = min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
     # resizing straight from the box, not the whole image first: a long strip would become huge
     square = image.resize((resolution, resolution), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
-    values = torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 127.5 - 1
+    pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 127.5 - 1
     scale = resolution / side
-    return Pixels(values, (height, width), (round(top * scale), round(left * scale)))
+    return pixels, (height, width, round(top * scale), round(left * scale), resolution, resolution)
 
 
-def image_key(image: Path | bytes | StoredImage, origin: str) -> Path | bytes:
+def image_key(image: ImageLocation, origin: str) -> Path | bytes:
     """What an image is recognised by: its file's path, or a digest of the bytes that a table holds.
 
     Raises:
@@ -104,7 +178,7 @@ def image_key(image: Path | bytes | StoredImage, origin: str) -> Path | bytes:
     return hashlib.sha256(content).digest()
 
 
-def adopt_image(image: Path | bytes | StoredImage, folder: Path, number: int, origin: str) -> str:
+def adopt_image(image: ImageLocation, folder: Path, number: int, origin: str) -> str:
     """Brings an image into a folder under a number, as a link, a copy, or the bytes that a table holds; its name.
 
     Raises:

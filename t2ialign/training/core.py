@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +15,7 @@ from t2ialign.config.schema import Lora, RunConfig
 from t2ialign.errors import EnvironmentProblem
 from t2ialign.policy import Policy
 from t2ialign.runtime import DTYPES, configure_runtime, device_of_process, processes
-from t2ialign.training.engine import Engine
+from t2ialign.training.engine import Engine, Identity
 from t2ialign.training.optimization import build_optimizer
 from t2ialign.training.parallel import Parallel, open_parallel
 
@@ -42,7 +41,7 @@ def build(
     *,
     accumulation: int,
     keeps_reference: bool = True,
-    identity: Mapping[str, Any] | None = None,
+    identity: Identity | None = None,
 ) -> Core:
     """Loads the weights, adds adapters, makes the optimizer, and restores the newest checkpoint.
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from t2ialign.config.schema import RunConfig
 from t2ialign.data.base import DataConfig, Source
-from t2ialign.data.encoding.cache import Encoded, encode
+from t2ialign.data.encoding.cache import encode
+from t2ialign.data.encoding.dataset import Encoded
 from t2ialign.training.core import Core
 
 

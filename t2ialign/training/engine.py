@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -22,6 +22,7 @@ from t2ialign.training.trackers import Tracker
 from t2ialign.types import LossOutput
 
 Metrics = dict[str, float]
+Identity = Mapping[str, str | Callable[[], str]]
 
 
 class Engine:
@@ -38,7 +39,8 @@ class Engine:
         accumulation: loss functions per optimizer step.
         run_dir: where checkpoints and metrics go.
         seed: seed of all draws.
-        identity: what must be equal for a checkpoint to be continued: name -> value.
+        identity: what must be equal for a checkpoint to be continued: name -> value, or a function that finds it and
+            is asked when there is a checkpoint, as a fingerprint of data is known once they are read for encoding.
         keep: checkpoints kept.
         half: the forward pass is float16.
         parallel: the processes of the run; default: those of the process group, or this one alone.
@@ -54,7 +56,7 @@ class Engine:
         accumulation: int,
         run_dir: Path,
         seed: int,
-        identity: dict[str, Any],
+        identity: Identity,
         keep: int = 2,
         half: bool = False,
         parallel: Parallel | None = None,
@@ -66,7 +68,7 @@ class Engine:
         self.accumulation = accumulation
         self.run_dir = run_dir
         self.seed = seed
-        self.identity = identity
+        self._identity = identity
         self.keep = keep
         self.parallel = parallel or open_parallel()
         self.step = 0
@@ -83,6 +85,11 @@ class Engine:
     @property
     def is_main(self) -> bool:
         return self.parallel.is_main
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What a checkpoint was made with and must be continued with."""
+        return {name: value() if callable(value) else value for name, value in self._identity.items()}
 
     @property
     def recorded(self) -> frozenset[str]:
@@ -249,10 +256,11 @@ class Engine:
             InputError: the checkpoint's weights do not fit this policy.
         """
         tensors, state = checkpoint.load(folder)
+        identity = self.identity
         for key, expected in state["identity"].items():
-            if self.identity.get(key) != expected:
+            if identity.get(key) != expected:
                 raise DataError(
-                    f"{folder}: made with {key} {expected}, now it is {self.identity.get(key)}. An exact continuation "
+                    f"{folder}: made with {key} {expected}, now it is {identity.get(key)}. An exact continuation "
                     f"is impossible: restore the {key}, or start in a new run_dir."
                 )
         self._copy(tensors["trained"], dict(self._trained), folder)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from t2ialign.config.schema import OfflineConfig
-from t2ialign.data.encoding.cache import Encoded
+from t2ialign.data.encoding.dataset import Encoded
 from t2ialign.data.loading.loader import Batches
 from t2ialign.noisers.base import Noiser
 from t2ialign.objectives.base import Objective
@@ -96,7 +96,7 @@ class OfflineLoop:
             workers=config.train.loader_workers,
             prompt_dropout=data.prompt_dropout,
             null=core.policy.null(),
-            members=data.members(source),
+            epoch_indices=data.epoch_indices(source),
             curriculum_scores=data.curriculum_scores(source),
         )
 

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from t2ialign.data.base import Cache, DataConfig, Source
-from t2ialign.data.encoding.cache import Encoded, encode
-from t2ialign.data.loading.loader import assembled
+from t2ialign.data.encoding.cache import encode
+from t2ialign.data.encoding.dataset import Encoded
+from t2ialign.data.loading.loader import assemble_batch
 from t2ialign.errors import DataError
 from t2ialign.policy import Policy
 from t2ialign.progress import track
@@ -82,7 +83,7 @@ class HeldOutPairs:
     def _chunk(self, policy: Policy, models: Sequence[Weights], rows: list[int]) -> list[Tensor]:
         encoded = self.encoded[rows]
         keys = torch.tensor(rows)
-        batch = assembled(keys, keys, encoded, encoded.latents.mean, self.encoded.views).to(policy.device)
+        batch = assemble_batch(keys, keys, encoded, encoded.posterior.mean, self.encoded.views).to(policy.device)
         schedule = policy.backbone.schedule
         totals = [torch.zeros(len(rows), 2, dtype=torch.float64) for _ in models]
         for draw in range(self._draws):

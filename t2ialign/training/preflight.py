@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from t2ialign.backbones.facts import ModelFacts, read_facts, trainable_parameters
 from t2ialign.backbones.lora import check_lora
 from t2ialign.config.schema import OfflineConfig, RunConfig
+from t2ialign.data.account import DataAccount
 from t2ialign.data.base import DataConfig, Source
 from t2ialign.data.kinds.prompts import read_prompts
 from t2ialign.errors import InputError, TryAgainError
@@ -54,9 +56,15 @@ class Plan(NamedTuple):
     """None where the model's configuration is not at hand."""
 
     @property
-    def identity(self) -> dict[str, str]:
-        """What must be equal for a checkpoint to be continued."""
-        return {"data": self.source.fingerprint}
+    def identity(self) -> dict[str, Callable[[], str]]:
+        """What must be equal for a checkpoint to be continued; asked late, as encoding reads all images anyway."""
+        return {"data": lambda: self.source.fingerprint}
+
+    @property
+    def accounts(self) -> dict[str, DataAccount]:
+        """Which rows and files of each data set are used, and which are not and why."""
+        held_out = {} if self.held_out is None else {"validate.pairs": self.held_out.account}
+        return {"data": self.source.account, **held_out}
 
 
 def check(config: OfflineConfig, world_size: int) -> Plan:

@@ -18,6 +18,8 @@ from t2ialign.storage.atomic import atomic_write
 from t2ialign.training import checkpoint
 
 CONFIG = "config.yaml"
+DATA = "data.json"
+"""Which rows and files of the data are used, and which are not and why."""
 IN_USE = "another process is training here; wait for it or use another run_dir"
 """Why a run folder is refused whose lock is held."""
 PACKAGES = ("t2ialign", "torch", "diffusers", "transformers", "peft", "accelerate", "numpy")

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from rich.console import Console
 
 from t2ialign.config.schema import Config
+from t2ialign.data.account import write_accounts
 from t2ialign.storage.lock import lock_folder
 from t2ialign.training.core import Core, build, open_processes
 from t2ialign.training.engine import Engine
@@ -22,7 +23,7 @@ from t2ialign.training.loop import Hook, Loop
 from t2ialign.training.offline import OfflineLoop
 from t2ialign.training.parallel import Parallel
 from t2ialign.training.preflight import Plan, check
-from t2ialign.training.run_folder import IN_USE, check_same_config, is_finished, result_path, write_run_manifest
+from t2ialign.training.run_folder import DATA, IN_USE, check_same_config, is_finished, result_path, write_run_manifest
 from t2ialign.training.validation import build_validation, prepare_held_out
 
 SATURATION_STEPS = 20
@@ -50,7 +51,7 @@ def train(config: Config, *, console: Console | None = None, hooks: Sequence[Hoo
         if is_finished(config):
             console.print(f"{config.run_dir} is finished: {config.train.steps} steps, {result_path(config)}")
             return result_path(config)
-        run = open_run(config, parallel)
+        run = open_run(config, parallel, console)
         core = run.core
         if core.engine.tracker is not None:
             stack.callback(core.engine.tracker.close)
@@ -72,13 +73,15 @@ class Run(NamedTuple):
     loop: Loop
 
 
-def open_run(config: Config, parallel: Parallel) -> Run:
+def open_run(config: Config, parallel: Parallel, console: Console | None = None) -> Run:
     """Checks everything, loads the weights at the newest checkpoint, and prepares the loop.
 
     Raises:
         UserError: as `preflight.check`, `core.build` and `Loop.prepare`.
     """
     plan = check(config, parallel.world_size)
+    if console is not None and parallel.is_main:
+        _report_unused(plan, console)
     core = build(
         config,
         parallel,
@@ -92,6 +95,13 @@ def open_run(config: Config, parallel: Parallel) -> Run:
     return Run(plan, core, loop)
 
 
+def _report_unused(plan: Plan, console: Console) -> None:
+    """Prints the account of each data set of which something is not used."""
+    for account in plan.accounts.values():
+        if not account.is_complete:
+            console.print("\n".join(account.lines()), markup=False, highlight=False, soft_wrap=True)
+
+
 def _measurements(config: Config, run: Run, console: Console) -> list[Hook]:
     """Measures the start, and returns what is measured after each step."""
     plan, core, loop = run
@@ -101,6 +111,7 @@ def _measurements(config: Config, run: Run, console: Console) -> list[Hook]:
     if not core.parallel.is_main:
         return []
     write_run_manifest(config)  # only now: a start that failed must not bind the folder to a config that cannot run
+    write_accounts(config.run_dir / DATA, plan.accounts)
     if core.engine.step:
         console.print(f"continuing from step {core.engine.step} of {config.train.steps}")
     validations = build_validation(config, core, plan, held_out)

@@ -23,7 +23,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **settings) -> bytes:
 
 def test_pixels_run_from_minus_one_to_one():
     image = Image.fromarray(np.array([[[0, 255, 51]] * 8] * 8, dtype=np.uint8))
-    values = to_pixels(image, 8).values
+    values, _ = to_pixels(image, 8)
     # 51 / 127.5 - 1 = -0.6
     torch.testing.assert_close(values[:, 0, 0], torch.tensor([-1.0, 1.0, -0.6]))
     assert values.shape == (3, 8, 8)
@@ -32,7 +32,7 @@ def test_pixels_run_from_minus_one_to_one():
 def test_an_image_of_the_right_size_is_not_resampled(tmp_path: Path):
     path = write_image(tmp_path / "a.png", size=(16, 16))
     direct = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1) / 127.5 - 1
-    torch.testing.assert_close(to_pixels(open_image(path), 16).values, direct)
+    torch.testing.assert_close(to_pixels(open_image(path), 16)[0], direct)
 
 
 def test_the_centre_square_is_kept_and_its_place_in_the_resized_image_told():
@@ -40,23 +40,22 @@ def test_the_centre_square_is_kept_and_its_place_in_the_resized_image_told():
     values = np.zeros((20, 40, 3), dtype=np.uint8)
     values[:, :20, 0] = 255
     values[:, 20:, 2] = 255
-    pixels = to_pixels(Image.fromarray(values), 20)
-    assert pixels.original == (20, 40)
-    assert pixels.crop == (0, 10)
-    assert pixels.values[0, 10].tolist() == [1.0] * 10 + [-1.0] * 10
+    pixels, size = to_pixels(Image.fromarray(values), 20)
+    assert size == (20, 40, 0, 10, 20, 20)
+    assert pixels[0, 10].tolist() == [1.0] * 10 + [-1.0] * 10
     # twice as large: the resized image is 80 x 40, its centre square begins at column 20
-    assert to_pixels(Image.fromarray(values), 40).crop == (0, 20)
+    assert to_pixels(Image.fromarray(values), 40)[1] == (20, 40, 0, 20, 40, 40)
 
 
 def test_shrinking_averages_instead_of_skipping():
     checks = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)
-    values = to_pixels(Image.fromarray(checks).convert("RGB"), 8).values
+    values, _ = to_pixels(Image.fromarray(checks).convert("RGB"), 8)
     assert values.abs().max() < 0.05  # a checkerboard's mean is mid-grey; skipping pixels would give -1 or 1
 
 
 def test_a_long_strip_needs_no_huge_intermediate():
-    pixels = to_pixels(Image.new("RGB", (100_000, 1)), 512)  # resized whole it would be 512 x 51,200,000 px
-    assert pixels.values.shape == (3, 512, 512)
+    pixels, _ = to_pixels(Image.new("RGB", (100_000, 1)), 512)  # resized whole it would be 512 x 51,200,000 px
+    assert pixels.shape == (3, 512, 512)
 
 
 def test_transparency_becomes_white():

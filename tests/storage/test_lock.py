@@ -40,7 +40,8 @@ def holder(script: Path, folder: Path, child: str) -> Iterator[subprocess.Popen]
     """A process of its own group that holds the folder; `child` says how it starts a worker, or that it has none."""
     script.write_text(HOLD)
     arguments = [sys.executable, str(script), str(folder), child]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, start_new_session=True) as process:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, start_new_session=True, env=environment) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == b"held\n"

@@ -11,265 +11,39 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from t2ialign.backbones.base import Backbone
 from t2ialign.data import images
+from t2ialign.data.account import unusable_rows_error
 from t2ialign.data.base import Cache, Source
+from t2ialign.data.encoding.dataset import (
+    Encoded,
+    Encoder,
+    ImageReader,
+    LoadedRows,
+    PromptReader,
+    Reader,
+    StoredLatents,
+    StoredText,
+)
 from t2ialign.data.encoding.shards import Shards
-from t2ialign.data.images import Pixels, open_image, to_pixels
-from t2ialign.data.problems import refusal, threads, unreadable
+from t2ialign.data.tables.source import unreadable_images
 from t2ialign.errors import DataError, EnvironmentProblem, InputError, TryAgainError
 from t2ialign.progress import track
 from t2ialign.storage.atomic import atomic_write
-from t2ialign.types import Conditioning
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
-"""Raised when stored numbers get another meaning."""
+VERSION = 2
+"""Raised when stored numbers or the names of their files get another meaning."""
+TEXT_VERSION = 1
 FREE_SHARE = 0.5
 """Share of the free disk that `auto` may fill."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-
-class Latents(NamedTuple):
-    """Posteriors of N examples, times the scaling factor."""
-
-    mean: Tensor
-    """[N, V, C, h, w] float32"""
-    std: Tensor
-    """[N, V, C, h, w] float32"""
-    geometry: Tensor | None
-    """[N, V, 6]"""
-
-
-class PixelRows(NamedTuple):
-    """Images of N examples, read but not encoded."""
-
-    examples: list[list[Pixels]]
-    """N lists of V"""
-    origins: list[str]
-
-
-class Rows(NamedTuple):
-    """N examples as training takes them."""
-
-    latents: Latents
-    cond: Conditioning
-    """[N, 1, ...] or [N, V, ...]"""
-    scores: Tensor | None
-    """[N, V]"""
-    mask: Tensor | None = None
-    """False where a list has no view. [N, V] bool"""
-
-
-class RawRows(NamedTuple):
-    """N examples as they come from the disk, encoded or not."""
-
-    latents: Latents | PixelRows
-    cond: Conditioning | list[tuple[str, ...]]
-    scores: Tensor | None
-    mask: Tensor | None = None
-
-
-class PixelReader:
-    """Reads and resizes the images of examples."""
-
-    def __init__(self, source: Source, resolution: int):
-        self.source = source
-        self.resolution = resolution
-
-    def __call__(self, rows: list[int]) -> PixelRows:
-        """
-        Raises:
-            DataError: an image is missing or damaged; names its row and file.
-        """
-        return PixelRows([self._views(row) for row in rows], [self.source[row].origin for row in rows])
-
-    def _views(self, row: int) -> list[Pixels]:
-        example = self.source[row]
-        return [self._pixels(image, example.origin) for image in example.images]
-
-    def _pixels(self, image: Any, origin: str) -> Pixels:
-        try:
-            return to_pixels(open_image(image), self.resolution)
-        except DataError as error:
-            where = "" if isinstance(image, bytes) else f"{image}: "
-            raise DataError(
-                f"{origin}: {where}{error}; correct it, or set data.on_bad=drop to leave such rows out"
-            ) from None
-
-
-class StoredLatents:
-    """Reads stored latents."""
-
-    def __init__(self, shards: Shards):
-        self.shards = shards
-
-    def __call__(self, rows: list[int]) -> Latents:
-        tensors = self.shards.read(rows)
-        return Latents(tensors["mean"], tensors["std"], tensors.get("geometry"))
-
-
-class PromptReader:
-    """Reads the prompts of examples."""
-
-    def __init__(self, source: Source):
-        self.source = source
-
-    def __call__(self, rows: list[int]) -> list[tuple[str, ...]]:
-        return [self.source[row].prompts for row in rows]
-
-
-class StoredText:
-    """Reads stored embeddings; each distinct prompt is stored once.
-
-    Args:
-        numbers: which stored prompt belongs to an example. [examples, 1 or V] int64
-    """
-
-    def __init__(self, shards: Shards, numbers: Tensor):
-        self.shards = shards
-        self.numbers = numbers
-
-    def __call__(self, rows: list[int]) -> Conditioning:
-        numbers = self.numbers[rows]
-        tensors = self.shards.read(numbers.flatten().tolist())
-        return Conditioning(tensors["tokens"], tensors.get("pooled")).map(lambda t: t.unflatten(0, numbers.shape))
-
-
-class Encoder:
-    """Runs a backbone's frozen encoders.
-
-    Args:
-        batch: images or prompts in one pass.
-    """
-
-    def __init__(self, backbone: Backbone, device: torch.device, batch: int):
-        self.backbone = backbone
-        self.device = device
-        self.batch = batch
-
-    def latents(self, pixels: PixelRows) -> Latents:
-        """
-        Raises:
-            DataError: an image's latents are not finite.
-            EnvironmentProblem: the VAE cannot encode an image in this precision; names the image's row.
-        """
-        views = len(pixels.examples[0])
-        flat = [image for example in pixels.examples for image in example]
-        origins = [origin for origin in pixels.origins for _ in range(views)]
-        spans = range(0, len(flat), self.batch)
-        parts = [self._posterior(flat[at : at + self.batch], origins[at : at + self.batch]) for at in spans]
-        mean, std = (torch.cat(tensors).unflatten(0, (-1, views)) for tensors in zip(*parts, strict=True))
-        return Latents(mean, std, self._geometry(pixels))
-
-    def _posterior(self, flat: list[Pixels], origins: list[str]) -> tuple[Tensor, Tensor]:
-        """(mean, std), [B, C, h, w] float32 on the CPU each"""
-        values = torch.stack([image.values for image in flat])
-        try:
-            posterior = self.backbone.encode_images(values.to(self.device))
-        except EnvironmentProblem as error:
-            if len(flat) == 1:
-                raise EnvironmentProblem(f"{origins[0]}: {error}") from None
-            parts = [self._posterior([image], [origin]) for image, origin in zip(flat, origins, strict=True)]
-            return torch.cat([mean for mean, _ in parts]), torch.cat([std for _, std in parts])
-        mean, std = posterior.mean.float().cpu(), posterior.std.float().cpu()
-        finite = (mean.isfinite() & std.isfinite()).flatten(1).all(1)
-        if not finite.all():
-            origin = origins[int((~finite).nonzero()[0])]
-            raise DataError(f"{origin}: the VAE makes NaN or infinite latents of this image; is its precision too low?")
-        return mean, std
-
-    def _geometry(self, pixels: PixelRows) -> Tensor | None:
-        rows = [
-            [self.backbone.geometry(image.original, image.crop, _size(image)) for image in example]
-            for example in pixels.examples
-        ]
-        if rows[0][0] is None:
-            return None
-        return torch.stack([torch.stack([_present(view) for view in row]) for row in rows]).float().cpu()
-
-    def texts(self, prompts: list[tuple[str, ...]]) -> Conditioning:
-        """[N, P, L, D] float32 on the CPU, for N rows of P prompts; equal prompts are encoded once."""
-        distinct = list(dict.fromkeys(prompt for row in prompts for prompt in row))
-        cond = self.prompts(distinct)
-        place = {prompt: index for index, prompt in enumerate(distinct)}
-        numbers = torch.tensor([[place[prompt] for prompt in row] for row in prompts])
-        return cond.map(lambda tensor: tensor[numbers])
-
-    def prompts(self, prompts: list[str]) -> Conditioning:
-        """[N, L, D] float32 on the CPU"""
-        spans = range(0, len(prompts), self.batch)
-        parts = [self.backbone.encode_prompts(prompts[at : at + self.batch]) for at in spans]
-        return Conditioning.cat([part.to("cpu", torch.float32) for part in parts])
-
-
-def _size(image: Pixels) -> tuple[int, int]:
-    return image.values.shape[-2], image.values.shape[-1]
-
-
-def _present(geometry: Tensor | None) -> Tensor:
-    assert geometry is not None
-    return geometry
-
-
-class Reader:
-    """Reads rows from disk, without any model: what loader workers run."""
-
-    def __init__(self, source: Source, latents: PixelReader | StoredLatents, text: PromptReader | StoredText):
-        self.source = source
-        self.latents = latents
-        self.text = text
-
-    def __call__(self, rows: list[int]) -> RawRows:
-        scores = [self.source[row].scores for row in rows]
-        present = [self.source[row].present for row in rows]
-        mask = None
-        if present[0] is not None:
-            mask = torch.arange(self.source.views) < torch.tensor(present)[:, None]
-        return RawRows(self.latents(rows), self.text(rows), None if scores[0] is None else torch.tensor(scores), mask)
-
-
-class Encoded:
-    """A data set as training takes it: `reader` in any process, `finish` in the one that holds the encoders."""
-
-    def __init__(self, source: Source, reader: Reader, encoder: Encoder):
-        self.views = source.views
-        self.fingerprint = source.fingerprint
-        self.reader = reader
-        self._examples = len(source)
-        self._encoder = encoder if self.needs_encoders else None
-
-    def __len__(self) -> int:
-        return self._examples
-
-    @property
-    def needs_encoders(self) -> bool:
-        """Whether training still runs VAE or text encoders; if not, they can be released."""
-        return isinstance(self.reader.latents, PixelReader) or isinstance(self.reader.text, PromptReader)
-
-    def finish(self, raw: RawRows) -> Rows:
-        """Encodes what was not stored."""
-        latents, cond, scores, mask = raw
-        if isinstance(latents, PixelRows):
-            assert self._encoder is not None
-            latents = self._encoder.latents(latents)
-        if isinstance(cond, list):
-            assert self._encoder is not None
-            cond = self._encoder.texts(cond)
-        return Rows(latents, cond, scores, mask)
-
-    def __getitem__(self, rows: list[int]) -> Rows:
-        """Some examples, by their index in the data set."""
-        return self.finish(self.reader(rows))
 
 
 def encode(
@@ -317,22 +91,21 @@ class _Share(NamedTuple):
     rank: int
     world_size: int
 
-    def of(self, shards: Shards) -> list[int]:
-        return [shard for shard in shards.missing() if shard % self.world_size == self.rank]
+    def missing(self, shards: Shards, of: Iterable[int]) -> list[int]:
+        """Those of some shards that this process has to write."""
+        return [shard for shard in of if shard % self.world_size == self.rank and not shards.is_whole(shard)]
 
 
 def _latents(
     source: Source, encoder: Encoder, resolution: int, folder: Path, cache: Cache, share: _Share
-) -> PixelReader | StoredLatents:
-    pixels = PixelReader(source, resolution)
+) -> ImageReader | StoredLatents:
+    reader = ImageReader(source, resolution)
     if cache.latents is False:
-        return pixels
+        return reader
     backbone = encoder.backbone
     identity = {
         "holds": "latents",
         "version": VERSION,
-        "rows": len(source),
-        "data": source.fingerprint,
         "backbone": backbone.fingerprint,
         "resolution": resolution,
         "rule": images.RULE,
@@ -342,57 +115,82 @@ def _latents(
     side = resolution // backbone.vae_factor
     row_bytes = 2 * len(source[0].images) * backbone.latent_channels * side * side * DTYPES[cache.dtype].itemsize
     if not _fits(shards, row_bytes, cache.latents, "latents"):
-        return pixels
+        return reader
     if share.rank == 0:
         _describe(shards, identity)
-    _store_latents(shards, share.of(shards), pixels, encoder, DTYPES[cache.dtype])
+    _store_latents(shards, share, reader, encoder, DTYPES[cache.dtype])
     return StoredLatents(shards)
 
 
-def _store_latents(shards: Shards, todo: list[int], pixels: PixelReader, encoder: Encoder, dtype: torch.dtype) -> None:
-    step = max(1, encoder.batch // pixels.source.views)
-    chunks = {shard: [list(rows) for rows in _chunks(shards.span(shard), step)] for shard in todo}
+def _store_latents(shards: Shards, share: _Share, reader: ImageReader, encoder: Encoder, dtype: torch.dtype) -> None:
+    """Stores this process's share of the latents; every image is read once.
+
+    The name of a shard's file holds a digest of its images. Where there is a file of that number, the images are
+    digested first, to see whether it is theirs; else they are digested as they are encoded.
+    """
+    source = reader.source
+    seen = shards.seen()
+    _name_shards(shards, source, seen)
+    todo = share.missing(shards, range(len(shards)))
+    step = max(1, encoder.batch // source.views)
+    chunks = {shard: _chunks(shards.span(shard), step) for shard in todo}
     every = [rows for shard in todo for rows in chunks[shard]]
-    read = track(_read_ahead(_telling_all_problems(pixels), every), "encoding images", len(every))
+    read = track(_read_ahead(_with_all_problems(reader), every), "encoding images", len(every))
     for shard in todo:
-        parts = [encoder.latents(rows) for rows in islice(read, len(chunks[shard]))]
+        parts = [encoder.encode_images(rows) for rows in islice(read, len(chunks[shard]))]
+        _name_shards(shards, source, [shard])
         shards.write(shard, _latent_tensors(parts, dtype))
+    _name_shards(shards, source, set(range(len(shards))) - {*shards.keys})  # those that other processes write
 
 
-def _chunks(rows: range, step: int) -> list[range]:
-    return [rows[at : at + step] for at in range(0, len(rows), step)]
+def _name_shards(shards: Shards, source: Source, some: Iterable[int]) -> None:
+    """Names some shards by what latents depend on: the images of their rows."""
+    examples = {shard: [source[row] for row in shards.span(shard)] for shard in some}
+    source.digests.add_files(image for rows in examples.values() for row in rows for image in row.images)
+    for shard, rows in examples.items():
+        digests = [[source.digests[image] for image in row.images] for row in rows]
+        shards.keys[shard] = hashlib.sha256(json.dumps(digests).encode()).hexdigest()[:16]
 
 
-def _latent_tensors(parts: list[Latents], dtype: torch.dtype) -> dict[str, Tensor]:
-    mean, std = (_narrow(torch.cat(tensors), dtype) for tensors in zip(*((p.mean, p.std) for p in parts), strict=True))
-    tensors = {"mean": mean, "std": std}
+def _chunks(rows: range, step: int) -> list[list[int]]:
+    return [[*rows[at : at + step]] for at in range(0, len(rows), step)]
+
+
+def _latent_tensors(parts: list[LoadedRows], dtype: torch.dtype) -> dict[str, Tensor]:
+    tensors = {
+        "mean": _narrow(torch.cat([part.posterior.mean for part in parts]), dtype),
+        "std": _narrow(torch.cat([part.posterior.std for part in parts]), dtype),
+    }
     geometry = [part.geometry for part in parts if part.geometry is not None]
     return tensors if not geometry else {**tensors, "geometry": torch.cat(geometry)}
 
 
-def _telling_all_problems(pixels: PixelReader) -> Callable[[list[int]], PixelRows]:
-    """The reader; where it meets a damaged image, the rest of the data is searched, so that all are told at once."""
+def _with_all_problems(reader: ImageReader) -> Callable[[list[int]], LoadedRows]:
+    """The reader; where it meets a damaged image, the error names those of all other rows too."""
+    source = reader.source
 
-    def read(rows: list[int]) -> PixelRows:
+    def read(rows: list[int]) -> LoadedRows:
         try:
-            return pixels(rows)
+            pixels, sizes = reader(rows)
         except DataError:
-            examples = [pixels.source[row] for row in range(len(pixels.source))]
-            problems = [problem for problem in unreadable(examples) if problem is not None]
+            examples = [source[row] for row in range(len(source))]
+            problems = [problem for problem in unreadable_images(examples, source.digests) if problem is not None]
             if not problems:
                 raise
-            raise refusal("data", len(examples), problems) from None
+            raise unusable_rows_error("data", len(examples), problems) from None
+        return LoadedRows(pixels, sizes, [], [source[row].origin for row in rows])
 
     return read
 
 
-def _read_ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+def _read_ahead(function: Callable[[list[int]], LoadedRows], items: Iterable[list[int]]) -> Iterator[LoadedRows]:
     """function(item) for each item in order, a few computed ahead by threads: memory stays bounded."""
-    with ThreadPoolExecutor(threads()) as pool:
-        ahead: deque[Future[Result]] = deque()
+    threads = images.thread_count()
+    with ThreadPoolExecutor(threads) as pool:
+        ahead: deque[Future[LoadedRows]] = deque()
         for item in items:
             ahead.append(pool.submit(function, item))
-            if len(ahead) > threads():
+            if len(ahead) > threads:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
@@ -405,7 +203,7 @@ def _text(source: Source, encoder: Encoder, folder: Path, cache: Cache, share: _
     distinct = list(dict.fromkeys(prompt for row in rows for prompt in row))
     identity = {
         "holds": "text",
-        "version": VERSION,
+        "version": TEXT_VERSION,
         "rows": len(distinct),
         "prompts": hashlib.sha256(json.dumps(distinct).encode()).hexdigest()[:16],
         "backbone": encoder.backbone.fingerprint,
@@ -418,9 +216,9 @@ def _text(source: Source, encoder: Encoder, folder: Path, cache: Cache, share: _
         return PromptReader(source)
     if share.rank == 0:
         _describe(shards, identity)
-    todo = share.of(shards)
+    todo = share.missing(shards, range(len(shards)))
     for shard in track(todo, "encoding prompts", len(todo)):
-        cond = encoder.prompts([distinct[row] for row in shards.span(shard)])
+        cond = encoder.encode_prompts([distinct[row] for row in shards.span(shard)])
         tensors = {"tokens": cond.tokens} if cond.pooled is None else {"tokens": cond.tokens, "pooled": cond.pooled}
         shards.write(shard, {name: _narrow(tensor, DTYPES[cache.dtype]) for name, tensor in tensors.items()})
     place = {prompt: number for number, prompt in enumerate(distinct)}
@@ -453,7 +251,8 @@ def _fits(shards: Shards, row_bytes: int, wanted: bool | Literal["auto"], what: 
     Raises:
         TryAgainError: the config insists, but the disk is too small.
     """
-    needed = row_bytes * sum(len(shards.span(shard)) for shard in shards.missing())
+    seen = shards.seen()
+    needed = row_bytes * sum(len(shards.span(shard)) for shard in range(len(shards)) if shard not in seen)
     existing = next(path for path in shards.folder.absolute().parents if path.is_dir())
     free = shutil.disk_usage(existing).free
     if wanted is True and needed > free:

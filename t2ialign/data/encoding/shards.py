@@ -25,6 +25,8 @@ class Shards:
     def __init__(self, folder: Path, rows: int):
         self.folder = folder
         self.rows = rows
+        self.keys: dict[int, str] = {}
+        """Of shards whose file name tells their content, what it says of it."""
         self._open: OrderedDict[int, Any] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -39,10 +41,15 @@ class Shards:
         return range(shard * ROWS, min(self.rows, (shard + 1) * ROWS))
 
     def path(self, shard: int) -> Path:
-        return self.folder / f"{shard:06d}.safetensors"
+        key = f"-{self.keys[shard]}" if shard in self.keys else ""
+        return self.folder / f"{shard:06d}{key}.safetensors"
+
+    def seen(self) -> set[int]:
+        """Shards of which there is a file, whatever its key."""
+        return {int(path.name[:6]) for path in self.folder.glob("[0-9]" * 6 + "*.safetensors")} & {*range(len(self))}
 
     def is_whole(self, shard: int) -> bool:
-        """Whether a shard is on disk with all its rows; a torn one is not."""
+        """Whether a shard is on disk with all its rows; a damaged one is not."""
         path = self.path(shard)
         if not path.is_file():
             return False

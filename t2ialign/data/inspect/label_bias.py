@@ -16,12 +16,12 @@ from t2ialign.data.tables.table import Row
 from t2ialign.progress import track
 
 MAX_PAIRS = 2000
-"""Pairs looked at, evenly spaced; every image of them is decoded and encoded once."""
+"""Pairs that are measured, evenly spaced; every image of them is decoded and encoded once."""
 JPEG_QUALITY = 90
 AUC_WARNING = 0.65
-"""An AUC above this, or below one minus this, is warned of."""
+"""An AUC above this, or below one minus this, deserves a warning."""
 SIGMAS = 3.0
-"""Chance alone is not warned of: how many of its standard deviations an AUC must be away from one half."""
+"""Chance alone deserves none: how many of its standard deviations an AUC must be away from one half."""
 MODEL_COLUMNS = (("model_0", "model_1"), ("model_chosen", "model_rejected"), ("model_w", "model_l"))
 """Pairs of columns that name what made the two images; the first two belong to images 0 and 1 with a label."""
 
@@ -38,7 +38,7 @@ class LabelBias(NamedTuple):
     pairs: int
 
     def is_strong(self, limit: float = AUC_WARNING) -> bool:
-        """Whether it is to be warned of."""
+        """Whether it deserves a warning."""
         away = abs(self.auc - 0.5)
         return away > limit - 0.5 and away > SIGMAS * self.chance
 
@@ -83,19 +83,19 @@ def _jpeg_size(image: Image.Image) -> float:
     return float(file.tell())
 
 
-LOOKS: Mapping[str, Callable[[Image.Image], float]] = {
+MEASURES: Mapping[str, Callable[[Image.Image], float]] = {
     "brightness": _brightness,
     "saturation": _saturation,
     "size in px": _size,
     "JPEG size": _jpeg_size,
 }
-"""What is measured of an image."""
+"""Name -> number of an image that a label should not follow."""
 
 
 def label_biases(
     pairs: Sequence[Example], rows: Mapping[str, Row], first: Callable[[Row], int] | None
 ) -> list[LabelBias]:
-    """How far the label follows each of LOOKS and, where columns name them, each source model.
+    """How far the label follows each of MEASURES and, where columns name them, each source model.
 
     Args:
         pairs: examples of two images, the chosen one first.
@@ -105,20 +105,20 @@ def label_biases(
     if not pairs:
         return []
     some = [pairs[place * len(pairs) // MAX_PAIRS] for place in range(MAX_PAIRS)] if len(pairs) > MAX_PAIRS else pairs
-    looks = [_looks(pair) for pair in track(some, "looking for what the label follows", len(some))]
-    found = [_leaning(name, [look[name] for look in looks]) for name in LOOKS]
+    measured = [_differences(pair) for pair in track(some, "looking for what the label follows", len(some))]
+    found = [_bias(name, [differences[name] for differences in measured]) for name in MEASURES]
     models = [made for pair in pairs if (made := _models(rows.get(pair.origin), first)) is not None]
-    return found + _model_leanings(models)
+    return found + _model_biases(models)
 
 
-def _leaning(name: str, differences: Sequence[float]) -> LabelBias:
+def _bias(name: str, differences: Sequence[float]) -> LabelBias:
     return LabelBias(name, *label_auc(differences), len(differences))
 
 
-def _looks(pair: Example) -> dict[str, float]:
-    """Chosen minus rejected of each look."""
+def _differences(pair: Example) -> dict[str, float]:
+    """Chosen minus rejected of each measure."""
     chosen, rejected = (open_image(image) for image in pair.images)
-    return {name: measure(chosen) - measure(rejected) for name, measure in LOOKS.items()}
+    return {name: measure(chosen) - measure(rejected) for name, measure in MEASURES.items()}
 
 
 def _models(row: Row | None, first: Callable[[Row], int] | None) -> tuple[str, str] | None:
@@ -133,12 +133,12 @@ def _models(row: Row | None, first: Callable[[Row], int] | None) -> tuple[str, s
     return None
 
 
-def _model_leanings(models: Sequence[tuple[str, str]]) -> list[LabelBias]:
+def _model_biases(models: Sequence[tuple[str, str]]) -> list[LabelBias]:
     """Of each model, over the pairs in which it meets another."""
     found = []
     for name, _ in Counter(name for pair in models for name in set(pair)).most_common():
         meetings = [pair for pair in models if name in pair and pair[0] != pair[1]]
         if meetings:
             wins = [1.0 if pair[0] == name else -1.0 for pair in meetings]
-            found.append(_leaning(f"model {name}", wins))
+            found.append(_bias(f"model {name}", wins))
     return found

@@ -10,12 +10,12 @@ from typing import TypeVar
 from rich.console import Console
 from rich.table import Table as Grid
 
+from t2ialign.data.account import TIE, DataAccount, by_reason, reason_lines
 from t2ialign.data.base import Example
 from t2ialign.data.images import open_image
 from t2ialign.data.inspect.label_bias import AUC_WARNING, LabelBias, label_biases
 from t2ialign.data.kinds.pairs import PairData
-from t2ialign.data.problems import Problem
-from t2ialign.data.tables.source import Scan, TableData
+from t2ialign.data.tables.source import Reading, TableData
 from t2ialign.data.tables.table import Row
 
 Size = tuple[int, int]
@@ -25,16 +25,11 @@ SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Summary:
-    """`rows` = `usable` + ties + problems, always."""
+class DataSummary:
+    """What a data set holds, whatever `on_bad` and `ties` say."""
 
-    layout: str
-    """What was understood, in words."""
+    account: DataAccount
     views: int
-    rows: int
-    usable: int
-    ties: tuple[Problem, ...]
-    problems: tuple[Problem, ...]
     prompts: int
     """Distinct prompts of usable rows."""
     rows_per_prompt: dict[int, int]
@@ -49,69 +44,73 @@ class Summary:
     """Of pairs, how far the label follows what should not matter."""
 
 
-def summarise(data: TableData) -> Summary:
+def summarise(data: TableData) -> DataSummary:
     """Reads all rows and decodes all images, whatever `on_bad` and `ties` say.
 
     Raises:
         InputError: the path does not exist or is no kind of table.
         DataError: the table as a whole cannot be read, or columns are missing.
     """
-    scan = data.scan(decode=True)
-    per_prompt = Counter(prompt for example in scan.usable for prompt in example.prompts)
-    sizes = Counter(size for example in scan.usable for size in _sizes(example))
-    return Summary(
-        layout=scan.layout,
+    reading = data.read(decode=True)
+    examples = [reading.source[index] for index in range(len(reading.source))]
+    per_prompt = Counter(prompt for example in examples for prompt in example.prompts)
+    sizes = Counter(open_image(image).size for example in examples for image in example.images)
+    return DataSummary(
+        account=reading.source.account,
         views=data.views,
-        rows=scan.rows,
-        usable=len(scan.usable),
-        ties=tuple(scan.ties),
-        problems=tuple(scan.problems),
         prompts=len(per_prompt),
         rows_per_prompt=dict(sorted(Counter(per_prompt.values()).items())),
         prompt_words=tuple(sorted(len(prompt.split()) for prompt in per_prompt)),
         sizes=dict(sizes.most_common()),
-        first_better=scan.first_better,
-        label_biases=tuple(_leanings(scan)) if isinstance(data, PairData) else (),
+        first_better=_first_better(reading),
+        label_biases=tuple(_label_biases(reading, examples)) if isinstance(data, PairData) else (),
     )
 
 
-def _leanings(scan: Scan) -> list[LabelBias]:
-    rows = {row.origin: row for row in scan.table.rows}
-    better = scan.better
+def _first_better(reading: Reading) -> tuple[int, int] | None:
+    better = reading.layout.better
+    if better is None:
+        return None
+    labels = [label for label in map(better, reading.table.rows) if isinstance(label, int)]
+    return labels.count(0), len(labels)
+
+
+def _label_biases(reading: Reading, examples: list[Example]) -> list[LabelBias]:
+    rows = {row.origin: row for row in reading.table.rows}
+    better = reading.layout.better
 
     def first(row: Row) -> int:
         found = better(row) if better is not None else 0
         assert isinstance(found, int)  # of a usable row
         return found
 
-    return label_biases(scan.usable, rows, None if better is None else first)
+    return label_biases(examples, rows, None if better is None else first)
 
 
-def _sizes(example: Example) -> list[Size]:
-    return [open_image(image).size for image in example.images]
-
-
-def render(summary: Summary, warn: float = AUC_WARNING) -> str:
+def render(summary: DataSummary, warn: float = AUC_WARNING) -> str:
     """The summary as plain text, with a warning of each AUC above `warn` or below 1 - `warn`."""
     grid = Grid(box=None, show_header=False, pad_edge=False)
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
-    for name, words in [*_lines(summary), *_leaning_lines(summary, warn)]:
+    for name, words in [*_lines(summary), *_bias_lines(summary, warn)]:
         grid.add_row(name, words)
     text = StringIO()
     Console(file=text, width=110, color_system=None).print(grid)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
-def _lines(summary: Summary) -> list[tuple[str, str]]:
-    reasons = Counter(problem.reason for problem in summary.problems)
-    lost = [f"{len(summary.ties):,} tie"] if summary.ties else []
-    lost += [f"{count:,} {reason}" for reason, count in reasons.items()]
-    lines = [
-        ("understood", summary.layout),
-        ("rows", f"{summary.rows:,} = {' + '.join([f'{summary.usable:,} usable', *lost])}"),
+def _lines(summary: DataSummary) -> list[tuple[str, str]]:
+    account = summary.account
+    lost = [
+        f"{len(some):,} {reason}"
+        for reason, some in by_reason(sorted(account.left_out, key=lambda problem: problem.reason != TIE)).items()
     ]
-    if summary.usable:
+    lines = [
+        ("understood", account.layout),
+        ("rows", f"{account.rows:,} = {' + '.join([f'{account.used:,} usable', *lost])}"),
+    ]
+    lines += [("not read" if place == 0 else "", line) for place, line in enumerate(reason_lines(account.unused))]
+    if summary.prompts:
         words, counts = summary.prompt_words, summary.rows_per_prompt
         per_prompt = ", ".join(f"{prompts:,} with {rows}" for rows, prompts in list(counts.items())[:SHOWN])
         lines += [
@@ -123,26 +122,24 @@ def _lines(summary: Summary) -> list[tuple[str, str]]:
         first, labelled = summary.first_better
         share = f" ({first / labelled:.0%})" if labelled else ""
         lines.append(("label balance", f"the first image is better in {first:,} of {labelled:,} labelled rows{share}"))
-    lines += [("problem", str(problem)) for problem in summary.problems[:SHOWN]]
-    if len(summary.problems) > SHOWN:
-        lines.append(("", f"and {len(summary.problems) - SHOWN:,} more"))
+    lines += [("problem", str(problem)) for problem in account.problems[:SHOWN]]
+    if len(account.problems) > SHOWN:
+        lines.append(("", f"and {len(account.problems) - SHOWN:,} more"))
     return lines
 
 
-def _leaning_lines(summary: Summary, warn: float) -> list[tuple[str, str]]:
+def _bias_lines(summary: DataSummary, warn: float) -> list[tuple[str, str]]:
     lines = []
-    for place, leaning in enumerate(summary.label_biases):
+    for place, bias in enumerate(summary.label_biases):
         name = "label follows" if place == 0 else ""
-        lines.append(
-            (name, f"{leaning.name}: AUC {leaning.auc:.3f} ± {leaning.chance:.3f} by chance, {leaning.pairs:,}")
-        )
-    for leaning in summary.label_biases:
-        if leaning.is_strong(warn):
-            more = "more" if leaning.auc > 0.5 else "less"
+        lines.append((name, f"{bias.name}: AUC {bias.auc:.3f} ± {bias.chance:.3f} by chance, {bias.pairs:,}"))
+    for bias in summary.label_biases:
+        if bias.is_strong(warn):
+            more = "more" if bias.auc > 0.5 else "less"
             lines.append(
                 (
                     "warning",
-                    f"the label follows {leaning.name} (chosen has {more}, AUC {leaning.auc:.2f}): a model may learn "
+                    f"the label follows {bias.name} (chosen has {more}, AUC {bias.auc:.2f}): a model may learn "
                     "that instead of the preference; balance the pairs, or report it beside the result",
                 )
             )

@@ -9,15 +9,15 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from t2ialign.data.account import NO_LABEL, Problem
 from t2ialign.data.base import Example, Source
 from t2ialign.data.images import image_key
 from t2ialign.data.kinds.pairs import pair_layout
 from t2ialign.data.kinds.text_pairs import text_pair_layout
-from t2ialign.data.problems import NO_LABEL, Problem
 from t2ialign.data.tables import columns as role
 from t2ialign.data.tables.columns import find_column, match_column
 from t2ialign.data.tables.folders import pair_folders, read_pair_folders
-from t2ialign.data.tables.source import Arranged, Layout, TableData, read_example
+from t2ialign.data.tables.source import Layout, TableData, read_example, shown
 from t2ialign.data.tables.table import Row, Table
 from t2ialign.errors import InputError
 from t2ialign.progress import track
@@ -35,7 +35,7 @@ class LabelledData(TableData):
 
     name: str = "labelled"
     desirable_share: float | None = Field(None, gt=0, lt=1)
-    """Share of liked images in an epoch, made by repeating rows of the rarer kind; as they come if empty."""
+    """Share of liked images in an epoch, made by repeating rows of the rarer kind; default: as they come."""
 
     views: ClassVar[int] = 1
 
@@ -59,7 +59,7 @@ class LabelledData(TableData):
             found = read_example(row, table, prompt, (image,), None)
             label = _label(row.cells.get(liked))
             if label is None and isinstance(found, Example):
-                return Problem(row.origin, NO_LABEL, f"{liked} is {row.cells.get(liked)!r}; known are 1 and 0")
+                return Problem(row.origin, NO_LABEL, f"{liked} is {shown(row.cells.get(liked))}; known are 1 and 0")
             return replace(found, scores=label) if isinstance(found, Example) else found
 
         return Layout(f"{table.path.name}: image '{image}', prompt '{prompt}', liked '{liked}'", read)
@@ -68,7 +68,7 @@ class LabelledData(TableData):
         names = pair_folders(folder)
         return None if names is None else read_pair_folders(folder, names)
 
-    def members(self, source: Source) -> Sequence[int]:
+    def epoch_indices(self, source: Source) -> Sequence[int]:
         if self.desirable_share is None:
             return range(len(source))
         liked = [row for row in range(len(source)) if source[row].scores == LIKED]
@@ -99,7 +99,7 @@ def _label(value: Any) -> tuple[float] | None:
     return _LABELS.get(str(value).strip().lower())
 
 
-def _images_of_pairs(pairs: list[Example]) -> Arranged:
+def _images_of_pairs(pairs: list[Example]) -> tuple[list[Example], list[Problem]]:
     """Every image of a prompt once, in the order of their first row."""
     found: dict[Any, Example] = {}
     for pair in track(pairs, "telling the images of pairs apart", len(pairs)):
@@ -108,14 +108,14 @@ def _images_of_pairs(pairs: list[Example]) -> Arranged:
             known = found.setdefault(key, Example(pair.prompts, (image,), label, pair.origin))
             if label == LIKED:
                 found[key] = replace(known, scores=LIKED)
-    return Arranged(list(found.values()), [])
+    return list(found.values()), []
 
 
-def _prompts_of_pairs(pairs: list[Example]) -> Arranged:
+def _prompts_of_pairs(pairs: list[Example]) -> tuple[list[Example], list[Problem]]:
     """Every image with the prompt that fits it, liked, and with the one that does not."""
     rows = [
         replace(pair, prompts=(prompt,), scores=label)
         for pair in pairs
         for prompt, label in zip(pair.prompts, (LIKED, DISLIKED), strict=True)
     ]
-    return Arranged(rows, [])
+    return rows, []

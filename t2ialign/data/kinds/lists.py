@@ -6,11 +6,11 @@ from pathlib import Path
 
 from pydantic import Field
 
+from t2ialign.data.account import MIDDLE_RANK, OTHER_REWARD, TIE, Problem
 from t2ialign.data.base import Example
-from t2ialign.data.problems import TIE, Problem
 from t2ialign.data.tables import columns as role
 from t2ialign.data.tables.columns import find_column, match_column
-from t2ialign.data.tables.source import Arranged, Layout, TableData, read_example
+from t2ialign.data.tables.source import Layout, TableData, read_example, shown
 from t2ialign.data.tables.table import Row, Table
 from t2ialign.errors import DataError
 
@@ -33,13 +33,12 @@ class ListData(TableData):
         reward = self._reward_column(table)
 
         def read(row: Row) -> Example | Problem:
+            if reward is not None and row.cells.get(reward) != self.reward:
+                return Problem(row.origin, OTHER_REWARD, f"{reward} is {shown(row.cells.get(reward))}")
             return read_example(row, table, prompt, (image,), (score,))
 
-        def takes(row: Row) -> bool:
-            return reward is None or row.cells.get(reward) == self.reward
-
         words = f"{table.path.name}: image '{image}', prompt '{prompt}', score '{score}', up to {self.views} a prompt"
-        return Layout(words, read, arrange=self._ranked, takes=takes)
+        return Layout(words, read, arrange=self._ranked)
 
     def _reward_column(self, table: Table) -> str | None:
         """The column that must name the wanted reward; None where one reward gave all scores."""
@@ -53,19 +52,22 @@ class ListData(TableData):
             )
         return column if len(known) > 1 else None
 
-    def _ranked(self, rows: list[Example]) -> Arranged:
+    def _ranked(self, rows: list[Example]) -> tuple[list[Example], list[Problem]]:
         prompts: dict[str, list[Example]] = {}
         for row in rows:
             prompts.setdefault(row.prompts[0], []).append(row)
-        lists, ties = [], []
-        for members in prompts.values():
-            kept, left_out = _distinct(members, self.margin)
-            ties += left_out
-            if len(kept) < 2:
-                ties.append(Problem(kept[0].origin, TIE, f"the only image left of {kept[0].prompts[0]!r}"))
-            else:
-                lists.append(_list_of(_spread(kept, self.views), self.views))
-        return Arranged(lists, ties)
+        lists, left_out = [], []
+        for images in prompts.values():
+            ranked, ties = _distinct(images, self.margin)
+            left_out += ties
+            if len(ranked) < 2:
+                left_out.append(Problem(ranked[0].origin, TIE, f"the only image left of {shown(ranked[0].prompts[0])}"))
+                continue
+            ranks = _spread_ranks(len(ranked), self.views)
+            lists.append(_list_of([ranked[rank] for rank in ranks], self.views))
+            others = (image for rank, image in enumerate(ranked) if rank not in ranks)
+            left_out += (Problem(image.origin, MIDDLE_RANK, f"score {_score(image):g}") for image in others)
+        return lists, left_out
 
     def read_folder(self, folder: Path) -> Table | None:
         return None
@@ -76,33 +78,32 @@ def _score(row: Example) -> float:
     return row.scores[0]
 
 
-def _distinct(members: list[Example], margin: float) -> tuple[list[Example], list[Problem]]:
+def _distinct(images: list[Example], margin: float) -> tuple[list[Example], list[Problem]]:
     """Images by falling score, each more than the margin below the one before, and those that are not."""
     kept: list[Example] = []
     ties = []
-    for member in sorted(members, key=_score, reverse=True):
-        if kept and _score(kept[-1]) - _score(member) <= margin:
-            ties.append(Problem(member.origin, TIE, f"score {_score(member):g} after {_score(kept[-1]):g}"))
+    for image in sorted(images, key=_score, reverse=True):
+        if kept and _score(kept[-1]) - _score(image) <= margin:
+            ties.append(Problem(image.origin, TIE, f"score {_score(image):g} after {_score(kept[-1]):g}"))
         else:
-            kept.append(member)
+            kept.append(image)
     return kept, ties
 
 
-def _spread(ranked: list[Example], count: int) -> list[Example]:
-    """At most `count` of a ranking, the first and the last among them."""
-    if len(ranked) <= count:
-        return ranked
-    return [ranked[round(place * (len(ranked) - 1) / (count - 1))] for place in range(count)]
+def _spread_ranks(images: int, count: int) -> list[int]:
+    """At most `count` ranks of so many images, the first and the last among them."""
+    if images <= count:
+        return list(range(images))
+    return [round(place * (images - 1) / (count - 1)) for place in range(count)]
 
 
 def _list_of(ranked: list[Example], views: int) -> Example:
-    """One example of `views` views, filled up with its last image."""
-    filling = [ranked[-1]] * (views - len(ranked))
-    members = [*ranked, *filling]
+    """One example of `views` views, padded with its last image."""
+    padded = [*ranked, *[ranked[-1]] * (views - len(ranked))]
     return Example(
         ranked[0].prompts,
-        tuple(member.images[0] for member in members),
-        tuple(_score(member) for member in members),
+        tuple(image.images[0] for image in padded),
+        tuple(_score(image) for image in padded),
         ranked[0].origin,
         present=len(ranked),
     )

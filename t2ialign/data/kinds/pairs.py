@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from t2ialign.data.account import NO_LABEL, TIE, Problem
 from t2ialign.data.base import Example, Source
-from t2ialign.data.problems import NO_LABEL, TIE, Problem
 from t2ialign.data.tables import columns as role
 from t2ialign.data.tables.columns import Columns, find_column, match_column
 from t2ialign.data.tables.folders import pair_folders, read_pair_folders
-from t2ialign.data.tables.source import Layout, TableData, _number, read_example
+from t2ialign.data.tables.source import Layout, TableData, number_of, read_example, shown
 from t2ialign.data.tables.table import Row, Table
 from t2ialign.errors import DataError, InputError
 
@@ -82,7 +82,7 @@ def _labelled_layout(table: Table, columns: Columns, prompt: str) -> Layout:
     preferred = match_column(table, role.PREFERRED, columns)
     if preferred is not None:
         words = f"'{preferred}' is the number of the better image"
-        better = _by_number(preferred)
+        better = _bynumber_of(preferred)
     else:
         label = find_column(table, role.LABEL, columns)
         words = f"'{label}' is 1 where '{views[0]}' is better, 0 where '{views[1]}' is (Pick-a-Pic's rule)"
@@ -98,14 +98,14 @@ def _labelled_layout(table: Table, columns: Columns, prompt: str) -> Layout:
     return Layout(f"{table.path.name}: images '{views[0]}' and '{views[1]}', prompt '{prompt}', {words}", read, better)
 
 
-def _by_number(column: str) -> Callable[[Row], int | Problem]:
+def _bynumber_of(column: str) -> Callable[[Row], int | Problem]:
     """Which image is better, from a column that holds its number."""
 
     def better(row: Row) -> int | Problem:
-        value = _number(row.cells.get(column))
+        value = number_of(row.cells.get(column))
         if value in (0.0, 1.0):
             return int(value)
-        detail = f"{column} is {row.cells.get(column)!r}; known are 0 and 1, the number of the better image"
+        detail = f"{column} is {shown(row.cells.get(column))}; known are 0 and 1, the number of the better image"
         return Problem(row.origin, NO_LABEL, detail)
 
     return better
@@ -115,15 +115,15 @@ def _by_label(column: str, other: str | None) -> Callable[[Row], int | Problem]:
     """Which image is better, from Pick-a-Pic's label of the first image, checked against the second's."""
 
     def better(row: Row) -> int | Problem:
-        first = _number(row.cells.get(column))
+        first = number_of(row.cells.get(column))
         if first not in (0.0, 0.5, 1.0):
-            detail = f"{column} is {row.cells.get(column)!r}; known are 1, 0 and 0.5"
+            detail = f"{column} is {shown(row.cells.get(column))}; known are 1, 0 and 0.5"
             return Problem(row.origin, NO_LABEL, detail)
-        second = 1 - first if other is None else _number(row.cells.get(other))
+        second = 1 - first if other is None else number_of(row.cells.get(other))
         if first == second:
             return Problem(row.origin, TIE, f"{column} is {first:g}" + ("" if other is None else f", {other} too"))
         if second != 1 - first:
-            detail = f"{column} is {first:g}, but {other} is {row.cells.get(other or '')!r}"
+            detail = f"{column} is {first:g}, but {other} is {shown(row.cells.get(other or ''))}"
             return Problem(row.origin, NO_LABEL, detail)
         return 0 if first == 1.0 else 1
 

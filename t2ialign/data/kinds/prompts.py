@@ -6,8 +6,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
+from t2ialign.data.account import Problem
 from t2ialign.data.tables.columns import PROMPT, find_column
-from t2ialign.data.tables.table import SUFFIXES, read_table
+from t2ialign.data.tables.source import read_prompt
+from t2ialign.data.tables.table import SUFFIXES, is_file, read_lines, read_table
 from t2ialign.errors import DataError, InputError
 from unigenbench.errors import BenchError
 from unigenbench.prompts import SHIPPED, select
@@ -44,7 +46,7 @@ def read_prompt_list(path: Path | str, subset: str | None = None) -> PromptList:
         return _from_unigenbench(path, subset)
     if subset is not None:
         raise InputError(f"{path}: subset '{subset}' is of UniGenBench prompt files; give one, or leave it out")
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"{path}: no such file of prompts")
     if path.suffix.lower() in SUFFIXES:
         prompts = _from_table(path)
@@ -59,7 +61,7 @@ def read_prompt_list(path: Path | str, subset: str | None = None) -> PromptList:
 
 def _is_unigenbench(path: Path) -> bool:
     """Whether it is the name of a shipped suite, or a CSV with a column of test points."""
-    if not path.is_file():
+    if not is_file(path):
         return str(path) in SHIPPED
     if path.suffix.lower() != ".csv":
         return False
@@ -76,22 +78,13 @@ def _from_unigenbench(path: Path, subset: str | None) -> PromptList:
     return PromptList(prompts, [prompt.index for prompt in chosen.prompts], chosen.sha256)
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text file that hold something, without surrounding blanks."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
-    return [line.strip() for line in text.split("\n") if line.strip()]
-
-
 def _from_table(path: Path) -> list[str]:
     table = read_table(path)
     column = find_column(table, PROMPT, None)
     prompts = []
     for row in table.rows:
-        prompt = row.cells.get(column)
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise DataError(f"{row.origin}: {column}: the prompt is missing")
-        prompts.append(prompt.strip())
+        prompt = read_prompt(row, column)
+        if isinstance(prompt, Problem):
+            raise DataError(str(prompt))
+        prompts.append(prompt)
     return prompts

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+from t2ialign.data.account import Problem
 from t2ialign.data.base import Example
 from t2ialign.data.kinds.pairs import pair_layout
-from t2ialign.data.problems import Problem
 from t2ialign.data.tables import columns as role
 from t2ialign.data.tables.columns import find_column, match_column
 from t2ialign.data.tables.folders import has_images, pair_folders, read_captioned, read_pair_folders
-from t2ialign.data.tables.source import Layout, TableData, _first_view, read_example
+from t2ialign.data.tables.source import Layout, TableData, first_view, read_example
 from t2ialign.data.tables.table import Row, Table, find_table
 
 
@@ -42,7 +42,7 @@ class SingleData(TableData):
             find_column(table, role.IMAGE, self.columns)  # raises: there is no column of images
         pairs = pair_layout(table, self.columns)
         words = f"{pairs.words}; only the better image"
-        return Layout(words, lambda row: _first_view(pairs.read(row)), pairs.better)
+        return Layout(words, lambda row: first_view(pairs.read(row)), pairs.better)
 
     def read_folder(self, folder: Path) -> Table | None:
         names = pair_folders(folder)

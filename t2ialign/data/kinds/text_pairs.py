@@ -8,11 +8,11 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from t2ialign.data.account import SAME_PROMPT, Problem
 from t2ialign.data.base import Example
-from t2ialign.data.problems import NO_PROMPT, SAME_PROMPT, Problem
 from t2ialign.data.tables import columns as role
 from t2ialign.data.tables.columns import Columns, find_column
-from t2ialign.data.tables.source import Layout, TableData, read_example
+from t2ialign.data.tables.source import Layout, TableData, read_example, read_prompt, shown
 from t2ialign.data.tables.table import Row, Table
 
 
@@ -30,12 +30,12 @@ def text_pair_layout(table: Table, columns: Columns) -> Layout:
         found = read_example(row, table, matched, (image,), None)
         if isinstance(found, Problem):
             return found
-        other = row.cells.get(mismatched)
-        if not isinstance(other, str) or not other.strip():
-            return Problem(row.origin, NO_PROMPT, f"{mismatched} is empty")
-        if other.strip() == found.prompts[0]:
-            return Problem(row.origin, SAME_PROMPT, f"{matched} and {mismatched} are both {found.prompts[0]!r}")
-        return replace(found, prompts=(found.prompts[0], other.strip()))
+        other = read_prompt(row, mismatched)
+        if isinstance(other, Problem):
+            return other
+        if other == found.prompts[0]:
+            return Problem(row.origin, SAME_PROMPT, f"{matched} and {mismatched} are both {shown(other)}")
+        return replace(found, prompts=(found.prompts[0], other))
 
     return Layout(f"{table.path.name}: image '{image}', prompt '{matched}', mismatched prompt '{mismatched}'", read)
 

@@ -1,4 +1,4 @@
-"""Batches for ever, from a cursor: rows are read by workers, all draws are made here."""
+"""Batches without end, from a cursor: rows are read by workers, all draws are made here."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from t2ialign.data.encoding.cache import Encoded, RawRows, Reader, Rows
+from t2ialign.data.encoding.dataset import Encoded, LoadedRows, Reader
 from t2ialign.data.loading.sampler import Order
 from t2ialign.errors import UserError
 from t2ialign.rng import Draws
 from t2ialign.types import Batch, Conditioning
 
 
-class _Refused(NamedTuple):
-    """An error of the user's data, carried out of a worker as it is: torch would wrap its message in a traceback."""
+class _Failure(NamedTuple):
+    """An error of the user's data on its way out of a worker: torch would wrap a raised one in a traceback."""
 
     error: UserError
 
@@ -28,11 +28,11 @@ class _RowReader(Dataset):
     def __init__(self, reader: Reader):
         self.reader = reader
 
-    def __getitem__(self, rows: list[int]) -> RawRows | _Refused:
+    def __getitem__(self, rows: list[int]) -> LoadedRows | _Failure:
         try:
             return self.reader(rows)
         except UserError as error:
-            return _Refused(error)
+            return _Failure(error)
 
 
 class Batches:
@@ -46,9 +46,9 @@ class Batches:
         workers: processes that read ahead; 0 reads in this one.
         prompt_dropout: share of examples that get `null` for their prompt, in [0, 1).
         null: the unconditional conditioning. [1, L, D]
-        members: rows of an epoch, by index; every row once if not said.
-        curriculum_scores: of each row, for a curriculum; see `Order`.
-        pin_memory: page-locked memory, for copies to a GPU; where there is one if not said.
+        epoch_indices: the examples of an epoch, by index; default: every example once.
+        curriculum_scores: of each example, for a curriculum; see `Order`.
+        pin_memory: page-locked memory, for copies to a GPU; default: where there is one.
 
     Raises:
         ValueError: prompt dropout without `null`.
@@ -66,7 +66,7 @@ class Batches:
         workers: int = 0,
         prompt_dropout: float = 0.0,
         null: Conditioning | None = None,
-        members: Sequence[int] | None = None,
+        epoch_indices: Sequence[int] | None = None,
         curriculum_scores: Sequence[float] | None = None,
         pin_memory: bool | None = None,
     ):
@@ -80,7 +80,7 @@ class Batches:
         self.prompt_dropout = prompt_dropout
         self.null = None if null is None else null.to("cpu", torch.float32)
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
-        buckets = [range(len(encoded)) if members is None else members]
+        buckets = [range(len(encoded)) if epoch_indices is None else epoch_indices]
         self._order = Order(buckets, seed=seed, micro_batch=micro_batch, curriculum_scores=curriculum_scores)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -91,46 +91,46 @@ class Batches:
         """
         groups = self._order.groups(cursor=self.cursor, rank=self.rank, world_size=self.world_size)
         for group, raw in zip(groups, self._raw_rows(), strict=False):
-            if isinstance(raw, _Refused):
+            if isinstance(raw, _Failure):
                 raise raw.error
-            batch = self._batch(torch.tensor(group.keys), torch.tensor(group.examples), self.encoded.finish(raw))
+            batch = self._batch(torch.tensor(group.keys), torch.tensor(group.examples), self.encoded.complete(raw))
             yield _pinned(batch) if self.pin_memory else batch
 
-    def _raw_rows(self) -> Iterator[RawRows | _Refused]:
+    def _raw_rows(self) -> Iterator[LoadedRows | _Failure]:
         groups = self._order.groups(cursor=self.cursor, rank=self.rank, world_size=self.world_size)
         loader = DataLoader(
             _RowReader(self.encoded.reader),
             batch_size=None,
             sampler=(group.examples for group in groups),  # type: ignore[arg-type]
             num_workers=self.workers,
-            collate_fn=_as_it_is,  # type: ignore[arg-type]
+            collate_fn=_unchanged,  # type: ignore[arg-type]
             generator=torch.Generator(),  # the workers' seeds must not be drawn from the global generator
         )
         yield from loader
 
-    def _batch(self, keys: torch.Tensor, rows: torch.Tensor, encoded: Rows) -> Batch:
+    def _batch(self, keys: torch.Tensor, rows: torch.Tensor, encoded: LoadedRows) -> Batch:
         draws = Draws(self.seed, keys)
-        mean, std = encoded.latents.mean, encoded.latents.std
+        mean, std = encoded.posterior.mean, encoded.posterior.std
         latents = mean + std * draws.normal(tuple(mean.shape[1:]), "posterior")
-        batch = assembled(keys, rows, encoded, latents, self.encoded.views)
+        batch = assemble_batch(keys, rows, encoded, latents, self.encoded.views)
         if not self.prompt_dropout:
             return batch
         dropped = draws.uniform("dropout") < self.prompt_dropout
         return replace(batch, cond=_without_prompts(batch.cond, dropped, self.null))
 
 
-def assembled(keys: torch.Tensor, rows: torch.Tensor, encoded: Rows, latents: torch.Tensor, views: int) -> Batch:
-    """The batch of encoded rows.
-
-    One image stands for all views where only prompts differ; views that none of the lists has are cut off.
+def assemble_batch(
+    keys: torch.Tensor, rows: torch.Tensor, encoded: LoadedRows, latents: torch.Tensor, views: int
+) -> Batch:
+    """The batch of encoded rows: one image is expanded to all views, and padding that all lists share is cut off.
 
     Args:
         keys: global sample numbers. [N]
         rows: the data set's row of each example. [N]
-        encoded: what is stored of these rows.
+        encoded: these rows.
         latents: x_0 drawn from the rows' posteriors. [N, V or 1, C, h, w]
     """
-    geometry, scores, mask = encoded.latents.geometry, encoded.scores, encoded.mask
+    geometry, scores, mask = encoded.geometry, encoded.scores, encoded.mask
     latents = latents.expand(-1, views, -1, -1, -1)
     geometry = None if geometry is None else geometry.expand(-1, views, -1)
     if mask is None:
@@ -147,7 +147,7 @@ def assembled(keys: torch.Tensor, rows: torch.Tensor, encoded: Rows, latents: to
     )
 
 
-def _as_it_is(rows: RawRows | _Refused) -> RawRows | _Refused:
+def _unchanged(rows: LoadedRows | _Failure) -> LoadedRows | _Failure:
     return rows
 
 

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import re
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
-from t2ialign.data import images
-from t2ialign.data.kinds.prompts import read_lines
+from t2ialign.data.account import (
+    NO_ROW,
+    OTHER_PROMPTS,
+    PROMPT_WITHOUT_IMAGE,
+    SECOND_PROMPT,
+    SUBFOLDER,
+    UNKNOWN_SUFFIX,
+    Problem,
+)
+from t2ialign.data.images import SUFFIXES
 from t2ialign.data.tables.columns import PROMPT, find_column
-from t2ialign.data.tables.table import Row, Table, read_table
+from t2ialign.data.tables.table import Row, Table, read_lines, read_table
 from t2ialign.errors import DataError
 
 PAIR_FOLDERS = (("w", "l"), ("win", "lose"), ("winner", "loser"), ("chosen", "rejected"))
 STEM_COLUMNS = ("file_name", "file", "name", "stem", "image", "id")
+PROMPT_FILES = ("prompts.csv", "prompts.txt")
+CAPTION = ".txt"
+"""Ending of the files that hold the prompt of the image of the same stem."""
 
 
 def pair_folders(folder: Path) -> tuple[str, str] | None:
@@ -26,7 +39,7 @@ def read_pair_folders(folder: Path, names: tuple[str, str]) -> Table:
     stems = sorted({*chosen, *rejected}, key=natural)
     if not stems:
         raise DataError(f"{folder}: {names[0]}/ and {names[1]}/ hold no images")
-    prompts = _prompts(folder, folder / names[0], stems)
+    prompts, unused = _prompts(folder, names, stems)
     rows = [
         Row(
             {"chosen": chosen.get(stem), "rejected": rejected.get(stem), "prompt": prompts.get(stem)},
@@ -34,7 +47,10 @@ def read_pair_folders(folder: Path, names: tuple[str, str]) -> Table:
         )
         for stem in stems
     ]
-    return Table(folder, ["chosen", "rejected", "prompt"], rows)
+    beside = [path for path in _entries(folder) if path.name not in (*names, *PROMPT_FILES)]
+    unused += [_unread(path) for path in beside]
+    unused += [problem for name in names for problem in _unread_beside_images(folder / name)]
+    return Table(folder, ["chosen", "rejected", "prompt"], rows, tuple(unused))
 
 
 def read_captioned(folder: Path) -> Table:
@@ -43,22 +59,75 @@ def read_captioned(folder: Path) -> Table:
     stems = sorted(files, key=natural)
     prompts = _captions(folder, stems)
     rows = [Row({"image": files[stem], "prompt": prompts.get(stem)}, files[stem]) for stem in stems]
-    return Table(folder, ["image", "prompt"], rows)
+    return Table(folder, ["image", "prompt"], rows, tuple(_unread_beside_images(folder)))
 
 
 def has_images(folder: Path) -> bool:
-    return any(path.suffix.lower() in images.SUFFIXES for path in folder.iterdir())
+    return any(_is_image(path) for path in folder.iterdir())
 
 
 def natural(stem: str) -> list[tuple[int, int, str]]:
     """Sorts 2 before 10."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", stem) if part]
+    parts = re.split("([0-9]+)", stem)
+    return [(0, int(part), "") if place % 2 else (1, 0, part) for place, part in enumerate(parts) if part]
+
+
+def images_without_row(table: Table, folder: Path) -> list[Problem]:
+    """The images below a folder that no row of its table names."""
+    images = [path for path in _walk(folder) if _is_image(path)]
+    if not images:
+        return []
+    named = {os.path.normpath(table.folder / text) for text in _texts(table)}
+    return [Problem(str(image), NO_ROW) for image in images if os.path.normpath(image) not in named]
+
+
+def _texts(table: Table) -> Iterator[str]:
+    """The cells that may be paths."""
+    for row in table.rows:
+        for cell in row.cells.values():
+            value = cell.get("path") if isinstance(cell, dict) else cell
+            if isinstance(value, str) and len(value) < 4096 and "\0" not in value:
+                yield value.strip()
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """All files below a folder, in order, without those that are hidden."""
+    for entry in _entries(folder):
+        if entry.is_dir():
+            yield from _walk(entry)
+        else:
+            yield entry
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What a folder holds, in order, without what is hidden, as .DS_Store and ._1.png."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
+
+
+def _unread_beside_images(folder: Path) -> list[Problem]:
+    """What else a folder of images holds: other files and folders, and captions of no image."""
+    entries = [path for path in _entries(folder) if not _is_image(path) or path.is_dir()]
+    stems = {path.stem for path in _entries(folder) if _is_image(path)}
+    return [_unread(path) for path in entries if path.suffix != CAPTION or path.stem not in stems]
+
+
+def _unread(path: Path) -> Problem:
+    """Why a file or a folder is not read."""
+    if path.is_dir():
+        return Problem(str(path), SUBFOLDER, f"holds {sum(1 for _ in _walk(path)):,} files")
+    if path.suffix == CAPTION:
+        return Problem(str(path), PROMPT_WITHOUT_IMAGE)
+    return Problem(str(path), NO_ROW if _is_image(path) else UNKNOWN_SUFFIX)
 
 
 def _by_stem(folder: Path) -> dict[str, str]:
     found: dict[str, str] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in images.SUFFIXES:
+    for path in _entries(folder):
+        if not _is_image(path) or path.is_dir():
             continue
         if path.stem in found:
             raise DataError(f"{folder}: {Path(found[path.stem]).name} and {path.name} have the same stem; keep one")
@@ -66,28 +135,53 @@ def _by_stem(folder: Path) -> dict[str, str]:
     return found
 
 
-def _prompts(folder: Path, caption_folder: Path, stems: list[str]) -> dict[str, str]:
-    """Stem -> prompt, from prompts.csv, prompts.txt, or a caption beside each chosen image."""
-    if (folder / "prompts.csv").is_file():
-        return _prompt_table(folder / "prompts.csv")
-    if (folder / "prompts.txt").is_file():
-        return _prompt_lines(folder / "prompts.txt", stems)
-    captions = _captions(caption_folder, stems)
+def _prompts(folder: Path, names: tuple[str, str], stems: list[str]) -> tuple[dict[str, str], list[Problem]]:
+    """Stem -> prompt, from prompts.csv, prompts.txt, or a caption beside each chosen image; and what is not used."""
+    captions = _captions(folder / names[0], stems)
+    files = [folder / name for name in PROMPT_FILES if (folder / name).is_file()]
+    others = [*files[1:], *([folder / names[0] / f"{next(iter(captions))}{CAPTION}"] if files and captions else [])]
+    unread = [Problem(str(path), OTHER_PROMPTS, f"{files[0].name} is used") for path in others]
+    if files and files[0].suffix == CAPTION:
+        return _prompt_lines(files[0], stems), unread
+    if files:
+        prompts, unused = _prompt_table(files[0], names, stems)
+        return prompts, [*unused, *unread]
     if not captions:
         raise DataError(
             f"{folder}: has no prompts; add prompts.csv (file_name,prompt), prompts.txt (one a line, in the order "
-            f"of the file names), or a caption .txt beside each image in {caption_folder.name}/"
+            f"of the file names), or a caption .txt beside each image in {names[0]}/"
         )
-    return captions
+    return captions, []
 
 
-def _prompt_table(path: Path) -> dict[str, str]:
+def _prompt_table(path: Path, names: tuple[str, str], stems: list[str]) -> tuple[dict[str, str], list[Problem]]:
+    """Stem -> prompt; of several prompts for one image the last. Rows without an image, and prompts that lost."""
     table = read_table(path)
     prompt = find_column(table, PROMPT, None)
-    stem = next((name for name in table.columns if name.lower() in STEM_COLUMNS), None)
-    if stem is None:
+    column = next((name for name in table.columns if name.lower() in STEM_COLUMNS), None)
+    if column is None:
         raise DataError(f"{path}: needs a column that names the image ({', '.join(STEM_COLUMNS)}) beside {prompt}")
-    return {Path(row.cells[stem]).stem: row.cells[prompt] for row in table.rows}
+    rows: dict[str, Row] = {}
+    known = {*stems}
+    unused = []
+    for row in table.rows:
+        stem = _stem(row.cells[column], names)
+        if stem not in known:
+            unused.append(Problem(row.origin, PROMPT_WITHOUT_IMAGE, f"{column} is {row.cells[column]}"))
+            continue
+        before = rows.get(stem)
+        if before is not None and before.cells[prompt] != row.cells[prompt]:
+            detail = f"{row.cells[column]} has two prompts; the one of {row.origin} is used"
+            unused.append(Problem(before.origin, SECOND_PROMPT, detail))
+        rows[stem] = row
+    return {stem: row.cells[prompt] for stem, row in rows.items()}, unused
+
+
+def _stem(name: str, folders: tuple[str, str]) -> str:
+    """The stem by which a prompt file names the images of a pair: `3` of 3.png, w/3.png and 3."""
+    path = PurePosixPath(name.strip().replace("\\", "/"))
+    path = PurePosixPath(*path.parts[1:]) if len(path.parts) > 1 and path.parts[0] in folders else path
+    return str(path.with_suffix("") if path.suffix.lower() in SUFFIXES else path)
 
 
 def _prompt_lines(path: Path, stems: list[str]) -> dict[str, str]:
@@ -101,5 +195,5 @@ def _prompt_lines(path: Path, stems: list[str]) -> dict[str, str]:
 
 
 def _captions(folder: Path, stems: list[str]) -> dict[str, str]:
-    files = {stem: folder / f"{stem}.txt" for stem in stems}
+    files = {stem: folder / f"{stem}{CAPTION}" for stem in stems}
     return {stem: " ".join(read_lines(path)) for stem, path in files.items() if path.is_file()}

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
-from bisect import bisect_right
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from t2ialign.data.account import OTHER_SPLIT, Problem
 from t2ialign.errors import DataError, InputError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+CELL_CHARACTERS = 2**31 - 1
+"""Longest cell of a CSV; the csv module's own limit would refuse an image as text."""
+SPLITS = ("train", "validation", "valid", "val", "dev", "test", "eval")
+"""Names of a data set's parts, with which file names begin."""
 
 
 class Row(NamedTuple):
@@ -32,66 +34,13 @@ class Table(NamedTuple):
     path: Path
     columns: list[str]
     rows: list[Row]
+    unused: tuple[Problem, ...] = ()
+    """Files beside it that are not read, and rows of a prompt file that belong to no row."""
 
     @property
     def folder(self) -> Path:
         """What relative image paths are relative to."""
         return self.path if self.path.is_dir() else self.path.parent
-
-
-class ParquetImages:
-    """Encoded images in one column of a Parquet file, read a row group at a time when asked for."""
-
-    def __init__(self, path: Path, column: str, first_rows: list[int]):
-        self.path = path
-        self.column = column
-        self.first_rows = first_rows
-        """Number of each row group's first row."""
-        self._group: tuple[int, list[Any]] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_group": None}  # a worker reads for itself
-
-    def read(self, row: int) -> bytes:
-        """The encoded bytes at a row.
-
-        Raises:
-            DataError: there are none.
-        """
-        group = bisect_right(self.first_rows, row) - 1
-        held = self._group  # one look: another thread may replace it meanwhile
-        if held is None or held[0] != group:
-            table = pq.ParquetFile(self.path).read_row_group(group, columns=[self.column])
-            held = self._group = (group, table.column(0).to_pylist())
-        value = held[1][row - self.first_rows[group]]
-        if not isinstance(value, dict):
-            content = value
-        elif value["bytes"] is None and value.get("path"):
-            content = self._beside(value["path"])
-        else:
-            content = value["bytes"]
-        if not content:
-            raise DataError("no image stored")
-        return content
-
-    def _beside(self, name: str) -> bytes:
-        path = self.path.parent / name
-        if not path.is_file():
-            raise DataError(f"no such image {path}")
-        return path.read_bytes()
-
-
-class EmbeddedImage(NamedTuple):
-    """An image inside a Parquet file, not yet read."""
-
-    images: ParquetImages
-    row: int
-
-    def read(self) -> bytes:
-        return self.images.read(self.row)
-
-    def __str__(self) -> str:
-        return f"{self.images.column} in row {self.row + 1}"
 
 
 def find_table(folder: Path) -> Path | None:
@@ -105,41 +54,85 @@ def find_table(folder: Path) -> Path | None:
         return found[0] if found else None
     if all(path.suffix.lower() == ".parquet" for path in found):
         return folder
-    raise DataError(f"{folder}: holds {len(found)} tables ({_listing(p.name for p in found)}); set data.path to one")
+    raise DataError(f"{folder}: holds {len(found)} tables ({_listed(p.name for p in found)}); set data.path to one")
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path, split: str | None = None) -> Table:
     """Reads a table, or a folder of Parquet shards.
+
+    Args:
+        split: which part of the data set, where the folder holds shards of several.
 
     Raises:
         InputError: no such file, or not a kind of table that is read.
-        DataError: its content is not what its suffix says, or it has no rows.
+        DataError: its content is not what its suffix says, it has no rows, or it holds several splits.
     """
-    if path.is_dir():
-        shards = [_read_parquet(shard) for shard in sorted(path.glob("*.parquet"))]
-        odd = next((shard for shard in shards if shard.columns != shards[0].columns), None)
-        if odd is not None:
-            raise DataError(f"{odd.path}: has columns {_listing(odd.columns)}, but {shards[0].path.name} has others")
-        table = Table(path, shards[0].columns, [row for shard in shards for row in shard.rows])
-    else:
-        table = _reader(path)(path)
+    table = _read_shards(path, split) if path.is_dir() else _read_file(path)
     if not table.rows:
         raise DataError(f"{path}: has no rows{' below its header' if table.columns else ''}")
     return table
 
 
-def _reader(path: Path):
-    if not path.is_file():
+def _read_shards(folder: Path, split: str | None) -> Table:
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".parquet")
+    splits = {path: split_of(path.stem) for path in files}
+    known = sorted({name for name in splits.values() if name is not None})
+    if split is None and len(known) > 1:
+        raise DataError(f"{folder}: holds shards of several splits ({_listed(known)}); set data.split to one of them")
+    if split is not None and split not in known:
+        raise DataError(f"{folder}: data.split is '{split}'; it holds shards of {_listed(known) or 'no named split'}")
+    chosen = [path for path in files if split is None or splits[path] == split]
+    shards = [_read_file(path) for path in chosen]
+    odd = next((shard for shard in shards if shard.columns != shards[0].columns), None)
+    if odd is not None:
+        raise DataError(f"{odd.path}: has columns {_listed(odd.columns)}, but {shards[0].path.name} has others")
+    others = tuple(Problem(str(path), OTHER_SPLIT) for path in files if path not in chosen)
+    return Table(folder, shards[0].columns, [row for shard in shards for row in shard.rows], others)
+
+
+def split_of(name: str) -> str | None:
+    """The split that a file's name begins with, as `test` of test-00000-of-00001."""
+    first = re.split(r"[^a-z]", name.lower(), maxsplit=1)[0]
+    return first if first in SPLITS else None
+
+
+def _read_file(path: Path) -> Table:
+    from t2ialign.data.tables.parquet import read_parquet  # pyarrow is slow to import, and builds on the records here
+
+    if not is_file(path):
         raise InputError(f"{path}: no such file")
     suffix = path.suffix.lower()
-    readers = {".csv": _read_csv, ".tsv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+    readers = {".csv": _read_csv, ".tsv": _read_csv, ".jsonl": _read_jsonl, ".parquet": read_parquet}
     if suffix not in readers:
         raise InputError(f"{path}: tables end in {', '.join(SUFFIXES)}; this ends in '{suffix}'")
-    return readers[suffix]
+    try:
+        return readers[suffix](path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
-def _listing(names) -> str:
-    return ", ".join(map(str, names))
+def is_file(path: Path) -> bool:
+    """Whether a path names a file; text that no file can be named by does not."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file that hold something, without surrounding blanks.
+
+    Raises:
+        DataError: not UTF-8 text, or the file cannot be read.
+    """
+    try:
+        return [line.strip() for line in "".join(_text_lines(path)).split("\n") if line.strip()]
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)
 
 
 def _text_lines(path: Path) -> Iterator[str]:
@@ -154,17 +147,16 @@ def _text_lines(path: Path) -> Iterator[str]:
 
 
 def _read_csv(path: Path) -> Table:
-    records = list(_csv_records(path))
-    if not records:
-        return Table(path, [], [])
-    header = [name.strip() for name in records[0].cells]
+    records = _csv_records(path)
+    first, _ = next(records, ([], 0))
+    header = [name.strip() for name in first]
     twice = {name for name in header if header.count(name) > 1}
     if twice:
         raise DataError(f"{path}:1: column '{min(twice)}' stands twice in the header")
     if len(header) == 1 and ";" in header[0]:
         raise DataError(f"{path}:1: columns are separated by ';'; save the table with commas, or as .tsv with tabs")
     rows = []
-    for cells, line in records[1:]:
+    for cells, line in records:
         if len(cells) != len(header):
             raise DataError(
                 f"{path}:{line}: has {len(cells)} cells, the header has {len(header)}; "
@@ -174,13 +166,9 @@ def _read_csv(path: Path) -> Table:
     return Table(path, header, rows)
 
 
-class _Record(NamedTuple):
-    cells: list[str]
-    line: int
-    """Where it begins; a quoted cell may run over several lines."""
-
-
-def _csv_records(path: Path) -> Iterator[_Record]:
+def _csv_records(path: Path) -> Iterator[tuple[list[str], int]]:
+    """(cells, the line where they begin) of each record; a quoted cell may run over several lines."""
+    csv.field_size_limit(CELL_CHARACTERS)
     reader = csv.reader(_text_lines(path), delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
     while True:
         line = reader.line_num + 1
@@ -191,7 +179,7 @@ def _csv_records(path: Path) -> Iterator[_Record]:
         except csv.Error as error:
             raise DataError(f"{path}:{line}: not a table: {error}; a quote may be missing or left open") from None
         if cells:
-            yield _Record(cells, line)
+            yield cells, line
 
 
 def _read_jsonl(path: Path) -> Table:
@@ -200,38 +188,28 @@ def _read_jsonl(path: Path) -> Table:
     for number, line in enumerate(_text_lines(path), start=1):
         if not line.strip():
             continue
-        try:
-            cells = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}:{number}: not JSON: {error.msg} at column {error.colno}") from None
-        if not isinstance(cells, dict):
-            raise DataError(f"{path}:{number}: holds {type(cells).__name__}; each line is one object {{column: value}}")
+        cells = _json_object(line, f"{path}:{number}")
         columns.update(dict.fromkeys(cells))
         rows.append(Row(cells, f"{path}:{number}"))
     return Table(path, list(columns), rows)
 
 
-def _read_parquet(path: Path) -> Table:
+def _json_object(line: str, origin: str) -> dict[str, Any]:
     try:
-        file = pq.ParquetFile(path)
-        schema = file.schema_arrow
-        images = [field.name for field in schema if _holds_bytes(field.type)]
-        plain = file.read(columns=[name for name in schema.names if name not in images]).to_pylist()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path}: not a readable Parquet file: {error}") from None
-    sizes = [file.metadata.row_group(index).num_rows for index in range(file.metadata.num_row_groups)]
-    first_rows = [sum(sizes[:index]) for index in range(len(sizes))]
-    embedded = {name: ParquetImages(path, name, first_rows) for name in images}
-    rows = []
-    for number in range(file.metadata.num_rows):
-        cells: dict[str, Any] = dict(plain[number]) if plain else {}
-        cells.update({name: EmbeddedImage(column, number) for name, column in embedded.items()})
-        rows.append(Row(cells, f"{path}:row {number + 1}"))
-    return Table(path, list(schema.names), rows)
+        cells = json.loads(line, object_pairs_hook=_without_duplicates)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{origin}: not JSON: {error.msg} at column {error.colno}") from None
+    except (ValueError, RecursionError) as error:  # a key twice, a number of thousands of digits, thousands of brackets
+        raise DataError(f"{origin}: not usable JSON: {error}") from None
+    if not isinstance(cells, dict):
+        raise DataError(f"{origin}: holds {type(cells).__name__}; each line is one object {{column: value}}")
+    return cells
 
 
-def _holds_bytes(kind: pa.DataType) -> bool:
-    """Whether a column holds encoded images, plainly or as data-set libraries wrap them in {bytes, path}."""
-    if pa.types.is_struct(kind):
-        return any(kind.field(index).name == "bytes" for index in range(kind.num_fields))
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+def _without_duplicates(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"key '{twice}' is written twice")
+    return found

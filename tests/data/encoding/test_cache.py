@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +22,8 @@ from t2ialign.config import component
 from t2ialign.data.base import Cache
 from t2ialign.data.encoding import cache as cache_module
 from t2ialign.data.encoding import shards as shards_module
-from t2ialign.data.encoding.cache import Encoded, Rows, encode
+from t2ialign.data.encoding.cache import encode
+from t2ialign.data.encoding.dataset import Encoded, ImageReader, LoadedRows, StoredText
 from t2ialign.data.encoding.shards import Shards
 from t2ialign.data.kinds.pairs import PairData
 from t2ialign.data.kinds.singles import SingleData
@@ -38,28 +40,28 @@ def encoded(path: Path, backbone, *, resolution: int = 16, **settings) -> Encode
     return encode(PairData(path=path).open(), backbone, resolution=resolution, **settings)
 
 
-def assert_equal(a: Rows, b: Rows, atol: float = 0.0) -> None:
-    for first, second in ((a.latents.mean, b.latents.mean), (a.latents.std, b.latents.std)):
+def assert_equal(a: LoadedRows, b: LoadedRows, atol: float = 0.0) -> None:
+    for first, second in ((a.posterior.mean, b.posterior.mean), (a.posterior.std, b.posterior.std)):
         torch.testing.assert_close(first, second, atol=atol, rtol=0)
     torch.testing.assert_close(a.cond.tokens, b.cond.tokens, atol=atol, rtol=0)
     assert (a.cond.pooled is None) == (b.cond.pooled is None)
-    assert (a.latents.geometry is None) == (b.latents.geometry is None)
-    if a.latents.geometry is not None:
-        assert torch.equal(a.latents.geometry, b.latents.geometry)
+    assert (a.geometry is None) == (b.geometry is None)
+    if a.geometry is not None:
+        assert torch.equal(a.geometry, b.geometry)
 
 
 def test_shapes_and_values_by_hand(pair_table: Callable[..., Path], backbone: PlainBackbone):
     path = pair_table(3)
     rows = encoded(path, backbone)[[2, 0]]
-    assert rows.latents.mean.shape == rows.latents.std.shape == (2, 2, 3, 2, 2)
+    assert rows.posterior.mean.shape == rows.posterior.std.shape == (2, 2, 3, 2, 2)
     assert rows.cond.tokens.shape == (2, 1, 4, 3)
     assert rows.scores is None
     # row 2's chosen image is 22 x 16: the 16 x 16 centre begins at column 3
-    assert rows.latents.geometry is not None
-    assert rows.latents.geometry[0, 0].tolist() == [16, 22, 0, 3, 16, 16]
+    assert rows.geometry is not None
+    assert rows.geometry[0, 0].tolist() == [16, 22, 0, 3, 16, 16]
     assert "".join(map(chr, rows.cond.tokens[0].flatten().int().tolist())).strip() == "prompt 2"
-    fresh = cache_module.PixelReader(PairData(path=path).open(), 16)([0]).examples[0][1].values
-    torch.testing.assert_close(rows.latents.mean[1, 1, 0, 0, 0], fresh[0, :8, :8].mean())
+    fresh = ImageReader(PairData(path=path).open(), 16)([0])[0][0, 1]
+    torch.testing.assert_close(rows.posterior.mean[1, 1, 0, 0, 0], fresh[0, :8, :8].mean())
 
 
 def test_scores_come_with_the_rows(tmp_path: Path, backbone: PlainBackbone):
@@ -79,7 +81,7 @@ def test_stored_encodings_equal_fresh_ones(family: str, request, pair_table: Cal
     fresh = encoded(path, backbone, resolution=64, batch=3, cache=NOTHING_STORED)
     assert (stored.needs_encoders, fresh.needs_encoders) == (False, True)
     assert_equal(stored[[3, 1]], fresh[[3, 1]], atol=1e-6)  # another batch may sum in another order
-    assert (stored[[0]].latents.geometry is None) == (family == "sd15")
+    assert (stored[[0]].geometry is None) == (family == "sd15")
 
 
 @pytest.mark.parametrize("one", [Cache(text=False), Cache(latents=False)])
@@ -95,8 +97,8 @@ def test_latents_and_text_are_stored_independently(
 def test_float16_halves_the_space_and_reads_as_float32(pair_table: Callable[..., Path], backbone: PlainBackbone):
     path = pair_table(3)
     half = encoded(path, backbone, cache=Cache(dtype="float16"))[[1]]
-    assert half.latents.mean.dtype == half.cond.tokens.dtype == torch.float32
-    torch.testing.assert_close(half.latents.mean, encoded(path, backbone)[[1]].latents.mean, atol=1e-3, rtol=0)
+    assert half.posterior.mean.dtype == half.cond.tokens.dtype == torch.float32
+    torch.testing.assert_close(half.posterior.mean, encoded(path, backbone)[[1]].posterior.mean, atol=1e-3, rtol=0)
 
 
 def test_nothing_is_encoded_twice(pair_table: Callable[..., Path], backbone: PlainBackbone):
@@ -107,12 +109,42 @@ def test_nothing_is_encoded_twice(pair_table: Callable[..., Path], backbone: Pla
     assert (backbone.images_encoded, backbone.prompts_encoded) == (12, 2)
 
 
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each image file is opened."""
+    counts: Counter[str] = Counter()
+    real = Path.open
+
+    def counted(path: Path, *args, **settings):
+        if path.suffix == ".png":
+            counts[path.name] += 1
+        return real(path, *args, **settings)
+
+    monkeypatch.setattr(Path, "open", counted)
+    return counts
+
+
+def test_images_are_read_once_on_the_way_into_the_cache(
+    small_shards, opened: Counter[str], pair_table: Callable[..., Path], backbone: PlainBackbone
+):
+    path = pair_table(5)
+    source = PairData(path=path).open()
+    encode(source, backbone, resolution=16, folder=path.parent / "cache", device=CPU)
+    fingerprint = source.fingerprint
+    assert opened == {f"{row}_{side}.png": 1 for row in range(5) for side in "wl"}
+    opened.clear()
+    again = PairData(path=path).open()
+    encode(again, backbone, resolution=16, folder=path.parent / "cache", device=CPU)
+    assert again.fingerprint == fingerprint
+    assert set(opened.values()) == {1}
+
+
 def test_what_changes_the_content_changes_the_place(pair_table: Callable[..., Path], backbone: PlainBackbone):
     path = pair_table(3)
     places = set()
 
     def place(**settings) -> None:
-        places.add(encoded(path, backbone, **settings).reader.latents.shards.folder.name)
+        places.add(encoded(path, backbone, **settings).reader.latents.shards.path(0))
 
     place()
     place(resolution=8)
@@ -183,7 +215,7 @@ def test_a_full_disk_is_told_keeps_what_is_whole_and_is_gone_on_with(
         encoded(path, backbone)
     assert caught.value.exit_code == 75
     folder = next((path.parent / "cache").glob("latents-*"))
-    assert sorted(p.name for p in folder.iterdir()) == ["000000.safetensors", "000001.safetensors", "index.json"]
+    assert sorted(p.name[:6] for p in folder.iterdir()) == ["000000", "000001", "index."]
     monkeypatch.setattr(shards_module, "save_file", save_file)
     before = backbone.images_encoded
     again = encoded(path, backbone)
@@ -198,8 +230,8 @@ def test_auto_does_not_fill_the_disk(
     # 3 pairs x 2 views x (mean, std) x 3 x 2 x 2 float32 = 576 bytes; 3 prompts x (4 x 3 + 3) float32 = 180 bytes
     monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=2 * 576 - 1))
     found = encoded(path, backbone)
-    assert isinstance(found.reader.latents, cache_module.PixelReader)
-    assert isinstance(found.reader.text, cache_module.StoredText)
+    assert isinstance(found.reader.latents, ImageReader)
+    assert isinstance(found.reader.text, StoredText)
     assert "data.cache.latents=true insists" in caplog.text
     monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=575))
     with pytest.raises(TryAgainError, match="free some space"):
@@ -244,7 +276,7 @@ def test_a_vae_that_refuses_a_batch_is_asked_which_image_it_is(
 ):
     path = pair_table(3)
     encode_images = PlainBackbone.encode_images
-    bad = cache_module.PixelReader(PairData(path=path).open(), 16)([1]).examples[0][1].values
+    bad = ImageReader(PairData(path=path).open(), 16)([1])[0][0, 1]
 
     def refuse(pixels):
         if any(torch.equal(image, bad) for image in pixels):
@@ -276,7 +308,7 @@ def test_a_resolution_that_does_not_fit_is_an_input_error(pair_table: Callable[.
 def test_singles_have_one_view(pair_table: Callable[..., Path], backbone: PlainBackbone, tmp_path: Path):
     source = SingleData(path=pair_table(3)).open()
     rows = encode(source, backbone, resolution=16, folder=tmp_path / "cache", device=CPU)[[0, 1]]
-    assert rows.latents.mean.shape == (2, 1, 3, 2, 2)
+    assert rows.posterior.mean.shape == (2, 1, 3, 2, 2)
 
 
 KILLED = """
@@ -316,7 +348,7 @@ def test_killed_while_caching_it_goes_on_with_equal_content(
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     latents = Shards(tmp_path, 12)
-    while process.poll() is None and not list((tmp_path / "killed").glob("latents-*/000002.safetensors")):
+    while process.poll() is None and not list((tmp_path / "killed").glob("latents-*/000002-*.safetensors")):
         time.sleep(0.005)
     time.sleep(0.01)  # into the writing of the next one
     os.kill(process.pid, signal.SIGKILL)

@@ -34,8 +34,8 @@ def mixed(folder: Path) -> Path:
 
 def test_all_rows_are_accounted_for(tmp_path: Path):
     summary = summarise(PairData(path=mixed(tmp_path)))
-    assert (summary.rows, summary.usable, len(summary.ties), len(summary.problems)) == (8, 3, 1, 4)
-    assert summary.rows == summary.usable + len(summary.ties) + len(summary.problems)
+    account = summary.account
+    assert (account.rows, account.used, len(account.ties), len(account.problems)) == (8, 3, 1, 4)
     assert summary.prompts == 2
     assert summary.rows_per_prompt == {1: 1, 2: 1}
     assert summary.prompt_words == (1, 3)
@@ -56,7 +56,7 @@ def test_the_text_says_what_was_understood_and_what_is_wrong(tmp_path: Path):
 
 def test_singles_are_summarised_too(pair_table: Callable[..., Path]):
     summary = summarise(SingleData(path=pair_table(3)))
-    assert (summary.views, summary.rows, summary.usable, sum(summary.sizes.values())) == (1, 3, 3, 3)
+    assert (summary.views, summary.account.rows, summary.account.used, sum(summary.sizes.values())) == (1, 3, 3, 3)
 
 
 def test_a_table_of_ties_alone_is_summarised_not_refused(tmp_path: Path):

@@ -9,7 +9,7 @@ import pytest
 from own_data import write_csv
 from PIL import Image
 
-from t2ialign.data.inspect.label_bias import LOOKS, LabelBias, label_auc
+from t2ialign.data.inspect.label_bias import MEASURES, LabelBias, label_auc
 from t2ialign.data.inspect.summary import render, summarise
 from t2ialign.data.kinds.pairs import PairData
 
@@ -48,13 +48,13 @@ def test_no_differences_are_refused():
 def test_each_look_is_what_its_name_says():
     white, red = Image.new("RGB", (8, 4), "white"), Image.new("RGB", (8, 4), (255, 0, 0))
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
-    assert LOOKS["brightness"](white) == 255
-    assert (LOOKS["saturation"](white), LOOKS["saturation"](red)) == (0, 255)
-    assert LOOKS["size in px"](white) == 32
-    assert LOOKS["JPEG size"](noise) > LOOKS["JPEG size"](Image.new("RGB", (64, 64)))
+    assert MEASURES["brightness"](white) == 255
+    assert (MEASURES["saturation"](white), MEASURES["saturation"](red)) == (0, 255)
+    assert MEASURES["size in px"](white) == 32
+    assert MEASURES["JPEG size"](noise) > MEASURES["JPEG size"](Image.new("RGB", (64, 64)))
 
 
-def test_a_strong_leaning_is_warned_of_but_chance_is_not():
+def test_a_strong_bias_is_warned_of_but_chance_is_not():
     assert LabelBias("x", 0.7, 0.02, 900).is_strong()
     assert LabelBias("x", 0.3, 0.02, 900).is_strong()
     assert not LabelBias("x", 0.6, 0.02, 900).is_strong()
@@ -77,7 +77,7 @@ def pairs_of(folder: Path, count: int) -> Path:
 
 def test_inspect_says_what_the_label_follows_and_warns(tmp_path: Path):
     summary = summarise(PairData(path=pairs_of(tmp_path, 40)))
-    aucs = {leaning.name: leaning.auc for leaning in summary.label_biases}
+    aucs = {bias.name: bias.auc for bias in summary.label_biases}
     assert (aucs["brightness"], aucs["saturation"], aucs["size in px"]) == (1.0, 0.5, 0.5)
     assert (aucs["model new"], aucs["model old"]) == (1.0, 0.0)
     text = " ".join(render(summary).split())

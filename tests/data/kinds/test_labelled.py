@@ -113,7 +113,7 @@ def test_an_epoch_has_the_share_that_was_asked_for(
     data = LabelledData(path=pair_table(4), desirable_share=0.75)
     source = data.open()
     encoded = encode(source, backbone, resolution=16, folder=tmp_path / "cache", device=torch.device("cpu"))  # type: ignore[arg-type]
-    batches = iter(Batches(encoded, seed=0, micro_batch=4, members=data.members(source)))
+    batches = iter(Batches(encoded, seed=0, micro_batch=4, epoch_indices=data.epoch_indices(source)))
     scores = torch.cat([next(batches).scores for _ in range(4)])  # type: ignore[arg-type]
     # 4 disliked images ask for 12 liked: an epoch of 16
     assert scores.shape == (16, 1)

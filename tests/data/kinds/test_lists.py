@@ -65,7 +65,7 @@ def test_ties_and_single_images_are_left_out_and_counted(tmp_path: Path):
     path = table(tmp_path, {"p": [0.9, 0.9, 0.1], "q": [1.0, 1.0], "r": [1.0]})
     data = ListData(path=path, views=4)
     assert {prompt: scores[:present] for prompt, (_, scores, present) in ranked(data).items()} == {"p": (0.9, 0.1)}
-    ties = data.scan(decode=False).ties
+    ties = data.read(decode=False).source.account.ties
     # one of p, one of q, and then the single ones left of q and r
     assert [str(tie).split("jsonl:")[1] for tie in ties] == [
         "2: score 0.9 after 0.9",
@@ -109,7 +109,7 @@ def test_a_batch_says_which_views_there_are_and_is_no_wider_than_its_longest_lis
     assert sorted(batch.mask.sum(1).tolist()) == [2, 2, 3]
     for scores, mask in zip(batch.scores, batch.mask, strict=True):
         assert scores[mask].tolist() == sorted(scores[mask].tolist(), reverse=True)
-    narrow = next(iter(Batches(encoded, seed=0, micro_batch=1, members=[1])))
+    narrow = next(iter(Batches(encoded, seed=0, micro_batch=1, epoch_indices=[1])))
     assert narrow.views == 2
 
 

@@ -30,7 +30,7 @@ def test_a_table_gives_its_prompt_column(tmp_path: Path):
     [
         ("p.txt", b"# only a comment\n", DataError, "holds no prompts"),
         ("p.txt", b"\xff\xfe\x00", DataError, "not UTF-8"),
-        ("p.csv", b"prompt,id\n,1\n", DataError, r"p.csv:2: prompt: the prompt is missing"),
+        ("p.csv", b"prompt,id\n,1\n", DataError, r"p.csv:2: prompt is empty"),
         ("p.csv", b"promt\na fox\n", DataError, '"promt" looks like "prompt"'),
         ("p.json", b"[]", InputError, "prompts are read from"),
     ],

@@ -11,7 +11,8 @@ import torch
 from own_data import PlainBackbone
 
 from t2ialign.data.base import Cache
-from t2ialign.data.encoding.cache import Encoded, encode
+from t2ialign.data.encoding.cache import encode
+from t2ialign.data.encoding.dataset import Encoded
 from t2ialign.data.kinds.pairs import PairData
 from t2ialign.data.loading.loader import Batches, _without_prompts
 from t2ialign.data.loading.sampler import permutation
@@ -66,7 +67,7 @@ def test_a_batch_by_hand(encoded: Callable[..., Encoded]):
     rows = data[order]
     noise = Draws(3, torch.tensor([8, 9])).normal((2, 3, 2, 2), "posterior")
     assert batch.keys.tolist() == [8, 9]
-    assert torch.equal(batch.latents, rows.latents.mean + rows.latents.std * noise)
+    assert torch.equal(batch.latents, rows.posterior.mean + rows.posterior.std * noise)
     assert torch.equal(batch.cond.tokens, rows.cond.tokens)
     assert (len(batch), batch.views) == (2, 2)
 
@@ -75,7 +76,7 @@ def test_views_get_posterior_noise_of_their_own(encoded: Callable[..., Encoded])
     data = encoded()
     batch = first(1, data, micro_batch=6)[0]
     rows = data[permutation(3, 0, 0, 6).tolist()]
-    noise = (batch.latents - rows.latents.mean) / rows.latents.std
+    noise = (batch.latents - rows.posterior.mean) / rows.posterior.std
     assert not torch.allclose(noise[:, 0], noise[:, 1])
 
 
