@@ -20,6 +20,7 @@ from t2ialign.cli.rewards import score
 from t2ialign.cli.train import accuracy, keys, train
 from t2ialign.errors import Stopped, UserError
 from t2ialign.progress import plain_console
+from unigenbench.errors import file_problem
 
 app = typer.Typer(
     help="Align text-to-image diffusion models with preferences, and measure that it worked.",
@@ -48,6 +49,12 @@ def main() -> None:
     except UserError as error:
         err.print(f"error: {error}", style="red")
         sys.exit(error.exit_code)
+    except OSError as error:
+        problem = file_problem(error)
+        if problem is None:
+            raise
+        err.print(f"error: {problem}", style="red")
+        sys.exit(problem.exit_code)
     except Stopped:
         err.print("stopped; the same command goes on from what is saved")
         sys.exit(130)

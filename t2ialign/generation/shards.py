@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from t2ialign.config.generation import GenerationConfig
 from t2ialign.generation.folder import generate_folder
 from t2ialign.generation.worker import WorkerProcess
 from t2ialign.models import open_model
+from t2ialign.progress import plain_console
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def make_images(jobs: Sequence[ImageJob], second: WorkerProcess | None, threads:
         return
     second.start(generate_shard, jobs, (1, 2), threads, False)
     generate_shard(jobs, (0, 2), threads, True)
-    with Console(stderr=True).status("waiting for the second process's images"):
+    with plain_console(stderr=True).status("waiting for the second process's images"):
         second.finish()
 
 

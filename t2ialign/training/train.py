@@ -14,6 +14,7 @@ from rich.console import Console
 
 from t2ialign.config.schema import Config
 from t2ialign.data.account import write_accounts
+from t2ialign.progress import plain_console
 from t2ialign.storage.lock import lock_folder
 from t2ialign.training.core import Core, build, open_processes
 from t2ialign.training.engine import Engine
@@ -42,7 +43,7 @@ def train(config: Config, *, console: Console | None = None, hooks: Sequence[Hoo
         TryAgainError: the disk is full; the same command continues.
         Interrupted: the user stopped the run; the same command continues.
     """
-    console = console or Console(stderr=True)
+    console = console or plain_console(stderr=True)
     parallel = open_processes()
     with ExitStack() as stack:
         if parallel.is_main:

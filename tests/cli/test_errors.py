@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -363,6 +364,19 @@ def _(place: Place) -> None:
     assert place.train()[0] == 0
     path = place.run_dir / "checkpoints" / "step-000003" / "trained.safetensors"
     path.write_bytes(path.read_bytes()[:-8])
+
+
+@case("file in the way", "train", "x.yaml", "run_dir=x.yaml")
+def _(place: Place) -> None:
+    pass
+
+
+@case("read-only folder")
+def _(place: Place) -> None:
+    def refuse(path: str, *_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    place.monkeypatch.setattr(os, "mkdir", refuse)
 
 
 @case("run that is finished")

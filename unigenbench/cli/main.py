@@ -13,7 +13,7 @@ from rich.table import Table
 
 from unigenbench.cli.judge import estimate, judge
 from unigenbench.cli.scores import COMMANDS
-from unigenbench.errors import BenchError
+from unigenbench.errors import BenchError, file_problem
 
 app = typer.Typer(
     help="Evaluate text-to-image models test point by test point, with a multimodal judge.",
@@ -102,6 +102,12 @@ def main() -> None:
     except BenchError as error:
         err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        problem = file_problem(error)
+        if problem is None:
+            raise
+        err.print(f"error: {problem}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(problem.exit_code)
 
 
 if __name__ == "__main__":

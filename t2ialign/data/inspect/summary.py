@@ -95,7 +95,7 @@ def render(summary: DataSummary, warn: float = AUC_WARNING) -> str:
     for name, words in [*_lines(summary), *_bias_lines(summary, warn)]:
         grid.add_row(name, words)
     text = StringIO()
-    Console(file=text, width=110, color_system=None).print(grid)
+    Console(file=text, width=110, color_system=None, markup=False, emoji=False).print(grid)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
