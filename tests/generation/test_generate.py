@@ -23,6 +23,7 @@ from t2ialign.errors import DataError, InputError
 from t2ialign.generation.folder import generate_folder
 from t2ialign.generation.images import generate_images, image_seed
 from t2ialign.policy import Policy
+from t2ialign.storage.digest import tensor_digest
 from t2ialign.types import Conditioning
 
 CPU = torch.device("cpu")
@@ -328,6 +329,35 @@ def test_the_record_says_how_images_were_sampled_and_by_which_versions(policy: P
     record["versions"]["torch"] = "1.0"
     (tmp_path / "generation.json").write_text(json.dumps(record))
     folder(policy, tmp_path)  # another version goes on with the folder
+
+
+def test_a_folder_begun_with_version_0_1_is_continued(policy: Policy, tmp_path: Path):
+    images_of_it = [
+        {"index": index, "k": k, "prompt": prompt, "seed": image_seed(0, index, k), "file": f"{index}_{k}.png"}
+        for index, prompt in enumerate(PROMPTS)
+        for k in range(2)
+    ]
+    record = {
+        "model": "tiny",
+        "adapters": [],
+        "guidance": {"scale": 3.0, "cond": {"lora0": 1.0}, "uncond": {"lora0": 1.0}},
+        "steps": 3,
+        "resolution": policy.backbone.resolution,
+        "images_per_prompt": 2,
+        "seed": 0,
+        "seed_policy": "keyed",
+        "sampler": {"name": "ddim", **policy.backbone.sampling},
+        "truncated_prompts": [],
+        "fingerprint": tensor_digest(policy.denoiser.state_dict().items(), policy.backbone.fingerprint),
+        "versions": {"t2ialign": "0.1.0"},
+        "images": images_of_it,
+    }
+    path = tmp_path / "generation.json"
+    path.write_text(json.dumps(record, indent=1))
+    for image in images_of_it:  # all there: nothing is drawn with the adapter that is only named here
+        Image.new("RGB", (8, 8)).save(tmp_path / str(image["file"]))
+    folder(policy, tmp_path, weights={"lora0": 1.0})
+    assert json.loads(path.read_text()) == record
 
 
 def unigenbench_file(path: Path, indices: list[int]) -> Path:
