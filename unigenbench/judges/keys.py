@@ -38,8 +38,8 @@ def read_key(kind: str, key_file: Path | None = None) -> str | None:
 
 
 def _checked_key(key: str, source: str) -> str:
-    if not key.isascii() or not key.isprintable() or " " in key:
-        raise InputError(f"{source}: holds more than a key: a space, a second line, or a letter that is not ASCII")
+    if not key.isascii() or not key.isprintable():
+        raise InputError(f"{source}: holds more than a key: a second line, or a character that is not ASCII")
     return key
 
 

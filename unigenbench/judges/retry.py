@@ -63,9 +63,11 @@ def retry_after_seconds(headers: Mapping[str, str], now: datetime | None = None)
 
 
 def _number(text: str | None) -> float | None:
-    """A number that is not negative, at most LONGEST_SECONDS."""
+    """A number in digits, at most LONGEST_SECONDS; None for anything else."""
+    digits = (text or "").strip()
+    if not digits[:1].isdecimal():
+        return None
     try:
-        value = float(text) if text is not None else -1.0
+        return min(float(digits), LONGEST_SECONDS)
     except ValueError:
         return None
-    return min(value, LONGEST_SECONDS) if value >= 0 else None

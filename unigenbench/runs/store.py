@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -155,17 +156,25 @@ class RunStore:
         return written
 
 
+def _identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """All that a run may not change, by name."""
+    judge, rubric = manifest["judge"]["spec"], manifest["rubric"]
+    return {
+        "prompts": manifest["dataset"]["sha256"][:12],
+        **{f"rubric.{key}": value for key, value in rubric.items()},
+        **{f"judge.{key}": value for key, value in judge.items()},
+    }
+
+
 def _check_same_run(path: Path, old: dict[str, Any], new: dict[str, Any], held: PromptSet, wanted: PromptSet) -> None:
     """A folder may grow (more prompts, more images per prompt) but neither shrink nor change what is measured."""
     other = "give another --run, or --fresh, which keeps the old folder under another name"
-    pairs = {
-        "prompts": (old["dataset"]["sha256"][:12], new["dataset"]["sha256"][:12]),
-        "rubric": (old["rubric"], new["rubric"]),
-        "judge": (old["judge"]["spec"], new["judge"]["spec"]),
-    }
-    for name, (was, now) in pairs.items():
-        if was != now:
-            raise InputError(f"{path / MANIFEST}: {name}: the run was made with {was}, now it is {now}; {other}")
+    was, now = _identity(old), _identity(new)
+    for key in {**was, **now}:
+        if was.get(key) != now.get(key):
+            raise InputError(
+                f"{path / MANIFEST}: {key}: the run was made with {was.get(key)!r}, now it is {now.get(key)!r}; {other}"
+            )
     lost = {prompt.index for prompt in held.prompts} - {prompt.index for prompt in wanted.prompts}
     if lost:
         raise InputError(

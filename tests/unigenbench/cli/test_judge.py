@@ -128,7 +128,7 @@ def test_another_judge_in_the_same_folder_is_refused_and_fresh_keeps_the_old(
     with serve(fine) as stub:
         assert command(monkeypatch, *arguments(folder, stub.url)) == 0
         assert command(monkeypatch, *arguments(folder, stub.url, "--temperature", "1")) == 2
-        assert "'temperature': 0.0" in capsys.readouterr().err
+        assert "judge.temperature: the run was made with 0.0, now it is 1.0" in capsys.readouterr().err
         assert command(monkeypatch, *arguments(folder, stub.url, "--temperature", "1", "--fresh")) == 0
         assert len(stub.judged) == 16
     assert len(open_log(folder / "run.old-1").judgements) == 8

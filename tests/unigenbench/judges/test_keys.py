@@ -30,6 +30,18 @@ def test_a_key_file_that_is_missing_or_empty_is_named(tmp_path: Path):
         read_key("openai", tmp_path / "empty")
 
 
+@pytest.mark.parametrize("key", ["two\nlines", "sk-ключ", "a\tb"])
+def test_a_key_that_no_header_can_hold_is_named_by_its_place_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+):
+    (tmp_path / "key").write_text(key, encoding="utf-8")
+    monkeypatch.setenv("UNIGENBENCH_API_KEY", key)
+    for place, file in (("UNIGENBENCH_API_KEY", None), (str(tmp_path / "key"), tmp_path / "key")):
+        with pytest.raises(InputError, match=f"{place}: holds more than a key") as caught:
+            read_key("openai", file)
+        assert key not in str(caught.value)
+
+
 def test_an_address_is_shown_without_what_may_be_a_key():
     url = "https://me:hush@host:8443/v1?key=AIza12345&alt=json"
     assert public_url(url) == "https://host:8443/v1"

@@ -139,6 +139,15 @@ def test_an_absent_usage_and_null_content_are_no_crash():
         (error(404, "The model `my-model` does not exist."), FatalFailure, "model `my-model` does not exist"),
         (error(413, "too large"), FatalFailure, "HTTP 413: too large"),
         (error(422, "extra field: top_q"), FatalFailure, "extra field: top_q"),
+        (
+            Answer(raw=b"moved", status=302, headers={"Location": "https://login.example/?next=secret"}),
+            FatalFailure,
+            r"HTTP 302: moved; the server points to https://login\.example/; is --base-url right\?$",
+        ),
+        (Answer(raw=b"", status=307), FatalFailure, "HTTP 307: an empty body; the server points elsewhere"),
+        (Answer(raw=b"[" * 100_000, status=500), TransientFailure, r"HTTP 500: \[\[\["),
+        (Answer(raw=json.dumps({"error": {"message": "bad \ud83d"}}).encode(), status=400), FatalFailure, "bad \ufffd"),
+        (Answer(raw=b"\xff\xfe", status=200), TransientFailure, "no chat completion"),
         (Answer(cut=True), TransientFailure, "Read|Remote|Connect|disconnected"),
         (Answer(seconds=30), TransientFailure, r"no answer within 0\.5 s"),
         (Answer(raw=b"<html><body><h1>Bad gateway</h1></body></html>", status=502), TransientFailure, "Bad gateway$"),
@@ -317,6 +326,17 @@ def test_logits_without_a_yes_or_no_are_no_verdict():
     assert yes_probability([("The", -0.1)]) is None
 
 
+def test_a_failure_between_digits_keeps_what_the_others_took():
+    top = [("1", -0.1), ("0", -2.4)]
+
+    def answer(call: Call) -> Answer:
+        return error(500, "down") if "check 2" in call.text else Answer("1", top_logprobs=top)
+
+    with pytest.raises(TransientFailure) as caught:
+        ask(answer, reply="logits")
+    assert (caught.value.requests, caught.value.usage) == (2, Usage(1000, 100))
+
+
 def test_a_refusal_of_one_digit_is_a_refusal():
     with pytest.raises(JudgeRefused, match="declined: no"):
         ask(lambda _: Answer(text=None, refusal="no", top_logprobs=[("no", -0.1)]), reply="logits")
@@ -329,8 +349,17 @@ def test_logits_from_a_server_that_has_none_are_refused_at_once():
 
 def test_an_address_and_a_key_are_checked_before_anything_is_sent(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
-    with pytest.raises(InputError, match="'localhost:8000': no http"):
-        open_judge("openai:m", JudgeOptions(base_url="localhost:8000"))
+    for url in (
+        "localhost:8000",
+        "http://",
+        "http://[",
+        "http://host:99999",
+        "http://a b",
+        "http://a\n",
+        "http://\udcff",
+    ):
+        with pytest.raises(InputError, match="no http\\(s\\) address"):
+            open_judge("openai:m", JudgeOptions(base_url=url))
     for name, variable in (("openai:m", "OPENAI_API_KEY"), ("gemini:m", "GEMINI_API_KEY")):
         with pytest.raises(InputError, match=f"needs a key; set UNIGENBENCH_API_KEY or {variable}"):
             open_judge(name)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unigenbench.judges.retry import RetryPolicy, classify, retry_after_seconds
+from unigenbench.judges.retry import LONGEST_SECONDS, RetryPolicy, classify, retry_after_seconds
 
 
 def test_only_faults_that_may_pass_are_tried_again():
@@ -39,8 +39,18 @@ def test_a_wait_is_jittered_capped_and_never_shorter_than_asked(failures: int, r
         ({"retry-after": "soon"}, None),
         ({"retry-after": "-3"}, None),
         ({"retry-after": "inf"}, None),
+        ({"retry-after": "9" * 400}, LONGEST_SECONDS),
+        ({"retry-after": "1e999"}, LONGEST_SECONDS),
+        ({"retry-after": "Sat, 21 Nov 99999999999 09:00:30 GMT"}, None),
         ({}, None),
     ],
 )
 def test_retry_after_is_read_as_a_number_or_a_date(headers: dict[str, str], seconds: float | None):
     assert retry_after_seconds(headers, datetime(2026, 11, 21, 9, 0, 0, tzinfo=timezone.utc)) == seconds
+
+
+@given(st.text(), st.text())
+def test_headers_of_any_text_are_a_wait_or_none(seconds: str, milliseconds: str):
+    for headers in ({"retry-after": seconds}, {"retry-after-ms": milliseconds, "retry-after": seconds}):
+        found = retry_after_seconds(headers)
+        assert found is None or found >= 0

@@ -95,10 +95,10 @@ def test_a_folder_may_grow_but_not_change_what_it_measures(tmp_path: Path):
         assert store.manifest["judge"]["spec"] == {"model": "a"}
     with pytest.raises(InputError, match=r"selection: the run has 3 prompts, 1 of which are not chosen now.* 2;"):
         RunStore(tmp_path, manifest(model="a"), prompt_set(2, tmp_path))
-    with pytest.raises(InputError, match=r"judge: the run was made with \{'model': 'a'\}, now it is \{'model': 'b'\}"):
+    with pytest.raises(InputError, match=r"judge\.model: the run was made with 'a', now it is 'b'"):
         RunStore(tmp_path, manifest(model="b"), prompt_set(3, tmp_path))
     other = manifest(model="a") | {"dataset": {"sha256": "e" * 64}}
-    with pytest.raises(InputError, match="prompts: the run was made with dddddddddddd, now it is eeeeeeeeeeee"):
+    with pytest.raises(InputError, match="prompts: the run was made with 'dddddddddddd', now it is 'eeeeeeeeeeee'"):
         RunStore(tmp_path, other, replace(prompt_set(3, tmp_path), sha256="e" * 64))
 
 
