@@ -12,7 +12,7 @@ from unigenbench.judging.image_checks import validate_images
 from unigenbench.judging.images import PATTERN
 from unigenbench.prompts import Examined, examine_prompts, from_json, prompt_sha256
 from unigenbench.runs.judgements import NOT_A_JUDGEMENT, from_fields, newest
-from unigenbench.runs.store import JUDGEMENTS, MANIFEST, PROMPTS, SCHEMA_VERSION
+from unigenbench.runs.store import JUDGEMENTS, MANIFEST, PROMPTS, SCHEMA_VERSION, check_manifest
 from unigenbench.types import STATUSES, Judgement, Problem, Prompt, PromptSet, Severity
 
 
@@ -119,6 +119,12 @@ def _manifest(path: Path, problems: list[Problem]) -> dict[str, Any]:
     version = content.get("schema_version")
     if version != SCHEMA_VERSION:
         what = f"schema_version: {version}; this program knows {SCHEMA_VERSION}, use the one that made the folder"
+        problems.append(Problem("error", str(path), what))
+        return {}
+    try:
+        check_manifest(content)
+    except (LookupError, TypeError) as error:
+        what = f"damaged ({error!r}); restore it, or judge into another folder"
         problems.append(Problem("error", str(path), what))
         return {}
     return content

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from unigenbench.errors import DataError
 from unigenbench.types import Point, Prompt, PromptSet, Repair
+
+Record = TypeVar("Record", PromptSet, Prompt, Point)
 
 
 def prompt_sha256(prompt: Prompt) -> str:
     """Digest of what a judge reads of a prompt: its text, and the labels and descriptions of its test points."""
     content = [prompt.text, [[point.label, point.description] for point in prompt.points]]
-    return sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
+    return sha256(json.dumps(content, ensure_ascii=False).encode(errors="surrogatepass")).hexdigest()
 
 
 def to_json(prompts: PromptSet) -> dict[str, Any]:
@@ -42,7 +45,7 @@ def from_json(content: Mapping[str, Any]) -> PromptSet:
         DataError: it did not.
     """
     try:
-        return PromptSet(
+        made = PromptSet(
             **{
                 **content,
                 "path": Path(content["path"]),
@@ -50,10 +53,24 @@ def from_json(content: Mapping[str, Any]) -> PromptSet:
                 "prompts": tuple(_prompt_from_json(prompt) for prompt in content["prompts"]),
             }
         )
+        return _checked(made)
     except (KeyError, TypeError) as error:
         raise DataError(f"not a prompt set of a run folder ({error!r}); was it changed by hand?") from error
 
 
 def _prompt_from_json(content: Mapping[str, Any]) -> Prompt:
-    points = tuple(Point(**{**point, "flags": frozenset(point["flags"])}) for point in content["points"])
-    return Prompt(**{**content, "flags": frozenset(content["flags"]), "points": points})
+    points = tuple(_checked(Point(**{**point, "flags": frozenset(point["flags"])})) for point in content["points"])
+    return _checked(Prompt(**{**content, "flags": frozenset(content["flags"]), "points": points}))
+
+
+def _checked(record: Record) -> Record:
+    """The record, if what should be a text or a whole number is one.
+
+    Raises:
+        TypeError: it is not.
+    """
+    for field in fields(record):
+        kind = {"str": str, "Language": str, "int": int}.get(str(field.type), object)
+        if not isinstance(getattr(record, field.name), kind):
+            raise TypeError(f"{field.name} is {str(getattr(record, field.name))[:40]!r}")
+    return record

@@ -64,7 +64,7 @@ class ReplyCache:
             raise self._damaged(error) from error
         try:
             return reply_from_json(row[0]) if row else None
-        except (ValueError, TypeError, LookupError, AttributeError):
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             return None
 
     async def put(self, key: str, reply: JudgeReply) -> None:

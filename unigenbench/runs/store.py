@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from unigenbench.errors import DataError, InputError
+from unigenbench.errors import BenchError, DataError, InputError
 from unigenbench.prompts import from_json, to_json
 from unigenbench.runs.files import LineLog, atomic_write, disk_errors, lock_folder
 from unigenbench.runs.judgements import LastJudgement, newest, read_judgements, to_line
@@ -61,19 +61,28 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
         version = int(manifest["schema_version"])
         if version > SCHEMA_VERSION:
             raise DataError(f"{file}: schema_version {version}; this program knows {SCHEMA_VERSION}; use a newer one")
-        for section, name, kind in MANIFEST_FIELDS:
-            if not isinstance(manifest[section][name], kind):
-                raise TypeError(f"{section}.{name} is {manifest[section][name]!r}")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        check_manifest(manifest)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, OverflowError) as error:
         raise DataError(f"{file}: damaged ({error!r}); restore it, or judge into another folder") from error
     return manifest
+
+
+def check_manifest(manifest: Any) -> None:
+    """Checks the fields that everything relies on.
+
+    Raises:
+        KeyError, TypeError: one is missing, or of another type.
+    """
+    for section, name, kind in MANIFEST_FIELDS:
+        if not isinstance(manifest[section][name], kind):
+            raise TypeError(f"{section}.{name} is {str(manifest[section][name])[:40]!r}")
 
 
 def _read_prompts(path: Path) -> PromptSet:
     file = path / PROMPTS
     try:
         return from_json(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError, BenchError) as error:
         raise DataError(f"{file}: missing or damaged ({error!r}); restore it, or judge into another folder") from error
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_runs import manifest
 from PIL import Image
 from prompt_files import ENGLISH, FIVE, table, without_a_comma
 from typer.testing import CliRunner
@@ -33,8 +34,7 @@ def run(tmp_path: Path) -> Path:
     prompts = read_prompts(table(tmp_path / "p.csv", [ENGLISH, ENGLISH]))
     folder = tmp_path / "run"
     folder.mkdir()
-    manifest = {"schema_version": 1, "judge": {"id": "judge"}, "images": {"per_prompt": 2}}
-    (folder / "run.json").write_text(json.dumps(manifest))
+    (folder / "run.json").write_text(json.dumps(manifest() | {"images": {"per_prompt": 2}}))
     (folder / "prompts.json").write_text(json.dumps(to_json(prompts)))
     digests = [prompt_sha256(prompt) for prompt in prompts.prompts]
     lines = [to_line(judged(index, k, digests[index])) for index in range(2) for k in range(2)]
@@ -77,6 +77,11 @@ def test_only_the_newest_line_of_a_key_counts(run: Path):
             lambda run: (run / "run.json").write_text('{"schema_version": 2}'),
             "error",
             "run.json: schema_version: 2; this program knows 1",
+        ),
+        (
+            lambda run: (run / "run.json").write_text('{"schema_version": 1, "judge": []}'),
+            "error",
+            "run.json: damaged (KeyError('dataset'))",
         ),
         (lambda run: (run / "prompts.json").unlink(), "error", "prompts.json: is missing"),
         (lambda run: (run / "prompts.json").write_text("{}"), "error", "prompts.json: not a prompt set"),

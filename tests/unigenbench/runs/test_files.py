@@ -1,0 +1,91 @@
+"""Files of a run folder on disks that refuse: one message, and what was there before stays whole."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_runs import judgement, manifest, prompt_set
+
+from unigenbench.errors import BenchError, InputError, TryAgainError
+from unigenbench.runs.cache import ReplyCache
+from unigenbench.runs.files import LineLog, archive_folder, atomic_write, lock_folder
+from unigenbench.runs.store import RunStore
+
+REFUSALS = {
+    errno.ENOSPC: TryAgainError,
+    errno.EDQUOT: TryAgainError,
+    errno.EROFS: InputError,
+    errno.EACCES: InputError,
+    errno.EPERM: InputError,
+    errno.EIO: InputError,
+}
+
+
+def refuse(number: int) -> Callable[..., None]:
+    """Raises as the operating system does."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return refused
+
+
+@pytest.mark.parametrize(("number", "kind"), REFUSALS.items(), ids=[errno.errorcode[number] for number in REFUSALS])
+@pytest.mark.parametrize("operation", ["fsync", "mkdir", "replace", "open", "rename"])
+def test_what_the_system_refuses_is_one_message_with_the_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str, number: int, kind: type[BenchError]
+):
+    run = tmp_path / "run"
+    with RunStore(run, manifest(), prompt_set(1, tmp_path)) as store:
+        store.append(judgement("en/0/0/0"))
+    before = (run / "run.json").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(*(os, "fsync") if operation == "fsync" else (Path, operation), refuse(number))
+        with pytest.raises(kind, match=str(tmp_path)):
+            archive_folder(run) if operation == "rename" else RunStore(run, manifest(), prompt_set(1, tmp_path))
+    assert (run / "run.json").read_bytes() == before
+    with RunStore(run, manifest(), prompt_set(1, tmp_path)) as store:
+        assert len(store.last) == 1  # and the folder is not locked
+
+
+def test_a_file_in_the_way_is_named(tmp_path: Path):
+    (tmp_path / "file").write_text("x")
+    for run in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(InputError, match=r"file(/run)?: cannot be used \(.+\); name another place"):
+            RunStore(run, manifest(), prompt_set(1, tmp_path))
+    with pytest.raises(InputError, match=r"replies\.sqlite: cannot be used"):
+        ReplyCache(tmp_path / "file" / "replies.sqlite")
+    with pytest.raises(InputError, match="x: cannot be used"):
+        atomic_write(tmp_path / "file" / "x", "text")
+
+
+def test_a_folder_is_free_again_after_release(tmp_path: Path):
+    lock = lock_folder(tmp_path)
+    with pytest.raises(TryAgainError, match=f"in use by process {os.getpid()} on "):
+        lock_folder(tmp_path)
+    lock.release()
+    lock_folder(tmp_path).release()
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="\n"))), st.binary())
+def test_lines_survive_and_a_partial_one_is_truncated(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[str], partial: bytes
+):
+    path = tmp_path_factory.mktemp("log") / "lines"
+    for line in lines:
+        log = LineLog(path)
+        log.append(line)
+        log.close()
+    with path.open("ab") as file:
+        file.write(partial.replace(b"\n", b""))
+    log = LineLog(path)
+    log.append("last")
+    log.close()
+    written = [*lines, "last"]
+    assert path.read_bytes() == b"".join(line.encode(errors="backslashreplace") + b"\n" for line in written)
