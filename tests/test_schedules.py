@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -263,3 +264,31 @@ def test_impossible_numbers_of_steps_are_refused(steps, offset):
 def test_unknown_prediction_type_is_refused():
     with pytest.raises(ValueError, match="sample"):
         VPSchedule(torch.tensor([0.5]), "sample", 1.0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+def test_as_many_steps_as_timesteps_visit_each_once_as_indices(spacing: Spacing):
+    timesteps = sampling_timesteps(VPSchedule.from_scheduler(scheduler()), 1000, spacing, 0)
+    assert timesteps.dtype == torch.int64
+    assert timesteps.tolist() == [*range(999, -1, -1)]
+
+
+def test_an_unknown_spacing_is_refused():
+    with pytest.raises(ValueError, match="timestep spacing 'even'; known: leading, trailing, linspace"):
+        sampling_timesteps(VPSchedule.from_scheduler(scheduler()), 5, "even", 0)  # type: ignore[arg-type]
+
+
+def test_a_scheduler_that_does_not_say_predicts_epsilon_and_ends_at_its_first_level():
+    table = torch.tensor([0.9, 0.5])
+    schedule = VPSchedule.from_scheduler(SimpleNamespace(config={}, alphas_cumprod=table))
+    assert schedule.prediction_type == "epsilon"
+    assert schedule.alpha_sigma(torch.tensor([FINAL]))[0].item() == pytest.approx(math.sqrt(0.9))
+
+
+def test_zero_terminal_snr_gives_pure_noise_and_its_v_prediction_the_image():
+    """At alpha 0 v is -x_0 (Lin et al. 2023, arXiv:2305.08891): x_0 and noise are found without a division by alpha."""
+    schedule = VPSchedule(torch.tensor([0.9, 0.0]), "v_prediction", 1.0)
+    x_0, noise, last = normal(2, 4, 2, 2), normal(2, 4, 2, 2, seed=1), torch.tensor([1, 1])
+    assert torch.equal(schedule.add_noise(x_0, noise, last), noise)
+    found = schedule.to_x0_noise(schedule.target(x_0, noise, last), noise, last)
+    torch.testing.assert_close(found, (x_0, noise))

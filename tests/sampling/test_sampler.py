@@ -279,6 +279,19 @@ def test_stochastic_sampling_wants_a_generator_for_each_row():
         sampler.sample(denoiser, latents(2), tokens(0, 0), generators=[torch.Generator()])
 
 
+def test_deterministic_sampling_leaves_the_generators_alone():
+    denoiser = Gaussian(schedule_of())
+    generator = torch.Generator().manual_seed(0)
+    before = generator.get_state()
+    sampler_of(denoiser.schedule, 3).sample(denoiser, latents(1), tokens(0), generators=[generator])
+    assert torch.equal(generator.get_state(), before)
+
+
+def test_starts_and_stops_are_as_many_as_rows():
+    with pytest.raises(ValueError, match="zip"):
+        sampler_of(schedule_of(), 3).levels(torch.tensor([900, 900]), torch.tensor([FINAL]))
+
+
 def test_each_row_draws_its_noise_from_its_own_generator():
     denoiser = Gaussian(schedule_of())
     sampler = sampler_of(denoiser.schedule, 5, eta=1.0)
