@@ -103,6 +103,28 @@ def validated(slot: str, content: dict[str, Any]) -> Any:
         raise InputError("\n".join(f"{key}: {text}" if key else text for key, text in problems)) from None
 
 
+def set_key(content: dict[str, Any], key: str, value: Any) -> None:
+    """Writes a dotted key, as in `optim.lr`, into a config's content; sections that are missing are made.
+
+    Raises:
+        ValueError: a part of the key holds a value, not a section.
+    """
+    section, last = _section_of(content, tuple(key.split(".")))
+    section[last] = value
+
+
+def _section_of(content: dict[str, Any], path: tuple[str, ...]) -> tuple[dict[str, Any], str]:
+    """The section that holds a key, and the key's last part."""
+    section: Any = content
+    for part in path[:-1]:
+        if section.get(part) is None:
+            section[part] = {}
+        section = section[part]
+        if not isinstance(section, dict):
+            raise ValueError(f"'{part}' holds {section!r}, which has no keys")
+    return section, path[-1]
+
+
 def _apply(content: dict[str, Any], override: str, overrides: Sequence[str]) -> tuple[str | int, ...]:
     """Writes one `key.path=value` of `overrides` into the content."""
     key, equals, text = override.partition("=")
@@ -113,14 +135,10 @@ def _apply(content: dict[str, Any], override: str, overrides: Sequence[str]) -> 
         value = yaml.load(text, Loader=_Loader) if text else None  # _Loader is a SafeLoader
     except yaml.YAMLError:
         raise InputError(f"override '{override}': the value is not YAML") from None
-    section: Any = content
-    for part in path[:-1]:
-        if section.get(part) is None:
-            section[part] = {}
-        section = section[part]
-        if not isinstance(section, dict):
-            raise InputError(f"override '{override}': '{part}' holds {section!r}, which has no keys")
-    last = path[-1]
+    try:
+        section, last = _section_of(content, path)
+    except ValueError as error:
+        raise InputError(f"override '{override}': {error}") from None
     if last == "name" and len(path) > 1 and section.get(last) not in (None, value):
         prefix = ".".join(path[:-1])
         given = tuple(other.partition("=")[0] + "." for other in overrides)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from t2ialign.config.reader import parse, read_yaml
+from t2ialign.config.reader import parse, read_yaml, set_key
 from t2ialign.config.schema import Config
 from t2ialign.demo.pair_set import PairSet
 from t2ialign.demo.settings import FOLDERS, Demo
@@ -74,13 +74,5 @@ def training_content(demo: Demo, model: str, pairs: PairSet) -> dict[str, Any]:
         **overrides,
     }
     for key, value in changes.items():
-        _set(content, key, value)
+        set_key(content, key, value)
     return content
-
-
-def _set(content: dict[str, Any], key: str, value: object) -> None:
-    """Sets a dotted key; sections that are missing are added."""
-    *sections, name = key.split(".")
-    for section in sections:
-        content = content.setdefault(section, {})
-    content[name] = value

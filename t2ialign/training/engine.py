@@ -16,12 +16,12 @@ from t2ialign.config.schema import Optim
 from t2ialign.errors import DataError, InputError
 from t2ialign.policy import Policy
 from t2ialign.training import checkpoint
+from t2ialign.training.metrics import Metrics, not_finite, window_sums
 from t2ialign.training.optimization import LossScale, learning_rate, pack_moments, restore_moments
 from t2ialign.training.parallel import Parallel, open_parallel
 from t2ialign.training.trackers import Tracker
 from t2ialign.types import LossOutput
 
-Metrics = dict[str, float]
 Identity = Mapping[str, str | Callable[[], str]]
 
 
@@ -131,7 +131,7 @@ class Engine:
         return self._finish(window)
 
     def _finish(self, window: list[LossOutput]) -> Metrics | None:
-        names, totals = self._totals(window)
+        names, totals = window_sums(window, stop=self.stop_requested)
         totals = self.parallel.sum(totals)
         parameters = list(self._trained.values())
         self.parallel.reduce_gradients(parameters)
@@ -153,7 +153,7 @@ class Engine:
             return None
         if not (math.isfinite(loss_sum) and math.isfinite(grad_norm)):
             self._discard()
-            raise DataError(self._not_finite(loss_sum / weight_sum, grad_norm))
+            raise DataError(f"{self.run_dir}: {not_finite(self.step, loss_sum / weight_sum, grad_norm, self.metrics)}")
         lr = learning_rate(self.optim, self.step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -178,32 +178,8 @@ class Engine:
             self.tracker.log(self.metrics)
         return self.metrics
 
-    def _totals(self, window: list[LossOutput]) -> tuple[list[str], Tensor]:
-        """Names of the metrics, and [loss, weight, rows, stop, metrics ...] summed over the window. float64"""
-        names = sorted(window[0].metrics)
-        sums = torch.zeros(4 + len(names), dtype=torch.float64, device=window[0].losses.device)
-        for output in window:
-            weights = output.weights.double()
-            sums[0] += (output.losses.double() * weights).sum()
-            sums[1] += weights.sum()
-            sums[2] += len(weights)
-            for place, key in enumerate(names):
-                sums[4 + place] += (output.metrics[key].double() * weights).sum()
-        sums[3] = float(self.stop_requested)
-        return names, sums
-
     def _discard(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-
-    def _not_finite(self, loss: float, grad_norm: float) -> str:
-        what = f"loss {loss:.4g}, gradient norm {grad_norm:.4g}"
-        if self.metrics:
-            what += f"; at step {self.step} they were {self.metrics['loss']:.4g} and {self.metrics['grad_norm']:.4g}"
-        return (
-            f"{self.run_dir}: step {self.step + 1} is not finite ({what}). "
-            "Training stopped before the weights changed. Lower optim.lr or objective.beta, or raise train.precision, "
-            "and start in a new run_dir; or look at the data of this step."
-        )
 
     def log(self, metrics: Metrics) -> None:
         """Records numbers measured between steps, such as validation."""
