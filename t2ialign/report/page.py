@@ -58,7 +58,7 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         bars=bars(summary) if summary else [],
         disagreements=disagreements(run_dir, summary) if summary else [],
         charts=training_charts(rows, initial_loss=initial_loss),
-        findings=findings(rows, initial_loss=initial_loss),
+        findings=findings(rows, initial_loss=initial_loss, summary=summary),
         is_preference=is_dpo and any("margin" in row for row in rows),
         starts_at_ln_2=initial_loss is not None,
     )

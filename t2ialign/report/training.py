@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from t2ialign.report.charts import Chart, line_chart
@@ -104,42 +105,80 @@ def _value(row: dict[str, Any], key: str) -> float:
     return math.nan if value is None else float(value)
 
 
-def findings(rows: list[dict[str, Any]], *, initial_loss: float | None) -> list[Finding]:
-    """What held-out pairs and the last fifth of a preference run say, with the warning signs of docs/dpo-metrics.md."""
+def findings(
+    rows: list[dict[str, Any]], *, initial_loss: float | None, summary: Mapping[str, Any] | None = None
+) -> list[Finding]:
+    """What held-out pairs and the last fifth of a preference run say, with the warning signs of docs/dpo-metrics.md.
+
+    Signs of training pairs are warnings unless held-out prompts or pairs were measured and contradict them.
+
+    Args:
+        initial_loss: as for `training_charts`.
+        summary: of a comparison of images of held-out prompts.
+    """
     held_out = _held_out_finding(rows)
+    contradiction = _held_out_gain(summary) or next((one.text for one in held_out if one.kind == "good"), None)
     rows = [row for row in rows if "margin" in row]
     late = rows[-max(1, len(rows) // 5) :]
     if not late:
         return held_out
     loss, accuracy, saturated = (_mean(late, key) for key in ("loss", "implicit_accuracy", "saturated"))
-    found = [*held_out, *([] if initial_loss is None else [_loss_finding(loss, accuracy, initial_loss)])]
-    chosen, rejected = _mean(late, "chosen_change"), _mean(late, "rejected_change")
-    if chosen > 0 and rejected > 0:
-        found.append(
-            Finding(
-                "warning",
-                f"The policy denoises both images worse than the reference did (chosen {chosen:+.2g}, rejected "
-                f"{rejected:+.2g}). The margin can grow that way while images get worse: look at the samples, and try "
-                "a lower learning rate, a larger beta, or an earlier checkpoint.",
-            )
-        )
-    elif chosen <= 0 <= rejected:
-        found.append(
-            Finding(
-                "good",
-                f"The chosen images are denoised better ({chosen:+.2g}) and the rejected ones worse ({rejected:+.2g}), "
-                "as intended.",
-            )
-        )
+    found = [*held_out]
+    if initial_loss is not None:
+        found.append(_loss_finding(loss, accuracy, initial_loss, contradiction))
+    change = _change_finding(_mean(late, "chosen_change"), _mean(late, "rejected_change"), _held_out_gain(summary))
+    if change is not None:
+        found.append(change)
     if saturated > 0.2:
         found.append(
             Finding(
                 "warning",
                 f"{saturated:.0%} of the pairs are saturated: beta (of mapo, logit_scale) is large for latents of this "
-                "size, or the pairs are learnt by heart.",
+                "size, or the pairs are memorised.",
             )
         )
     return found
+
+
+def _change_finding(chosen: float, rejected: float, gain: str | None) -> Finding | None:
+    """How the denoising errors of both images changed; None where nothing follows from it."""
+    if chosen > 0 and rejected > 0:
+        text = (
+            "The policy denoises both images of the training pairs worse than the reference did "
+            f"(chosen {chosen:+.2g}, rejected {rejected:+.2g})."
+        )
+        if gain is not None:
+            return Finding("note", f"{text} Images can get worse that way; these did not. {gain}")
+        return Finding(
+            "warning",
+            f"{text} The margin can grow that way while images get worse: look at the samples, and try a lower "
+            "learning rate, a larger beta, or an earlier checkpoint.",
+        )
+    if chosen <= 0 <= rejected:
+        return Finding(
+            "good",
+            f"The chosen images are denoised better ({chosen:+.2g}) and the rejected ones worse ({rejected:+.2g}), as "
+            "intended.",
+        )
+    return None
+
+
+def _held_out_gain(summary: Mapping[str, Any] | None) -> str | None:
+    """What held-out prompts gained, if any measure did and none lost; None otherwise, or where nothing was compared."""
+    try:
+        compared = (summary or {})["equal"]
+        shifts = compared["differences"]["aligned - base"]
+        names = {measure["key"]: measure["name"] for measure in (summary or {})["measures"]}
+        base, aligned = (compared["models"][model]["unreadable"] for model in ("base", "aligned"))
+    except KeyError:
+        return None
+    gained = [f"{names[key]} {100 * shift['mean']:+.1f} points" for key, shift in shifts.items() if shift["low"] > 0]
+    if not gained or aligned > base or any(shift["high"] < 0 for shift in shifts.values()):
+        return None
+    return (
+        f"On {compared['prompts']:,} held-out prompts: {', '.join(gained)}; unreadable pictures {base} before, "
+        f"{aligned} after."
+    )
 
 
 def _held_out_finding(rows: list[dict[str, Any]]) -> list[Finding]:
@@ -154,14 +193,16 @@ def _held_out_finding(rows: list[dict[str, Any]]) -> list[Finding]:
     return [Finding("warning", f"{text} The interval holds one half, which is chance, or lies below it.")]
 
 
-def _loss_finding(loss: float, accuracy: float, initial_loss: float) -> Finding:
+def _loss_finding(loss: float, accuracy: float, initial_loss: float, contradiction: str | None) -> Finding:
     if abs(loss - initial_loss) < 1e-5:
         return Finding("warning", f"The loss is {loss:.4f}, exactly ln 2: the policy has not left the reference.")
     if loss < 0.3:
+        text = f"The loss fell to {loss:.3f} with an implicit accuracy of {accuracy:.2f} on the training pairs"
+        if contradiction is not None:
+            return Finding("note", f"{text}: part of that is memory, but not all. {contradiction}")
         return Finding(
             "warning",
-            f"The loss fell to {loss:.3f} with an implicit accuracy of {accuracy:.2f}: the pairs are likely being "
-            "learnt by heart. More pairs, fewer steps or a lower learning rate help.",
+            f"{text}: they are likely being memorised. More pairs, fewer steps or a lower learning rate help.",
         )
     return Finding(
         "note",

@@ -272,6 +272,35 @@ def test_findings_name_the_warning_signs():
     assert findings([{"step": 1, "loss": 0.5}], initial_loss=LN_2) == []
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "unreadable", "kind"),
+    [
+        (0.03, 0.08, 29, "note"),
+        (-0.01, 0.08, 29, "warning"),
+        (-0.08, -0.01, 29, "warning"),
+        (0.03, 0.08, 42, "warning"),
+    ],
+)
+def test_signs_of_training_pairs_are_no_warnings_where_held_out_prompts_gain(
+    low: float, high: float, unreadable: int, kind: str
+):
+    rows = metrics(100, loss=0.1, chosen_change=1e-3, rejected_change=2e-3)
+    compared_images = summary()
+    compared_images["equal"]["differences"]["aligned - base"]["faithfulness"] = {"mean": 0.05, "low": low, "high": high}
+    compared_images["equal"]["models"]["aligned"]["unreadable"] = unreadable  # base has 41
+    found = findings(rows, initial_loss=LN_2, summary=compared_images)
+    assert [finding.kind for finding in found] == [kind, kind]
+    assert all(("On 1,000 held-out prompts: Faithfulness +5.0 points" in one.text) == (kind == "note") for one in found)
+
+
+def test_held_out_pairs_contradict_memory_but_not_worse_images():
+    accuracy = {
+        f"validation/pair_accuracy/{key}": value for key, value in (("mean", 0.6), ("low", 0.55), ("high", 0.7))
+    }
+    rows = [*metrics(5, loss=0.1, chosen_change=1e-3, rejected_change=2e-3), {"step": 5, **accuracy}]
+    assert [finding.kind for finding in findings(rows, initial_loss=LN_2)] == ["good", "note", "warning"]
+
+
 def test_chart_points_by_hand():
     # two steps span the plot from left to right; a twentieth of two steps is less than one: no smoothing
     chart = line_chart("t", "n", [1, 3], {"a": [0.0, 1.0]})
