@@ -74,19 +74,23 @@ def generate_folder(
         negative=negative,
     )
     failed: list[NotFinite] = []
+    saved = 0
     with _bar(progress and bool(missing)) as bar:
         task = bar.add_task(f"images in {escape(str(out))}", total=len(own), completed=len(own) - len(missing))
-        for count, (image, picture) in enumerate(zip(missing, pictures, strict=True), start=1):
+        for image, picture in zip(missing, pictures, strict=True):
             if isinstance(picture, NotFinite):
                 failed.append(picture)
             else:
                 _save(picture, image, out)
+                saved += 1
                 bar.advance(task)
-            if len(failed) == count == settings.batch:
+            if not saved and len(failed) == settings.batch:
                 break  # the whole first batch: so would be the others
     if failed:
         more = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
-        raise DataError(f"{out}: {len(failed)} of {count} images were not made: {failed[0]}{more}; {REMEDY}")
+        raise DataError(
+            f"{out}: {len(failed)} of {len(failed) + saved} images were not made: {failed[0]}{more}; {REMEDY}"
+        )
     return [out / image.file for image in images]
 
 

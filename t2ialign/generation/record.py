@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from t2ialign.config.generation import GenerationConfig
 from t2ialign.errors import InputError
@@ -21,7 +22,8 @@ UNCOMPARED = "versions"
 """Key of the record that may differ when a folder is continued."""
 
 
-class PlannedImage(NamedTuple):
+@dataclass(frozen=True)
+class PlannedImage:
     """One image of a folder."""
 
     index: int
@@ -63,7 +65,7 @@ def make_record(
         "truncated_prompts": [index for index, prompt in prompts.items() if prompt in truncated],
         "fingerprint": tensor_digest(policy.denoiser.state_dict().items(), policy.backbone.fingerprint),
         UNCOMPARED: {name: version(name) for name in ("t2ialign", "torch", "diffusers", "transformers")},
-        "images": [{**image._asdict(), "file": image.file} for image in images],
+        "images": [{**asdict(image), "file": image.file} for image in images],
     }
 
 
