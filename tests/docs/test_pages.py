@@ -28,9 +28,9 @@ def name(page: Path) -> str:
 
 
 def code(page: Path) -> list[str]:
-    """Code blocks, with continued lines joined, and code spans of a page."""
+    """Code blocks other than Python, with continued lines joined, and code spans of a page."""
     text = page.read_text(encoding="utf-8")
-    blocks = re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)
+    blocks = re.findall(r"```(?!python)\w*\n(.*?)```", text, re.DOTALL)
     rest = re.sub(r"```\w*\n.*?```", "", text, flags=re.DOTALL)
     return [block.replace("\\\n", " ") for block in blocks] + re.findall(r"`([^`]+)`", rest)
 
