@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any, NamedTuple
 
 from t2ialign.errors import DataError
 from t2ialign.storage.atomic import atomic_write
+
+logger = logging.getLogger(__name__)
 
 NO_PROMPT = "prompt missing"
 NO_TEXT = "prompt not text"
@@ -88,6 +91,11 @@ class DataAccount:
         head = f"{self.path}: {self.used:,} of {self.rows:,} rows used{made}"
         left_out = [f"  left out: {line}" for line in reason_lines(self.left_out)]
         return [head, *left_out, *(f"  not read: {line}" for line in reason_lines(self.unused))]
+
+    def warn(self) -> None:
+        """Logs the account in words where something is not used."""
+        if not self.is_complete:
+            logger.warning("%s", "\n".join(self.lines()))
 
     def as_dict(self) -> dict[str, Any]:
         """The account as JSON holds it; of each reason the count and the first origins."""

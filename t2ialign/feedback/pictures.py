@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from t2ialign.data.account import DataAccount
 from t2ialign.data.kinds.singles import SingleData
-from t2ialign.data.tables.folders import read_captioned
+from t2ialign.data.tables.folders import read_captioned, unnamed_images
 from t2ialign.errors import DataError, InputError
 from t2ialign.generation.folder import RECORD
 
@@ -30,7 +32,7 @@ class Picture(NamedTuple):
 
 
 def read_pictures(folder: Path) -> list[Picture]:
-    """The images of a folder with their prompts, in the order of their record.
+    """The images of a folder with their prompts, in the order of their record; a warning names what is not used.
 
     Prompts come from `generation.json`, from a single table with an image and a prompt column, or from a text file
     beside each image.
@@ -43,17 +45,20 @@ def read_pictures(folder: Path) -> list[Picture]:
         raise InputError(f"{folder}: no such folder of images")
     if (folder / RECORD).is_file():
         pictures = _from_record(folder)
+        account = _account(folder, RECORD, pictures)
     else:
         tables = [path for kind in ("csv", "tsv", "jsonl") for path in folder.glob(f"*.{kind}") if path.name != SCORES]
         if len(tables) > 1:
             names = ", ".join(sorted(path.name for path in tables))
             raise InputError(f"{folder}: several tables ({names}); keep the one that holds the prompts")
-        pictures = _from_table(folder, tables[0]) if tables else _from_captions(folder)
+        pictures, account = _from_table(folder, tables[0]) if tables else _from_captions(folder)
     if not pictures:
         raise DataError(f"{folder}: no images")
     missing = [picture.path for picture in pictures if not picture.path.is_file()]
     if missing:
         raise DataError(f"{folder}: {len(missing)} of {len(pictures)} images are missing, the first {missing[0]}")
+    unused = [problem for problem in account.unused if Path(problem.origin).name != SCORES]
+    replace(account, unused=tuple(unused)).warn()
     return pictures
 
 
@@ -66,7 +71,7 @@ def _from_record(folder: Path) -> list[Picture]:
         raise DataError(f"{path}: not a record of generated images ({error!r}); generate the folder again") from None
 
 
-def _from_table(folder: Path, table: Path) -> list[Picture]:
+def _from_table(folder: Path, table: Path) -> tuple[list[Picture], DataAccount]:
     source = SingleData.model_validate({"name": "singles", "path": table}).open()
     pictures = []
     for index in range(len(source)):
@@ -77,11 +82,18 @@ def _from_table(folder: Path, table: Path) -> list[Picture]:
         inside = image.resolve().is_relative_to(folder.resolve())
         name = image.resolve().relative_to(folder.resolve()).as_posix() if inside else f"{index}_{image.name}"
         pictures.append(Picture(name, image, example.prompts[0]))
-    return pictures
+    return pictures, replace(source.account, unused=_account(folder, "", pictures).unused)
 
 
-def _from_captions(folder: Path) -> list[Picture]:
-    rows = read_captioned(folder).rows
+def _account(folder: Path, layout: str, pictures: list[Picture]) -> DataAccount:
+    """The account of pictures all of which are used, and of the other images of their folder."""
+    strangers = unnamed_images(folder, (picture.path for picture in pictures))
+    return DataAccount(folder, layout, len(pictures), len(pictures), unused=tuple(strangers))
+
+
+def _from_captions(folder: Path) -> tuple[list[Picture], DataAccount]:
+    table = read_captioned(folder)
+    rows = table.rows
     without = [Path(row.cells["image"]).name for row in rows if not row.cells["prompt"]]
     if rows and len(without) == len(rows):
         raise InputError(
@@ -91,4 +103,5 @@ def _from_captions(folder: Path) -> list[Picture]:
     if without:
         raise DataError(f"{folder}: {len(without)} of {len(rows)} images have no text file; first {without[0]}")
     paths = [Path(row.cells["image"]) for row in rows]
-    return [Picture(path.name, path, row.cells["prompt"]) for path, row in zip(paths, rows, strict=True)]
+    pictures = [Picture(path.name, path, row.cells["prompt"]) for path, row in zip(paths, rows, strict=True)]
+    return pictures, DataAccount(folder, "captions", len(rows), len(rows), unused=table.unused)

@@ -70,6 +70,7 @@ def relabel_pairs(
     if not margin >= 0:
         raise InputError(f"margin {margin}: give a number of at least 0")
     source = PairData.model_validate({"name": "pairs", "path": pairs}).open()
+    source.account.warn()
     settings = {
         "reward": reward.name,
         "fingerprint": reward.fingerprint,

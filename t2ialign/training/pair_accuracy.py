@@ -156,6 +156,7 @@ def measure_pairs(
         DataError: the data cannot be used, or are no pairs.
     """
     source, backbone = data.open(), policy.backbone
+    source.account.warn()
     encoded = encode(
         source,
         backbone,

@@ -19,10 +19,13 @@ from typing import NamedTuple
 from unigenbench.errors import InputError, listed_of
 from unigenbench.prompts.notes import Notes
 from unigenbench.prompts.rows import Columns, Row, read_row
-from unigenbench.prompts.schema import SUFFIXES, locate, version_of
+from unigenbench.prompts.schema import SHIPPED, SUFFIXES, is_file, locate, version_of
 from unigenbench.types import Problem, PromptSet
 
 logger = logging.getLogger(__name__)
+
+HEADER_BYTES = 4096
+"""Of a file's first line that are searched for the column of test points."""
 
 
 class Examined(NamedTuple):
@@ -32,6 +35,15 @@ class Examined(NamedTuple):
     """None where there is an error"""
     problems: list[Problem]
     """in the order of lines, file-wide ones last"""
+
+
+def has_test_points(path: Path | str) -> bool:
+    """Whether `read_prompts` reads a file: the name of a shipped set, or a CSV with a column of test points."""
+    if not is_file(Path(path)):
+        return str(path) in SHIPPED
+    with Path(path).open("rb") as file:
+        header = file.readline(HEADER_BYTES).decode("utf-8-sig", errors="replace")
+    return any(name.startswith("sub_dims") for name in next(csv.reader([header]), []))
 
 
 def read_prompts(path: Path | str, *, strict: bool = False) -> PromptSet:

@@ -19,7 +19,7 @@ class ListData(TableData):
     """Ranked images of a prompt, from a table with a row an image, such as the scores.jsonl of `t2ialign score`."""
 
     name: str = "lists"
-    views: int = Field(4, ge=2)
+    views: int = Field(4, ge=2)  # pyright: ignore[reportIncompatibleVariableOverride]  # a constant elsewhere, a key here
     """Images of a list at most; of a longer one the best, the worst, and evenly spaced ranks between them."""
     reward: str | None = None
     """Which reward's scores rank, where the table holds several."""

@@ -12,7 +12,7 @@ from t2ialign.data.tables.source import read_prompt
 from t2ialign.data.tables.table import SUFFIXES, is_file, read_lines, read_table
 from t2ialign.errors import DataError, InputError
 from unigenbench.errors import BenchError
-from unigenbench.prompts import SHIPPED, select
+from unigenbench.prompts import has_test_points, select
 from unigenbench.prompts import read_prompts as read_unigenbench
 
 
@@ -42,7 +42,7 @@ def read_prompt_list(path: Path | str, subset: str | None = None) -> PromptList:
         DataError: not text, no prompt column, an empty prompt, or no prompts at all.
     """
     path = Path(path)
-    if _is_unigenbench(path):
+    if has_test_points(path):
         return _from_unigenbench(path, subset)
     if subset is not None:
         raise InputError(f"{path}: subset '{subset}' is of UniGenBench prompt files; give one, or leave it out")
@@ -57,16 +57,6 @@ def read_prompt_list(path: Path | str, subset: str | None = None) -> PromptList:
     if not prompts:
         raise DataError(f"{path}: holds no prompts; write one a line")
     return PromptList(prompts, list(range(len(prompts))), sha256(path.read_bytes()).hexdigest())
-
-
-def _is_unigenbench(path: Path) -> bool:
-    """Whether it is the name of a shipped suite, or a CSV with a column of test points."""
-    if not is_file(path):
-        return str(path) in SHIPPED
-    if path.suffix.lower() != ".csv":
-        return False
-    with path.open("rb") as file:
-        return any(name.startswith(b"sub_dims") for name in file.readline().split(b","))
 
 
 def _from_unigenbench(path: Path, subset: str | None) -> PromptList:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from t2ialign.data.account import (
@@ -74,11 +74,16 @@ def natural(stem: str) -> list[tuple[int, int, str]]:
 
 def images_without_row(table: Table, folder: Path) -> list[Problem]:
     """The images below a folder that no row of its table names."""
+    return unnamed_images(folder, (table.folder / text for text in _texts(table)))
+
+
+def unnamed_images(folder: Path, named: Iterable[Path]) -> list[Problem]:
+    """The images below a folder that are not among those that something names."""
     images = [path for path in _walk(folder) if _is_image(path)]
     if not images:
         return []
-    named = {os.path.normpath(table.folder / text) for text in _texts(table)}
-    return [Problem(str(image), NO_ROW) for image in images if os.path.normpath(image) not in named]
+    known = {os.path.abspath(path) for path in named}
+    return [Problem(str(image), NO_ROW) for image in images if os.path.abspath(image) not in known]
 
 
 def _texts(table: Table) -> Iterator[str]:

@@ -7,7 +7,6 @@ import math
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -53,6 +52,7 @@ class TableSource:
         self.account = account
         self.digests = digests
         self._examples = examples
+        self._fingerprint: str | None = None
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -60,9 +60,14 @@ class TableSource:
     def __getitem__(self, index: int) -> Example:
         return self._examples[index]
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """Of prompts, scores and the bytes of all images, in order; where the files lie does not matter."""
+        if self._fingerprint is None:
+            self._fingerprint = self._find_fingerprint()
+        return self._fingerprint
+
+    def _find_fingerprint(self) -> str:
         self.digests.add_files(image for example in self._examples for image in example.images)
         whole = hashlib.sha256(f"{self.views}".encode())
         for example in self._examples:

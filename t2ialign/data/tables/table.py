@@ -6,6 +6,7 @@ import csv
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -146,6 +147,17 @@ def _text_lines(path: Path) -> Iterator[str]:
             ) from None
 
 
+@contextmanager
+def _long_cells() -> Iterator[None]:
+    """Lets the csv module read cells of any length, such as images as text."""
+    before = csv.field_size_limit(CELL_CHARACTERS)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+@_long_cells()
 def _read_csv(path: Path) -> Table:
     records = _csv_records(path)
     first, _ = next(records, ([], 0))
@@ -168,7 +180,6 @@ def _read_csv(path: Path) -> Table:
 
 def _csv_records(path: Path) -> Iterator[tuple[list[str], int]]:
     """(cells, the line where they begin) of each record; a quoted cell may run over several lines."""
-    csv.field_size_limit(CELL_CHARACTERS)
     reader = csv.reader(_text_lines(path), delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
     while True:
         line = reader.line_num + 1

@@ -108,6 +108,7 @@ def perturb_images(
     """
     _check(kinds, per_image)
     source = SingleData.model_validate({"name": "singles", "path": data}).open()
+    source.account.warn()
     examples = _distinct(source)
     settings = {
         "editor": editor.fingerprint,
