@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
@@ -164,7 +165,12 @@ class Reward:
         self.weight = weight
         self.batch_size = batch_size
         self.place = place_of(function)
-        self.fingerprint = fingerprint or fingerprint_of(name, function, {})
+        self._fingerprint = fingerprint
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes with anything known to change the scores."""
+        return self._fingerprint or fingerprint_of(self.name, self.function, {})
 
     def _ask(self, count: int, *arguments: Any) -> list[Score]:
         """The scores of one call, which must be `count`."""
