@@ -90,11 +90,12 @@ def build(
         assert prompts is not None
         from t2ialign.data.kinds.prompts import read_prompts
 
+        texts = read_prompts(prompts)  # before the model, which takes longer
         policy, mixture = open_model(model, family, lora, precision, backbone)
         built = generate_pairs(
             out_dir,
             policy,
-            read_prompts(prompts),
+            texts,
             rewards,
             pairing,
             GenerationConfig(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -181,13 +182,17 @@ def image_key(image: ImageLocation, origin: str) -> Path | bytes:
 def adopt_image(image: ImageLocation, folder: Path, number: int, origin: str) -> str:
     """Brings an image into a folder under a number, as a link, a copy, or the bytes that a table holds; its name.
 
+    A file of that name that is already there is kept only if its bytes are the same: an earlier call on another table
+    may have left it.
+
     Raises:
         DataError: the bytes are no image.
     """
     if isinstance(image, Path):
         name = f"{number}{image.suffix.lower()}"
-        if not (folder / name).is_file():
-            link_or_copy(image, folder / name)
+        there = folder / name
+        if not (there.is_file() and filecmp.cmp(image, there, shallow=False)):
+            link_or_copy(image, there)
         return name
     content = image if isinstance(image, bytes) else image.read()
     try:

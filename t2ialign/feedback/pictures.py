@@ -28,7 +28,9 @@ class Picture(NamedTuple):
 
     def digest(self) -> str:
         """Changes with the image's bytes and with the prompt."""
-        return hashlib.blake2b(self.path.read_bytes() + b"\0" + self.prompt.encode(), digest_size=16).hexdigest()
+        return hashlib.blake2b(
+            self.path.read_bytes() + b"\0" + self.prompt.encode("utf-8", "surrogatepass"), digest_size=16
+        ).hexdigest()
 
 
 def read_pictures(folder: Path) -> list[Picture]:

@@ -11,7 +11,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from pydantic import TypeAdapter
 
-from t2ialign.errors import DataError, TryAgainError
+from t2ialign.errors import DataError, InputError, TryAgainError
 from t2ialign.storage.atomic import is_full_disk
 
 Entry = TypeVar("Entry", bound=NamedTuple)
@@ -29,6 +29,7 @@ class Journal(Generic[Entry, Key]):
         key: the key of an entry.
 
     Raises:
+        InputError: the folder cannot be written to.
         DataError: a line is not an entry.
     """
 
@@ -36,8 +37,13 @@ class Journal(Generic[Entry, Key]):
         self.path = path
         self._key = key
         self._lock = Lock()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        except OSError as error:
+            if is_full_disk(error):
+                raise _disk_is_full(path) from error
+            raise InputError(f"{path.parent}: cannot be written to ({error.strerror}); give another folder") from error
         _remove_torn_line(path)
         self._entries = {key(found): found for found in read_entries(path, entry)}
 
@@ -71,9 +77,7 @@ class Journal(Generic[Entry, Key]):
                 os.fsync(file.fileno())
         except OSError as error:
             if is_full_disk(error):
-                raise TryAgainError(
-                    f"{self.path}: the disk is full; free some space and run the same command again"
-                ) from error
+                raise _disk_is_full(self.path) from error
             raise
         self._entries |= {self._key(entry): entry for entry in new}
 
@@ -111,6 +115,10 @@ def read_entries(path: Path, entry: type[Entry]) -> list[Entry]:
                 f"{path}:{number}: not an entry with {', '.join(entry._fields)}; remove the line, or the file"
             ) from None
     return found
+
+
+def _disk_is_full(path: Path) -> TryAgainError:
+    return TryAgainError(f"{path}: the disk is full; free some space and run the same command again")
 
 
 def _remove_torn_line(path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from t2ialign.data.kinds.pairs import PairData
-from t2ialign.errors import DataError, InputError
+from t2ialign.errors import DataError, EnvironmentProblem, InputError
 from t2ialign.feedback.relabel import describe, relabel_pairs
 from t2ialign.rewards.base import PointwiseReward
 
@@ -104,3 +104,22 @@ def test_a_curriculum_needs_scores(tmp_path: Path):
     data = PairData(path=table(tmp_path / "in", LEVELS), order="easy_first")
     with pytest.raises(InputError, match=r"pairs\.csv:2: data.order is easy_first, .* data relabel"):
         data.curriculum_scores(data.open())
+
+
+def test_images_of_a_failed_call_on_another_table_are_not_taken_for_this_ones(tmp_path: Path):
+    def gone(images, prompts):
+        raise ConnectionError("server gone")
+
+    pairs = table(tmp_path / "in", [(200, 100), (9, 9), (50, 90)])
+    with pytest.raises(EnvironmentProblem, match="reward 'bright' raised ConnectionError: server gone"):
+        relabel_pairs(pairs, tmp_path / "out", PointwiseReward("bright", gone, fingerprint="bright"))
+    lines = pairs.read_text().splitlines()
+    pairs.write_text("\n".join([lines[0], lines[1], lines[3]]) + "\n")
+    relabel_pairs(pairs, tmp_path / "out", BRIGHT)
+    relabel_pairs(pairs, tmp_path / "fresh", BRIGHT)
+    for row, fresh in zip(
+        rows_of(tmp_path / "out" / "pairs.csv"), rows_of(tmp_path / "fresh" / "pairs.csv"), strict=True
+    ):
+        assert row == fresh
+        for view in ("chosen", "rejected"):
+            assert (tmp_path / "out" / row[view]).read_bytes() == (tmp_path / "fresh" / row[view]).read_bytes()

@@ -118,7 +118,7 @@ def test_a_users_reward_on_our_verifier_changes_with_it(project: Path):
 
 
 @given(st.text(max_size=60) | st.binary(max_size=60))
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 def test_a_source_of_any_content_has_a_fingerprint(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("source") / "rew.py"
     path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass"))
@@ -130,5 +130,6 @@ def test_a_source_of_any_content_has_a_fingerprint(tmp_path_factory, content):
         st.text(max_size=5), st.recursive(st.text() | st.integers(), lambda inner: st.lists(inner), max_leaves=3)
     )
 )
+@settings(deadline=None, max_examples=30)
 def test_options_of_any_content_have_a_fingerprint(options):
     assert len(fingerprints.fingerprint("a", len, options)) == 32

@@ -7,7 +7,7 @@ from threading import Thread
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t2ialign.errors import DataError
@@ -29,6 +29,7 @@ NOTES = st.lists(st.builds(Note, TEXT, st.none() | st.floats(allow_nan=False, al
 
 
 @given(NOTES, NOTES)
+@settings(deadline=None, max_examples=30)
 def test_what_was_appended_is_found_by_every_later_journal(tmp_path_factory, first, second):
     path = tmp_path_factory.mktemp("journal") / "notes"
     opened(path).append(first)
@@ -41,6 +42,7 @@ def test_what_was_appended_is_found_by_every_later_journal(tmp_path_factory, fir
 
 
 @given(NOTES.filter(bool), st.data())
+@settings(deadline=None, max_examples=30)
 def test_a_file_cut_anywhere_loses_the_torn_line_alone(tmp_path_factory, notes, data):
     path = tmp_path_factory.mktemp("journal") / "notes"
     content = format_entries(notes).encode()
