@@ -22,15 +22,24 @@ class Backbone(Protocol):
     name: str
     denoiser: nn.Module
     """The network that is aligned."""
-    schedule: Schedule
+
+    @property
+    def schedule(self) -> Schedule:
+        """alpha_t and sigma_t, and what the network predicts."""
+        ...
+
     latent_channels: int
     """C of the latents."""
     vae_factor: int
     """Pixels per latent cell along one side."""
     resolution: int
     """The side, in px, that the model was made for."""
-    fingerprint: str
-    """Changes with anything that changes latents or text embeddings: the cache's key."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with anything that changes latents or text embeddings: the cache's key."""
+        ...
+
     sampling: TimestepSpacing
     """How the sampler's timesteps are spaced."""
 

@@ -60,7 +60,7 @@ class _StableDiffusion(ABC):
         return self._pipeline
 
     def release_encoders(self) -> None:
-        _ = self._null, self.fingerprint  # both outlive the encoders
+        _ = self._null, self._fingerprint  # both outlive the encoders
         self._pipeline = None
 
     @property
@@ -139,7 +139,7 @@ class _StableDiffusion(ABC):
         return self._null
 
     @cached_property
-    def fingerprint(self) -> str:
+    def _fingerprint(self) -> str:
         """A digest of VAE, text encoders, tokenizers, and of what the unconditional branch sees."""
         tensors: dict[str, Tensor] = {}
         words: list[object] = []
@@ -149,6 +149,11 @@ class _StableDiffusion(ABC):
             elif name == "vae" or name.startswith("text_encoder"):
                 tensors |= {f"{name}.{key}": tensor for key, tensor in part.state_dict().items()}
         return tensor_digest(tensors.items(), self.name, self._scaling, self._null_kind, words)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with anything that changes latents or text embeddings; found once."""
+        return self._fingerprint
 
 
 class _StableDiffusion15(_StableDiffusion):

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
+from t2ialign.errors import InputError
 from t2ialign.storage.atomic import atomic_directory
 
 MANIFEST = "manifest.json"
@@ -89,6 +90,22 @@ def load(folder: Path) -> Saved:
     """Reads a checkpoint that `verify` found whole."""
     tensors = {path.stem: load_file(path) for path in sorted(folder.glob("*.safetensors"))}
     return Saved(tensors, json.loads((folder / STATE).read_text()))
+
+
+def copy_into(saved: Mapping[str, Tensor], here: Mapping[str, Tensor], folder: Path) -> None:
+    """Copies saved tensors over those of the same names.
+
+    Args:
+        folder: the checkpoint, for the message.
+
+    Raises:
+        InputError: the names differ.
+    """
+    if set(saved) != set(here):
+        odd = sorted(set(saved) ^ set(here))[0]
+        raise InputError(f"{folder}: its weights are not this policy's (for example '{odd}'); use a new run_dir")
+    for key, value in saved.items():
+        here[key].copy_(value)
 
 
 def name(step: int) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from t2ialign.config.schema import Optim
-from t2ialign.errors import DataError, InputError
+from t2ialign.errors import DataError
 from t2ialign.policy import Policy
 from t2ialign.training import checkpoint
 from t2ialign.training.metrics import Metrics, not_finite, window_sums
@@ -239,16 +239,9 @@ class Engine:
                     f"{folder}: made with {key} {expected}, now it is {identity.get(key)}. An exact continuation "
                     f"is impossible: restore the {key}, or start in a new run_dir."
                 )
-        self._copy(tensors["trained"], dict(self._trained), folder)
-        self._copy(tensors.get("ema", {}), self.policy.ema_parameters(), folder)
+        checkpoint.copy_into(tensors["trained"], dict(self._trained), folder)
+        checkpoint.copy_into(tensors.get("ema", {}), self.policy.ema_parameters(), folder)
         restore_moments(self.optimizer, tensors.get("optimizer", {}))
         self.step, self.samples_seen = state["step"], state["samples_seen"]
         self._scale.value, self._scale.good_steps = state["loss_scale"]
         self.metrics = state["metrics"]
-
-    def _copy(self, saved: dict[str, Tensor], here: dict[str, Any], folder: Path) -> None:
-        if set(saved) != set(here):
-            odd = sorted(set(saved) ^ set(here))[0]
-            raise InputError(f"{folder}: its weights are not this policy's (for example '{odd}'); use a new run_dir")
-        for key, value in saved.items():
-            here[key].copy_(value)

@@ -77,7 +77,7 @@ def test_answers_depend_on_nothing_but_seed_and_pair(sd15_folder: Path, tmp_path
 def test_draws_cover_the_whole_schedule_each_with_noise_of_its_own(sd15_folder: Path, tmp_path: Path):
     policy = lora_policy(sd15_folder)
     seen, noises = [], []
-    predict, x_0 = policy.predict, held_out(policy, tmp_path, draws=1, batch=6).encoded[list(range(6))].latents.mean
+    predict, x_0 = policy.predict, held_out(policy, tmp_path, draws=1, batch=6).encoded[list(range(6))].posterior.mean
 
     def watching(x_t, timesteps, *rest):
         seen.append(timesteps[:, 0].tolist())

@@ -76,6 +76,10 @@ def place(sd15_folder: Path, sdxl_folder: Path, tmp_path: Path, monkeypatch: pyt
     return tmp_path
 
 
+def start(config: Path, overrides: list[str]) -> None:
+    train(load(config, overrides), console=QUIET)
+
+
 def left(run_dir: Path) -> list[str]:
     return sorted(str(path.relative_to(run_dir)) for path in run_dir.rglob("*")) if run_dir.is_dir() else []
 
@@ -88,9 +92,9 @@ def test_a_mistake_is_refused_before_weights_are_loaded_and_anything_is_written(
     find = importlib.util.find_spec
     absent = ("bitsandbytes", "xformers")  # whether or not they are installed here
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in absent else find(name, *rest))
-    config = load(place / "c.yaml", [text.replace("{here}", str(place)) for text in overrides])
+    filled = [text.replace("{here}", str(place)) for text in overrides]
     with pytest.raises(UserError, match=says) as raised:
-        train(config, console=QUIET)
+        start(place / "c.yaml", filled)
     assert raised.value.exit_code == code
     assert [path for path in left(place / "run") if not path.startswith(".lock")] == []
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from unigenbench.errors import InputError
 from unigenbench.types import PromptSet
@@ -13,7 +14,8 @@ GENERATION = "generation.json"
 SHOWN_CHARACTERS = 80
 
 
-class DifferentPrompt(NamedTuple):
+@dataclass(frozen=True)
+class DifferentPrompt:
     """A prompt whose images were made from another text."""
 
     index: int
@@ -63,11 +65,11 @@ def check_same_prompts(images: Path, record: Any, prompts: PromptSet) -> None:
     """
     different = different_prompts(record, prompts)
     if different:
-        index, made_from, judged_by = different[0]
+        first = different[0]
         raise InputError(
             f"{images / GENERATION}: {len(different)} of {len(prompts.prompts)} prompts are not those of "
-            f"{prompts.path}: number {index} was made from {_short(made_from)} and would be judged by "
-            f"{_short(judged_by)}; give the file that the images were made from, or --prompts-differ"
+            f"{prompts.path}: number {first.index} was made from {_short(first.made_from)} and would be judged by "
+            f"{_short(first.judged_by)}; give the file that the images were made from, or --prompts-differ"
         )
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from unigenbench.errors import InputError
 from unigenbench.taxonomy import CRITERIA
 from unigenbench.types import Language, Prompt
 
 
-class _Wording(NamedTuple):
+@dataclass(frozen=True)
+class _Wording:
     """The parts of the own wording; {n} is the number of checks, {k} that of one check."""
 
     opening: str
@@ -84,7 +86,7 @@ class NativeRubric:
         self.language: Language = language
         self._wording = _WORDINGS[language]
         self._meanings = _meanings(language)
-        self.sha256 = digest({"wording": self._wording._asdict(), "meanings": self._meanings})
+        self.sha256 = digest({"wording": asdict(self._wording), "meanings": self._meanings})
 
     def render(self, prompt: Prompt) -> str:
         """The text for one prompt.
