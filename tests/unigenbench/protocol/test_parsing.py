@@ -301,3 +301,26 @@ def test_any_text_is_read_or_refused_without_an_error(text, n, mode):
     for reply in (text, f"<analysis>{text}</analysis><score>{text}</score>", f'{{"checks": {text}}}'):
         found = parse(reply, n, mode)
         assert isinstance(found, ParseFailure) or len(found.verdicts) == n
+
+
+@pytest.mark.parametrize(("met", "failed"), [("1", "0"), ("true", "false"), ("Yes", "no"), ("是", "否")])
+def test_every_word_for_a_verdict_is_1_or_0(met: str, failed: str):
+    for score in (f"[{met}, {failed}]", f'["{met}", "{failed}"]'):
+        read = parse(f"<analysis>['a', 'b']</analysis><score>{score}</score>", 2)
+        assert isinstance(read, Parsed)
+        assert read.verdicts == (1, 0)
+
+
+def test_checks_without_any_evidence_are_noted_and_with_some_are_not():
+    bare = [{"id": 1, "pass": True}, {"id": 2, "pass": False}]
+    read = parse(json.dumps({"checks": bare}), 2)
+    assert read == Parsed((1, 0), (), "analysis_missing")
+    assert parse(json.dumps({"checks": [{**bare[0], "evidence": "seen"}, bare[1]]}), 2) == Parsed(
+        (1, 0), ("seen", ""), ""
+    )
+
+
+def test_a_failure_quotes_the_reply_on_one_line():
+    read = parse("nothing\n  of   use", 2)
+    assert isinstance(read, ParseFailure)
+    assert "nothing of use" in read.detail
