@@ -70,13 +70,13 @@ def generate(
         wanted.prompts,
         out_dir,
         GenerationConfig(
+            images_per_prompt=images_per_prompt,
+            seed=seed,
+            seed_policy=seed_policy,
             guidance_scale=guidance,
             inference_steps=steps,
             resolution=resolution,
             batch=batch,
-            images_per_prompt=images_per_prompt,
-            seed=seed,
-            seed_policy=seed_policy,
         ),
         weights=mixture,
         description={
