@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import errno
+import json
 import os
 import re
 import shutil
@@ -15,6 +17,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -266,6 +271,36 @@ def _(place: Place) -> None:
 def _(place: Place) -> None:
     path = place.folder / "pairs" / "1_chosen.png"
     path.write_bytes(path.read_bytes()[:-300])
+
+
+@case("rows left out", "train", "x.yaml", "data.on_bad=drop")
+def _(place: Place) -> None:
+    (place.folder / "pairs" / "2_rejected.png").unlink()
+
+
+@case("image as text in a table")
+def _(place: Place) -> None:
+    text = base64.b64encode((place.folder / "pairs" / "0_chosen.png").read_bytes()).decode()
+    place.table((place.folder / "pairs" / "pairs.csv").read_text().replace("0_chosen.png", text))
+
+
+@case("prompt that is no text", "train", "x.yaml", "data.path=pairs/pairs.jsonl")
+def _(place: Place) -> None:
+    row = {"prompt": "half \ud83d", "chosen": "0_chosen.png", "rejected": "0_rejected.png"}
+    (place.folder / "pairs" / "pairs.jsonl").write_text(json.dumps(row))
+
+
+@case("several splits in a folder", "train", "x.yaml", "data.path=pairs")
+def _(place: Place) -> None:
+    (place.folder / "pairs" / "pairs.csv").unlink()
+    for name in ("train-0", "test-0"):
+        pq.write_table(pa.table({"prompt": ["a fox"]}), place.folder / "pairs" / f"{name}.parquet")
+
+
+@case("pixels of unknown range")
+def _(place: Place) -> None:
+    image = Image.fromarray(np.zeros((64, 64), dtype=np.int32))
+    image.save(place.folder / "pairs" / "1_chosen.png", "TIFF")
 
 
 @case("file that is no image")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import random
+import struct
+import zlib
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from odd_data import SAVED, check_image, image_bytes
 from own_data import write_image
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from t2ialign.data.images import open_image, to_pixels
 from t2ialign.errors import DataError
@@ -70,6 +75,49 @@ def test_sixteen_bits_are_brought_to_eight():
     assert open_image(encoded(image)).getpixel((0, 0)) == (128, 128, 128)
 
 
+def png(values: np.ndarray, color_type: int) -> bytes:
+    """A 16-bit PNG of values [H, W, channels], of colour types that Pillow does not write."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, color_type, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("color_type", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_sixteen_bits_of_any_png_are_scaled_by_their_range(color_type: int, channels: int):
+    values = np.full((4, 4, channels), 65535, np.uint16)
+    values[..., : 1 if channels < 3 else 3] = [[[128 * 257]]]
+    assert open_image(png(values, color_type)).getpixel((0, 0)) == (128, 128, 128)
+
+
+def test_sixteen_bits_of_a_tiff_are_scaled_by_their_range():
+    for dtype in ("<u2", ">u2"):
+        image = Image.fromarray(np.full((4, 4), 128 * 257, dtype=dtype))
+        assert open_image(encoded(image, "TIFF")).getpixel((0, 0)) == (128, 128, 128)
+
+
+@pytest.mark.parametrize(("dtype", "words"), [("int32", "32-bit integer"), ("float32", "floating-point")])
+def test_pixels_of_unknown_range_are_refused(dtype: str, words: str):
+    for value in (0, 1, 255, 70_000):
+        with pytest.raises(DataError, match=f"holds {words} pixels of unknown range"):
+            open_image(encoded(Image.fromarray(np.full((4, 4), value, dtype=dtype)), "TIFF"))
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_text_chunk_of_megabytes_is_read_or_refused_in_a_sentence(compressed: bool):
+    info = PngInfo()
+    info.add_text("workflow", "x" * 3_000_000, zip=compressed)
+    data = encoded(Image.new("RGB", (8, 8)), "PNG", pnginfo=info)
+    if compressed:
+        with pytest.raises(DataError, match="damaged or unreadable image"):
+            open_image(data)
+    else:
+        assert open_image(data).size == (8, 8)
+
+
 def test_the_cameras_rotation_is_applied():
     exif = Image.Exif()
     exif[0x0112] = 6  # rotate by 90 degrees
@@ -125,3 +173,15 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(side: int):
 def test_floating_point_pixels_are_refused():
     with pytest.raises(DataError, match="floating-point"):
         open_image(encoded(Image.new("F", (4, 4)), "TIFF"))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SAVED if kind not in ("EPS", "PDF", "SPIDER", "TIFF")])
+def test_every_format_that_pillow_reads_is_read(kind: str):
+    assert open_image(image_bytes(random.Random(0), kind)).mode == "RGB"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_images_are_pixels_or_one_sentence(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)  # memory of the tests
+    for seed in range(500):
+        check_image(random.Random(seed))

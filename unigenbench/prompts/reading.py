@@ -43,7 +43,10 @@ def has_test_points(path: Path | str) -> bool:
         return str(path) in SHIPPED
     with Path(path).open("rb") as file:
         header = file.readline(HEADER_BYTES).decode("utf-8-sig", errors="replace")
-    return any(name.startswith("sub_dims") for name in next(csv.reader([header]), []))
+    try:
+        return any(name.startswith("sub_dims") for name in next(csv.reader(io.StringIO(header, newline="")), []))
+    except csv.Error:
+        return False
 
 
 def read_prompts(path: Path | str, *, strict: bool = False) -> PromptSet:

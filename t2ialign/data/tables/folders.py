@@ -113,18 +113,22 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
 
 
+def _is_caption(path: Path) -> bool:
+    return path.suffix.lower() == CAPTION and path.is_file()
+
+
 def _unread_beside_images(folder: Path) -> list[Problem]:
     """What else a folder of images holds: other files and folders, and captions of no image."""
     entries = [path for path in _entries(folder) if not _is_image(path) or path.is_dir()]
     stems = {path.stem for path in _entries(folder) if _is_image(path)}
-    return [_unread(path) for path in entries if path.suffix != CAPTION or path.stem not in stems]
+    return [_unread(path) for path in entries if not _is_caption(path) or path.stem not in stems]
 
 
 def _unread(path: Path) -> Problem:
     """Why a file or a folder is not read."""
     if path.is_dir():
         return Problem(str(path), SUBFOLDER, f"holds {sum(1 for _ in _walk(path)):,} files")
-    if path.suffix == CAPTION:
+    if _is_caption(path):
         return Problem(str(path), PROMPT_WITHOUT_IMAGE)
     return Problem(str(path), NO_ROW if _is_image(path) else UNKNOWN_SUFFIX)
 
@@ -144,8 +148,9 @@ def _prompts(folder: Path, names: tuple[str, str], stems: list[str]) -> tuple[di
     """Stem -> prompt, from prompts.csv, prompts.txt, or a caption beside each chosen image; and what is not used."""
     captions = _captions(folder / names[0], stems)
     files = [folder / name for name in PROMPT_FILES if (folder / name).is_file()]
-    others = [*files[1:], *([folder / names[0] / f"{next(iter(captions))}{CAPTION}"] if files and captions else [])]
-    unread = [Problem(str(path), OTHER_PROMPTS, f"{files[0].name} is used") for path in others]
+    unread = [Problem(str(path), OTHER_PROMPTS, f"{files[0].name} is used") for path in files[1:]]
+    if files:
+        unread += [Problem(f"{folder / names[0] / stem}{CAPTION}", OTHER_PROMPTS) for stem in captions]
     if files and files[0].suffix == CAPTION:
         return _prompt_lines(files[0], stems), unread
     if files:
@@ -200,5 +205,5 @@ def _prompt_lines(path: Path, stems: list[str]) -> dict[str, str]:
 
 
 def _captions(folder: Path, stems: list[str]) -> dict[str, str]:
-    files = {stem: folder / f"{stem}{CAPTION}" for stem in stems}
-    return {stem: " ".join(read_lines(path)) for stem, path in files.items() if path.is_file()}
+    files = {path.stem: path for path in _entries(folder) if _is_caption(path)}
+    return {stem: " ".join(read_lines(files[stem])) for stem in stems if stem in files}

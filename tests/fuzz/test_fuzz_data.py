@@ -1,0 +1,43 @@
+"""Images, tables, folders and prompt files for as long as FUZZ_SECONDS says; a failure names its seed."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from odd_data import check_folder, check_image, check_prompt_file, check_table
+from PIL import Image
+
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "20"))
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120 + 3 * SECONDS)]
+
+
+@pytest.fixture(autouse=True)
+def small_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes that damaged headers state must not fill the memory of the machine that fuzzes."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
+    warnings.simplefilter("ignore")
+
+
+def run(check: Callable[[random.Random], None]) -> None:
+    until, seed = time.monotonic() + SECONDS, time.time_ns()
+    while time.monotonic() < until:
+        seed += 1
+        try:
+            check(random.Random(seed))
+        except Exception as error:
+            raise AssertionError(f"seed {seed}") from error
+
+
+def test_damaged_images_are_pixels_or_one_sentence():
+    run(check_image)
+
+
+@pytest.mark.parametrize("check", [check_table, check_folder, check_prompt_file])
+def test_any_content_is_used_or_refused_in_one_sentence(tmp_path: Path, check: Callable[[Path, random.Random], None]):
+    run(lambda draw: check(tmp_path, draw))
