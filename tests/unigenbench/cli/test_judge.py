@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -82,6 +83,90 @@ def test_too_many_failures_end_with_1(folder: Path, monkeypatch: pytest.MonkeyPa
     with serve(lambda call: Answer("prose") if scene(call) == 3 else fine(call)) as stub:
         assert command(monkeypatch, *arguments(folder, stub.url, "--max-failed", "0.12")) == 1  # 1 of 8 is 0.125
         assert command(monkeypatch, *arguments(folder, stub.url, "--max-failed", "0.13", "--keep-failed")) == 0
+
+
+def test_all_that_failed_says_why_and_counts_as_asked(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    with serve(lambda call: fine(call) if call.is_probe else error(401, "Incorrect API key provided")) as stub:
+        assert command(monkeypatch, *arguments(folder, stub.url)) == 1
+    words = capsys.readouterr()
+    assert "8 of 8 asked, 0 judged, 8 failed" in words.err
+    assert f"{folder / 'run'}: 8 transport_failed\n" in words.out
+    reason = f"{stub.url}/v1: HTTP 401: Incorrect API key provided"
+    assert f"most frequent failure (8 of 8): {reason}\n" in words.out
+
+
+def test_a_stop_is_no_error(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    with serve(fine) as stub:
+        assert command(monkeypatch, *arguments(folder, stub.url, "--max-requests", "3")) == 3
+        assert "stopped: --max-requests 3: reached" in capsys.readouterr().err
+    with serve(lambda _: error(429, "come back tomorrow", retry_after="86400")) as stub:
+        assert command(monkeypatch, *arguments(folder, stub.url)) == 75
+        assert "stopped: " in capsys.readouterr().err
+    with serve(lambda _: error(404, "The model `m` does not exist.")) as stub:
+        assert command(monkeypatch, *arguments(folder, stub.url)) == 3
+        words = capsys.readouterr().err
+    assert "error: the judge cannot be used: " in words
+    assert "stopped" not in words
+
+
+def test_a_log_says_that_a_run_waits_and_until_when(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    busy = iter([error(429, "slow down", retry_after="2.2")])
+    with serve(lambda call: fine(call) if call.is_probe else next(busy, fine(call))) as stub:
+        assert command(monkeypatch, *arguments(folder, stub.url, "--concurrency", "1")) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "waiting until " in line]
+    assert len(lines) == 1  # and one line only
+    assert re.fullmatch(r"0 of 8 asked, .*, waiting until \d\d:\d\d:\d\d: .*HTTP 429: slow down", lines[0])
+
+
+def test_paths_and_answers_are_printed_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    folder = tmp_path / "[bold]red :smile: ²"
+    folder.mkdir()
+    make_folder(folder, 2)
+    (folder / "images" / "²_0.png").write_bytes((folder / "images" / "1_0.png").read_bytes())
+    with serve(lambda call: fine(call) if call.is_probe else error(413, "[/red] :boom: too large")) as stub:
+        assert command(monkeypatch, *arguments(folder, stub.url)) == 1
+        words = capsys.readouterr()
+        assert f"{folder / 'run'}: 2 transport_failed" in words.out
+        assert "[/red] :boom: too large" in words.out
+        assert f"unigenbench score '{folder / 'run'}'" in words.out  # can be pasted
+
+
+def record_prompts(folder: Path, **texts: str) -> None:
+    """generation.json of images made from these texts, by the prompt's number."""
+    rows = [{"index": int(key[1:]), "k": 0, "prompt": text, "file": f"{key[1:]}_0.png"} for key, text in texts.items()]
+    (folder / "images" / "generation.json").write_text(json.dumps({"seed": 0, "images": rows}))
+
+
+def test_images_made_from_other_prompts_are_refused_or_marked(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    record_prompts(folder, p0="three  red dogs, scene 0 ", p1="three blue dogs", p2="a cat", p99="not asked about")
+    with serve(fine) as stub:
+        assert command(monkeypatch, *arguments(folder, stub.url)) == 2
+        words = capsys.readouterr().err
+        assert "generation.json: 2 of 8 prompts are not those of " in words
+        assert "number 1 was made from 'three blue dogs' and would be judged by 'three red dogs, scene 1'" in words
+        assert not stub.calls
+        assert not (folder / "run").exists()
+        assert command(monkeypatch, *arguments(folder, stub.url, "--prompts-differ")) == 0
+        manifest = open_log(folder / "run").manifest
+        assert "the images of 2 prompts were made from other texts" in manifest["banner"]
+        assert manifest["comparable"] is False
+        record_prompts(folder, p0="three red dogs, scene 0", p1="three red dogs, scene 1")
+        assert command(monkeypatch, *arguments(folder, stub.url)) == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        ("{", 2), ("[" * 100_000, 2), ("[]", 0), ("{}", 0), ('{"images": 1}', 0), ('{"images": [1, {"index": []}]}', 0),
+        ('{"images": [{"index": 1, "prompt": null}]}', 0),
+    ],
+)  # fmt: skip
+def test_a_record_without_prompts_compares_with_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, content: str, code: int
+):
+    (folder / "images" / "generation.json").write_text(content)
+    with serve(fine) as stub:
+        assert command(monkeypatch, *arguments(folder, stub.url)) == code
 
 
 def test_a_wrong_model_ends_with_3_and_the_servers_words(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys):
