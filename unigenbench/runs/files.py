@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from unigenbench.errors import InputError, TryAgainError
+from unigenbench.errors import TryAgainError, file_problem
 
 LOCK = "lock"
 OWNER = "lock.owner"
@@ -23,19 +22,17 @@ SYNC_SECONDS = 1.0
 
 @contextmanager
 def disk_errors(place: Path) -> Iterator[None]:
-    """Turns what the operating system refuses into a message about the place.
+    """Turns what the file system refuses into a message with the place, also where the system names no file.
 
     Raises:
         TryAgainError: the disk is full.
-        InputError: the place cannot be used: no permission, a file in the way, a name that is too long, ...
+        ServerError, InputError: the place cannot be used: no rights, a file in the way, ...
     """
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise TryAgainError(f"{place}: the disk is full; free some space, run the same command again") from error
-        seen = error.strerror or str(error)
-        raise InputError(f"{place}: cannot be used ({seen}); name another place, or change what is there") from error
+        named = OSError(error.errno, error.strerror or str(error), str(place))
+        raise file_problem(named) or error from error
 
 
 def atomic_write(path: Path, text: str) -> None:

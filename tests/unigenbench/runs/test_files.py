@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_runs import judgement, manifest, prompt_set
 
-from unigenbench.errors import BenchError, InputError, TryAgainError
+from unigenbench.errors import BenchError, InputError, ServerError, TryAgainError
 from unigenbench.runs.cache import ReplyCache
 from unigenbench.runs.files import LineLog, archive_folder, atomic_write, lock_folder
 from unigenbench.runs.store import RunStore
@@ -20,9 +20,9 @@ from unigenbench.runs.store import RunStore
 REFUSALS = {
     errno.ENOSPC: TryAgainError,
     errno.EDQUOT: TryAgainError,
-    errno.EROFS: InputError,
-    errno.EACCES: InputError,
-    errno.EPERM: InputError,
+    errno.EROFS: ServerError,
+    errno.EACCES: ServerError,
+    errno.EPERM: ServerError,
     errno.EIO: InputError,
 }
 
@@ -57,11 +57,11 @@ def test_what_the_system_refuses_is_one_message_with_the_place(
 def test_a_file_in_the_way_is_named(tmp_path: Path):
     (tmp_path / "file").write_text("x")
     for run in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(InputError, match=r"file(/run)?: cannot be used \(.+\); name another place"):
+        with pytest.raises(InputError, match=r"file(/run)?: a file stands where a folder is needed"):
             RunStore(run, manifest(), prompt_set(1, tmp_path))
-    with pytest.raises(InputError, match=r"replies\.sqlite: cannot be used"):
+    with pytest.raises(InputError, match=r"replies\.sqlite: a file stands"):
         ReplyCache(tmp_path / "file" / "replies.sqlite")
-    with pytest.raises(InputError, match="x: cannot be used"):
+    with pytest.raises(InputError, match="x: a file stands"):
         atomic_write(tmp_path / "file" / "x", "text")
 
 
