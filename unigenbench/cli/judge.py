@@ -26,7 +26,8 @@ RubricName = Annotated[
 ]
 Checkout = Annotated[Path | None, typer.Option(help="Your checkout of CodeGoat24/UniGenBench, for its wording.")]
 Pattern = Annotated[str, typer.Option(help="Names of images without suffix, from {index} and {image}.")]
-Samples = Annotated[int, typer.Option(min=1, help="Judgements of each image.")]
+PerPrompt = Annotated[int, typer.Option(min=1, max=1000)]
+Samples = Annotated[int, typer.Option(min=1, max=1000, help="Judgements of each image.")]
 Reply = Annotated[
     Literal["tags", "json", "logits"],
     typer.Option(help="As the wording asks; as a JSON object; or one digit a test point, with its probability."),
@@ -57,13 +58,15 @@ def judge(
         bool, typer.Option("--official-sampling", help="Send neither temperature nor seed, as the official script.")
     ] = False,
     reply: Reply = "tags",
-    temperature: Annotated[float, typer.Option(min=0.0)] = 0.0,
+    temperature: Annotated[float, typer.Option(min=0.0, max=100.0)] = 0.0,
     seed: int = 0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Of a reply; doubled once where it was cut.")] = 4096,
     concurrency: Annotated[int, typer.Option(min=1, help="Calls at once, at most.")] = 16,
-    requests_per_minute: Annotated[float | None, typer.Option(min=0.001)] = None,
-    tokens_per_minute: Annotated[float | None, typer.Option(min=0.001)] = None,
-    timeout_seconds: Annotated[float, typer.Option("--timeout", min=0.001, help="Seconds for one call.")] = 300.0,
+    requests_per_minute: Annotated[float | None, typer.Option(min=0.001, max=1e9)] = None,
+    tokens_per_minute: Annotated[float | None, typer.Option(min=0.001, max=1e9)] = None,
+    timeout_seconds: Annotated[
+        float, typer.Option("--timeout", min=0.001, max=604_800, help="Seconds for one call.")
+    ] = 300.0,
     tries: Annotated[int, typer.Option(min=1, help="Of one call, where the fault may pass.")] = 6,
     parse_tries: Annotated[int, typer.Option(min=1, help="Replies asked for before an unreadable one is final.")] = 3,
     device: Annotated[str | None, typer.Option(help="Of a model in this process.")] = None,
@@ -74,7 +77,7 @@ def judge(
             min=1, show_default="4000000; none with official wording", help="A larger image is scaled down first."
         ),
     ] = None,
-    images_per_prompt: Annotated[int, typer.Option(min=1)] = 4,
+    images_per_prompt: PerPrompt = 4,
     samples: Samples = 1,
     pattern: Pattern = "{index}_{image}",
     limit: Limit = None,
@@ -132,7 +135,7 @@ def estimate(
     reply: Reply = "tags",
     rubric: RubricName = "native-v1",
     official_checkout: Checkout = None,
-    images_per_prompt: Annotated[int, typer.Option(min=1)] = 4,
+    images_per_prompt: PerPrompt = 4,
     pattern: Pattern = "{index}_{image}",
     samples: Samples = 1,
     subset: Subset = None,
