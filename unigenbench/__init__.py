@@ -6,7 +6,7 @@ used, so that `import unigenbench` is quick.
 Prompts: `read_prompts`, `select_prompts`; what they return, `PromptSet`, holds `Prompt` with test points, `Point`.
 
 Judges: implement `Judge`, which answers a `JudgeRequest` with a `JudgeReply`; `open_judge` opens the built-in ones, and
-`parse_reply` reads the verdicts in a reply.
+`parse_reply` reads the verdicts in a reply. `judge_folder` judges a folder of images as a `JudgeConfig` says.
 
 Runs: `open_log` reads a run folder into a `RunLog` of `Judgement`; `summarise` scores it, `compare` compares two
 models, `agree` two judges, and `write_report` writes the HTML page. Errors that a user can act on are `BenchError`.
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from unigenbench.errors import BenchError
     from unigenbench.judges.base import Judge, open_judge
+    from unigenbench.judging.run import JudgeConfig, judge_folder
     from unigenbench.prompts import read_prompts
     from unigenbench.prompts import select as select_prompts
     from unigenbench.protocol.parsing import parse as parse_reply
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BenchError",
     "Judge",
+    "JudgeConfig",
     "JudgeReply",
     "JudgeRequest",
     "Judgement",
@@ -42,6 +44,7 @@ __all__ = [
     "__version__",
     "agree",
     "compare",
+    "judge_folder",
     "open_judge",
     "open_log",
     "parse_reply",
@@ -57,6 +60,7 @@ __version__: str
 _MODULES = {
     "errors": ("BenchError",),
     "judges.base": ("Judge", "open_judge"),
+    "judging.run": ("JudgeConfig", "judge_folder"),
     "prompts": ("read_prompts",),
     "report": ("write_report",),
     "runs.store": ("open_log",),

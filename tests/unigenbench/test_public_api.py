@@ -17,6 +17,7 @@ import unigenbench
 NAMES = [
     "BenchError",
     "Judge",
+    "JudgeConfig",
     "JudgeReply",
     "JudgeRequest",
     "Judgement",
@@ -26,6 +27,7 @@ NAMES = [
     "RunLog",
     "agree",
     "compare",
+    "judge_folder",
     "open_judge",
     "open_log",
     "parse_reply",

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from unigenbench.cli.console import err, out, print_line
 from unigenbench.cli.judge import estimate, judge
 from unigenbench.cli.scores import COMMANDS
 from unigenbench.errors import BenchError, file_problem
@@ -21,8 +21,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-out = Console()
-err = Console(stderr=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
@@ -34,18 +32,14 @@ def _commands() -> None:
 
 @app.command()
 def taxonomy(as_json: AsJson = False) -> None:
-    """List the dimensions and criteria that images are judged by."""
-    from unigenbench.taxonomy import CRITERIA, DIMENSIONS, as_mapping
+    """List the dimensions and criteria that images are judged by, with their labels in prompt files."""
+    from unigenbench.cli.tables import print_taxonomy
+    from unigenbench.taxonomy import as_mapping
 
     if as_json:
         typer.echo(json.dumps(as_mapping(), ensure_ascii=False, indent=1))
-        return
-    table = Table("dimension", "criterion", "meaning", box=None)
-    for dimension in DIMENSIONS:
-        for place, criterion in enumerate(dimension.criteria):
-            table.add_row(dimension.name if place == 0 else "", criterion.id, criterion.meaning)
-    out.print(table)
-    out.print(f"{len(DIMENSIONS)} dimensions, {len(CRITERIA)} criteria", highlight=False)
+    else:
+        print_taxonomy(out)
 
 
 @app.command()
@@ -67,9 +61,9 @@ def validate(
         typer.echo(json.dumps(content, ensure_ascii=False, indent=1))
     else:
         for problem in found.problems:
-            err.print(f"{problem.severity}: {problem}", markup=False, highlight=False, soft_wrap=True)
+            print_line(err, f"{problem.severity}: {problem}")
         for line in found.looked_at:
-            out.print(line, markup=False, highlight=False, soft_wrap=True)
+            print_line(out, line)
     raise typer.Exit(found.exit_code(strict=strict))
 
 
@@ -85,8 +79,8 @@ def report(
 
     written = write_report(runs, out_file, thumbs=thumbs, embed=embed_images)
     for warning in written.warnings:
-        err.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-    out.print(f"{written.path} ({written.size / 1e6:.1f} MB)", highlight=False, soft_wrap=True)
+        print_line(err, f"warning: {warning}", "yellow")
+    print_line(out, f"{written.path} ({written.size / 1e6:.1f} MB)")
 
 
 app.command()(judge)
@@ -97,16 +91,19 @@ for command in COMMANDS:
 
 def main() -> None:
     """Runs the command; an error that the user can act on is one message and its exit code."""
+    for stream in (sys.stdout, sys.stderr):  # a name that is no text, such as bytes that are not UTF-8, is escaped
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(standalone_mode=True)
     except BenchError as error:
-        err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        print_line(err, f"error: {error}", "red")
         sys.exit(error.exit_code)
     except OSError as error:
         problem = file_problem(error)
         if problem is None:
             raise
-        err.print(f"error: {problem}", style="red", markup=False, highlight=False, soft_wrap=True)
+        print_line(err, f"error: {problem}", "red")
         sys.exit(problem.exit_code)
 
 

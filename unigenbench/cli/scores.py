@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 
-out = Console()
-err = Console(stderr=True)
+from unigenbench.cli.console import err, out, print_line
 
 Run = Annotated[Path, typer.Argument(help="Run folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -166,13 +164,13 @@ def import_official(
     if as_json:
         _json({"run": str(run), "images": len(log.judgements), "with_verdicts": read})
         return
-    out.print(f"{run}: {len(log.judgements)} images, {read} with verdicts", highlight=False, soft_wrap=True)
+    print_line(out, f"{run}: {len(log.judgements)} images, {read} with verdicts")
 
 
 def export_official(
     run: Run,
-    folder: Annotated[Path | None, typer.Option("--out", help="Folder; the run's own 'official' if not said.")] = None,
-    model: Annotated[str | None, typer.Option(help="First part of the names; the images' folder if not said.")] = None,
+    folder: Annotated[Path | None, typer.Option("--out", help="Folder; default: 'official' in the run folder.")] = None,
+    model: Annotated[str | None, typer.Option(help="First part of the names; default: the images' folder.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the CSV and the JSON that the official script would have written."""
@@ -184,8 +182,8 @@ def export_official(
         _json({"csv": str(made.csv), "json": str(made.json), "rows": made.rows, "failed": made.failed})
         return
     for path in made[:2]:
-        out.print(str(path), highlight=False, soft_wrap=True)
-    out.print(f"{made.rows} images, {made.failed} without a result", highlight=False)
+        print_line(out, str(path))
+    print_line(out, f"{made.rows} images, {made.failed} without a result")
 
 
 COMMANDS = (score, compare, agree, leaderboard, import_official, export_official)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
@@ -63,13 +64,13 @@ def read_prompts(path: Path | str, *, strict: bool = False) -> PromptSet:
     prompts, problems = examine_prompts(path, strict=strict)
     errors = [problem for problem in problems if problem.severity == "error"]
     if errors or prompts is None:
-        more = f" ({len(errors) - 1} more; see them all with `unigenbench validate`)" if len(errors) > 1 else ""
+        more = f" ({len(errors) - 1} more; see them all with `{_validate(path)}`)" if len(errors) > 1 else ""
         raise InputError(f"{errors[0]}{more}")
     for repair in prompts.repairs:
         logger.warning("%s:%d: %s", prompts.path, repair.line, repair.what)
     others = len(problems) - len(prompts.repairs)
     if others:
-        logger.warning("%s: %d remarks; `unigenbench validate` lists them", prompts.path, others)
+        logger.warning("%s: %d remarks; `%s` lists them", prompts.path, others, _validate(path))
     return prompts
 
 
@@ -95,6 +96,11 @@ def examine_prompts(path: Path | str, *, strict: bool = False) -> Examined:
     return Examined(
         PromptSet(name, rows[0].language, prompts, file, digest, version, tuple(notes.repairs)), notes.problems
     )
+
+
+def _validate(path: Path | str) -> str:
+    """The command that lists all that is wrong, to be pasted as it stands."""
+    return f"unigenbench validate --data {shlex.quote(str(path))}"
 
 
 def validate_prompts(path: Path | str, *, strict: bool = False) -> list[Problem]:

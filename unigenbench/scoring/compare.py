@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import json
+from collections.abc import Collection, Iterator, Sequence
+from math import ceil
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -113,7 +115,25 @@ def _measures(log: RunLog) -> dict[str, Any]:
 
 def _differing(first: RunLog, second: RunLog) -> list[tuple[str, str, str]]:
     was, now = _measures(first), _measures(second)
-    return [(name, was[name], now[name]) for name in MEASURES if was[name] != now[name]]
+    differing = [(name, was[name], now[name]) for name in MEASURES if was[name] != now[name]]
+    keys = judge_differences(first, second)
+    return [(name, *_judges(keys)) if name == "judge" and keys else (name, a, b) for name, a, b in differing]
+
+
+def judge_differences(first: RunLog, second: RunLog) -> list[tuple[str, Any, Any]]:
+    """(key, first value, second value) of what differs in the configurations of two runs' judges; None: not set."""
+    was, now = ((log.manifest.get("judge") or {}).get("spec") or {} for log in (first, second))
+    return [(key, was.get(key), now.get(key)) for key in sorted({*was, *now}) if was.get(key) != now.get(key)]
+
+
+def _judges(keys: Sequence[tuple[str, Any, Any]]) -> tuple[str, str]:
+    """The keys with their values of either judge, as text."""
+    first, second = (", ".join(f"{key} {_text(values[side])}" for key, *values in keys) for side in (0, 1))
+    return first, second
+
+
+def _text(value: Any) -> str:
+    return "not set" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _check_same_measure(first: RunLog, second: RunLog, allow: Collection[str]) -> None:
@@ -139,7 +159,8 @@ def _check_failures(log: RunLog, max_failed: float) -> None:
         counts = ", ".join(f"{count} {status}" for status, count in failed_by_status(log).items())
         raise TooManyFailures(
             f"{log.path}: {share:.1%} of {len(log.judgements)} replies failed or cannot be read ({counts}), more than "
-            f"{max_failed:.0%}; what a judge cannot answer is no random part. Judge them again, or say --max-failed"
+            f"{max_failed:.0%}; what a judge cannot answer is no random part. Judge them again, or say --max-failed "
+            f"{ceil(100 * share) / 100}"
         )
 
 
@@ -200,8 +221,8 @@ def _entry(a: float, b: float, replicates: np.ndarray, permuted: np.ndarray, exa
 
 
 def _describe(sections: dict[str, dict[str, Any]], pairing: Pairing) -> None:
-    """Adds the number of test points and McNemar's counts."""
-    counts = pairing.counts.sum(0)
+    """Adds the numbers of test points and of their prompts, and McNemar's counts."""
+    counts, judged = pairing.counts.sum(0), pairing.total > 0
     columns = {"dimensions": DIMENSION_COLUMNS, "criteria": {id: [place] for id, place in CRITERION.items()}}
     columns["overall"] = {"micro": list(CRITERION.values())}
     for section, places in columns.items():
@@ -210,8 +231,10 @@ def _describe(sections: dict[str, dict[str, Any]], pairing: Pairing) -> None:
             only_a, only_b = int(table[ONLY_FIRST]), int(table[ONLY_SECOND])
             sections[section][id] |= {
                 "total": int(table.sum()),
+                "prompts": int(judged[:, rows].any(1).sum()),
                 "mcnemar": {"only_a": only_a, "only_b": only_b, "p": stats.mcnemar_p(only_a, only_b)},
             }
+    sections["overall"]["macro"]["prompts"] = len(pairing.prompts)
 
 
 def _adjust(section: dict[str, Any]) -> None:

@@ -29,6 +29,8 @@ Missing = Literal["exclude", "zero", "error"]
 Compat = Literal["native", "official"]
 
 LENGTH_BINS = 4
+LEAST_PROMPTS = 5
+"""With fewer prompts the ends of a bootstrap interval say next to nothing."""
 CRITERION = {criterion.id: place for place, criterion in enumerate(CRITERIA)}
 DIMENSION_COLUMNS = {
     dimension.id: [CRITERION[criterion.id] for criterion in dimension.criteria] for dimension in DIMENSIONS
@@ -207,3 +209,14 @@ def _failures(log: RunLog) -> str:
 def failed_by_status(log: RunLog) -> dict[str, int]:
     """{status: judgements} of what gave no verdict."""
     return dict(Counter(judgement.status for judgement in log.judgements if judgement.status != "ok"))
+
+
+def reliable_interval(entry: Mapping[str, Any]) -> tuple[float, float] | None:
+    """The interval `ci` of a score or a difference; None where it rests on fewer than LEAST_PROMPTS prompts, or where
+    all prompts are alike: the bootstrap then has no width, which is not certainty.
+    """
+    interval = entry.get("ci")
+    if interval is None or entry.get("prompts", LEAST_PROMPTS) < LEAST_PROMPTS or interval[0] == interval[1]:
+        return None
+    low, high = interval
+    return low, high

@@ -14,6 +14,21 @@ FILE = Path(__file__).parents[1] / "data" / "leaderboard.json"
 BOARD_JUDGES = ("gemini-2.5-pro", "unigenbench-evalmodel")
 """Parts of the names of the judges whose scores may stand beside the published ones."""
 BOARD_IMAGES_PER_PROMPT = 4
+OPEN_JUDGE = "CodeGoat24/UniGenBench-EvalModel-qwen3vl-32b-v1"
+"""The benchmark's own open judge, the one that can still be run."""
+BOARD_JUDGE = (
+    "gemini-2.5-pro (reported shut down: on 2026-12-01 by Google's list of deprecations, as read on 2026-11-10)"
+)
+"""The judge of the published rows, and what was reported of it, with the date of the report."""
+OPEN_JUDGE_NOTE = (
+    "its judge imitates gemini-2.5-pro, by which the published rows were judged: the one of 72 B parameters agrees "
+    "with it on about 91 % of verdicts (read off a chart of arXiv:2510.18701), for that of 32 B nothing is published. "
+    "A few points between this run and published rows may come from the judge; compare runs of one judge instead"
+)
+BOARD_JUDGE_NOTE = (
+    f"the board's judge is {BOARD_JUDGE}; later another model may have answered under its name: look at the model that "
+    "the server named"
+)
 LEAST_COVERAGE = 0.99
 """Share of images with verdicts that a row needs."""
 
@@ -62,7 +77,9 @@ def against_board(prompts: PromptSet, *, judge: str, images_per_prompt: int) -> 
     checks = {
         f"its prompts are {prompts.version!r}, not an official file": prompts.version.startswith("official"),
         f"it has a part of the prompts ({prompts.selection})": prompts.selection is None,
-        f"its judge is {judge}": any(name in judge.lower() for name in BOARD_JUDGES),
+        f"its judge is {judge}, not {BOARD_JUDGE}, nor {OPEN_JUDGE} behind vLLM": (
+            any(name in judge.lower() for name in BOARD_JUDGES)
+        ),
         f"it has {images_per_prompt} images per prompt, not {BOARD_IMAGES_PER_PROMPT}": (
             images_per_prompt == BOARD_IMAGES_PER_PROMPT
         ),
@@ -76,11 +93,11 @@ def why_not(log: RunLog, summary: Mapping[str, Any]) -> list[str]:
     What the run says of itself is believed only where it is to its disadvantage.
     """
     manifest = log.manifest
-    judge, rubric = manifest.get("judge") or {}, manifest.get("rubric") or {}
-    said = str(manifest.get("banner") or "the run says so") if not manifest.get("comparable") else None
+    rubric = manifest.get("rubric") or {}
+    own_words = str(manifest.get("banner") or "the run says so") if not manifest.get("comparable") else None
     reasons = against_board(
         log.prompts,
-        judge=str(judge.get("name") or (judge.get("spec") or {}).get("model")),
+        judge=_judge_name(log),
         images_per_prompt=(manifest.get("images") or {}).get("per_prompt") or 0,
     )
     wording = str(rubric.get("id") if isinstance(rubric, Mapping) else rubric)
@@ -91,7 +108,7 @@ def why_not(log: RunLog, summary: Mapping[str, Any]) -> list[str]:
         reasons.append(f"{share:.1%} of its images have verdicts, fewer than {LEAST_COVERAGE:.0%}")
     if summary["policy"]["missing"] != "exclude":
         reasons.append(f"it counts what is missing as {summary['policy']['missing']}")
-    return reasons or ([said] if said else [])
+    return reasons or ([own_words] if own_words else [])
 
 
 class Standing(NamedTuple):
@@ -106,6 +123,8 @@ class Standing(NamedTuple):
     """where it would come in, from 1"""
     reasons: list[str]
     """why it may not stand beside them"""
+    notes: tuple[str, ...] = ()
+    """what to know of a run that may"""
 
 
 def standing(
@@ -133,7 +152,18 @@ def standing(
         reasons.append(f"its prompts are {log.prompts.name!r}, the table is of {name!r}")
     if reasons:
         return Standing(name, [], own, None, reasons)
-    return Standing(name, rows, own, 1 + sum(row.overall > own.overall for row in rows), [])
+    rank = 1 + sum(row.overall > own.overall for row in rows)
+    return Standing(name, rows, own, rank, [], (note_on(_judge_name(log)),))
+
+
+def note_on(judge: str) -> str:
+    """What to know of scores by a judge of the board before they are set beside it."""
+    return OPEN_JUDGE_NOTE if "evalmodel" in judge.lower() else BOARD_JUDGE_NOTE
+
+
+def _judge_name(log: RunLog) -> str:
+    judge = log.manifest.get("judge") or {}
+    return str(judge.get("name") or (judge.get("spec") or {}).get("model"))
 
 
 def _own(category: str, log: RunLog, summary: Mapping[str, Any]) -> BoardRow:

@@ -61,7 +61,7 @@ def check_log(log: RunLog) -> None:
         given = len(judgement.verdicts or ())
         if judgement.status == "ok" and given != needed:
             found = f"{given} verdicts for {needed} test points"
-            raise DataError(f"{where}: {found}; delete the line, and `unigenbench judge` asks again")
+            raise DataError(f"{where}: {found}; delete the line, and repeat the command that judged it")
 
 
 def images_per_prompt(log: RunLog) -> int:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +14,11 @@ import pytest
 from hand_made import case_b, judgement, log, prompt, prompt_set, run, write_case_a
 from typer.testing import CliRunner
 
+from unigenbench.cli import main
 from unigenbench.cli.main import app
 from unigenbench.errors import BenchError
 from unigenbench.runs.store import RunStore
+from unigenbench.taxonomy import CRITERIA
 from unigenbench.types import RunLog
 
 PROMPTS = prompt_set([prompt(i, *("Style", "Attribute - Color", "Text Generation")[: 1 + i % 3]) for i in range(24)])
@@ -127,6 +132,44 @@ def test_a_run_of_our_own_stands_alone_with_the_reasons(base: str):
     found = call_json("leaderboard", "--category", "en", "--with", base, code=1)
     assert found["rows"] == []
     assert len(found["reasons"]) >= 4
+
+
+def test_taxonomy_lists_the_labels_of_prompt_files():
+    shown = call("taxonomy")
+    assert all(criterion.name in shown and criterion.name_zh in shown for criterion in CRITERIA)
+
+
+def test_names_are_printed_as_they_are_and_minus_signs_are_minus_signs(tmp_path: Path):
+    folder = tmp_path / "[bold]run[/bold]:smile:"
+    base = write(run(PROMPTS, case_b, images=2), folder)
+    worse = write(run(PROMPTS, lambda i, j, k: case_b(i, j, k) and i % 2, images=2), tmp_path / "[red]")
+    shown = call("compare", base, worse, "--permutations", "50", "--bootstrap", "50")
+    assert f"A  {base}: " in shown
+    assert f"B  {worse}: " in shown
+    assert re.search(r"Overall, mean of dimensions.* −\d", shown)
+    assert not re.search(r" -\d", shown)
+    assert f"{folder}/official" in call("export-official", base)
+
+
+def test_thin_intervals_are_marked(tmp_path: Path):
+    few = prompt_set([prompt(i, "Style") for i in range(4)])
+    shown = call("score", write(run(few, case_b), tmp_path / "few"), "--bootstrap", "50")
+    assert "thin: fewer than 5 prompts" in shown
+    assert " … " not in shown
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, 75), (errno.EROFS, 3)])
+def test_a_disk_that_fails_is_one_sentence(number: int, code: int, monkeypatch, capsys):
+    def fail(**_):
+        raise OSError(number, os.strerror(number), "there/summary.json")
+
+    monkeypatch.setattr(main, "app", fail)
+    with pytest.raises(SystemExit) as caught:
+        main.main()
+    assert caught.value.code == code
+    message = capsys.readouterr().err
+    assert message.startswith("error: there/summary.json: ")
+    assert message.count("\n") == 1
 
 
 def test_import_and_export_meet(tmp_path: Path):

@@ -10,6 +10,7 @@ from hand_made import JUDGE, case_b, judgement, log, prompt, prompt_set, run
 
 from unigenbench.errors import InputError
 from unigenbench.scoring.compare import TooManyFailures, compare
+from unigenbench.scoring.counts import reliable_interval
 
 LABELS = ("Style", "Attribute - Color", "Attribute - Size", "Text Generation")
 PROMPTS = prompt_set([prompt(i, *LABELS[: 1 + i % 4]) for i in range(40)])
@@ -189,3 +190,23 @@ def test_runs_that_share_nothing_are_refused():
     second = run(prompt_set(PROMPTS.prompts[20:]), case_b)
     with pytest.raises(InputError, match="no judged image in common: 80 and 80 are judged"):
         quick(first, second)
+
+
+def test_judges_that_differ_are_told_by_the_keys_that_differ():
+    first = run(PROMPTS, case_b, judge={**JUDGE, "spec": {"model": "m", "temperature": 0.0, "kind": "openai"}})
+    second = run(PROMPTS, case_b, judge={"spec": {"model": "m", "temperature": 0.7, "kind": "openai"}, "id": "other"})
+    with pytest.raises(InputError, match=r"differ in judge: temperature 0\.0; temperature 0\.7\. .* --allow judge"):
+        quick(first, second)
+    [warning] = [text for text in quick(first, second, allow=["judge"])["warnings"] if "judge" in text]
+    assert "temperature 0.0" in warning
+
+
+def test_intervals_that_little_stands_behind_are_not_shown_as_certain():
+    assert reliable_interval({"ci": [0.4, 0.6], "prompts": 5}) == (0.4, 0.6)
+    assert reliable_interval({"ci": [0.4, 0.6], "prompts": 4}) is None
+    assert reliable_interval({"ci": [1.0, 1.0], "prompts": 50}) is None
+    assert reliable_interval({"ci": None, "prompts": 50}) is None
+    few = prompt_set([prompt(i, "Style") for i in range(4)])
+    found = quick(run(few, case_b), run(few, better))
+    assert all(reliable_interval(entry) is None for entry in found["overall"].values())
+    assert {entry["prompts"] for entry in found["overall"].values()} == {4}

@@ -9,7 +9,7 @@ import pytest
 from hand_made import case_b, prompt, prompt_set, run
 
 from unigenbench.errors import InputError
-from unigenbench.scoring.leaderboard import FILE, read_board, standing
+from unigenbench.scoring.leaderboard import FILE, OPEN_JUDGE, read_board, standing
 from unigenbench.scoring.scores import summarise
 from unigenbench.taxonomy import CRITERIA, DIMENSIONS
 
@@ -78,7 +78,11 @@ def test_a_fair_run_gets_its_place():
         ({"version": "suite 1"}, {}, "prompts are 'suite 1'"),
         ({"selection": "testmini60"}, {}, r"a part of the prompts \(testmini60\)"),
         ({}, {"rubric": {"id": "native-v1", "sha256": ""}}, "wording 'native-v1'"),
-        ({}, {"judge": {"name": "openai:Qwen2.5-VL-7B", "spec": {}, "id": "x"}}, "judge is openai:Qwen2.5-VL-7B"),
+        (
+            {},
+            {"judge": {"name": "openai:Qwen2.5-VL-7B", "spec": {}, "id": "x"}},
+            "judge is openai:Qwen2.5-VL-7B, not .*shut down",
+        ),
         ({}, {"folder": {"per_prompt": 1}}, "1 images per prompt"),
         ({}, {"folder": {"per_prompt": 5}}, "80.0% of its images"),
         ({}, {"comparable": False, "banner": "judged twice"}, "judged twice"),
@@ -91,6 +95,23 @@ def test_an_unfair_run_is_never_set_beside_the_published_rows(prompts, manifest,
     assert found.rank is None
     assert found.own is not None
     assert re.search(reason, "; ".join(found.reasons))
+
+
+@pytest.mark.parametrize(
+    ("judge", "note"),
+    [("gemini:gemini-2.5-pro", "2026-12-01 .* another model"), (f"openai:{OPEN_JUDGE}", "imitates gemini.*91 %.*32 B")],
+)
+def test_a_fair_run_is_told_what_cannot_be_compared(judge, note):
+    log, summary = made(judge={"name": judge, "spec": {}, "id": "1" * 12})
+    found = standing(None, log, summary)
+    assert found.rank is not None
+    assert re.search(note, " ".join(found.notes))
+
+
+def test_another_judge_is_told_which_ones_there_are_and_when_that_was_reported():
+    log, summary = made(judge={"name": "openai:Qwen2.5-VL-7B", "spec": {}, "id": "x"})
+    [reason] = standing("en", log, summary).reasons
+    assert all(text in reason for text in ("gemini-2.5-pro", "2026-11-10", f"{OPEN_JUDGE} behind vLLM"))
 
 
 def test_a_run_is_not_set_into_the_table_of_other_prompts():
