@@ -43,6 +43,10 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
+NOT_YAML = (yaml.YAMLError, ValueError, OverflowError, RecursionError)
+"""What the YAML library raises of text that it cannot read: syntax, numbers beyond Python's limits, deep nesting."""
+
+
 def _walk(node: yaml.Node, path: tuple[str | int, ...], file: str) -> Iterator[tuple[tuple[str | int, ...], int]]:
     """(key path, line) of every node below, refusing keys written twice."""
     yield path, node.start_mark.line + 1
@@ -64,6 +68,13 @@ def _walk(node: yaml.Node, path: tuple[str | int, ...], file: str) -> Iterator[t
             yield from _walk(child, (*path, index), file)
 
 
+def _first_line(error: BaseException) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    text = str(getattr(error, "problem", None) or error)
+    return text.splitlines()[0] if text else type(error).__name__
+
+
 def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str | int, ...], int]]:
     """(content, line of each key path) of a YAML file that holds a mapping.
 
@@ -81,10 +92,10 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str | int, ...], i
         content = yaml.load(text, Loader=_Loader)  # _Loader is a SafeLoader
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not a text file ({error.reason} at byte {error.start})") from None
-    except yaml.YAMLError as error:
+    except NOT_YAML as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark is not None else ""
-        raise InputError(f"{path}{line}: not YAML: {getattr(error, 'problem', error)}") from None
+        raise InputError(f"{path}{line}: not YAML: {_first_line(error)}") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: a config is a mapping of keys to values; this holds {type(content).__name__}")
     return content, lines
@@ -133,7 +144,7 @@ def _apply(content: dict[str, Any], override: str, overrides: Sequence[str]) -> 
     path = tuple(key.split("."))
     try:
         value = yaml.load(text, Loader=_Loader) if text else None  # _Loader is a SafeLoader
-    except yaml.YAMLError:
+    except NOT_YAML:
         raise InputError(f"override '{override}': the value is not YAML") from None
     try:
         section, last = _section_of(content, path)
