@@ -6,7 +6,7 @@ import ast
 import json
 from collections import Counter
 from collections.abc import Iterator
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
 NOT_LITERAL = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)
@@ -44,7 +44,15 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_without_doubles, parse_float=Decimal, strict=False)
+def _exact(number: str) -> Decimal:
+    """A number with a point or an exponent as it is written; NaN where its exponent is beyond all computing."""
+    try:
+        return Decimal(number)
+    except InvalidOperation:
+        return Decimal("NaN")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_without_doubles, parse_float=_exact, strict=False)
 
 
 def read_value(text: str) -> Any:

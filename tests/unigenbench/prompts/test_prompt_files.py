@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
 import tracemalloc
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from odd_text import check_prompts
 from prompt_files import CHINESE, ENGLISH, FIVE, LABELS, table, without_a_comma
 
 from unigenbench.errors import DataError, InputError
@@ -344,3 +346,8 @@ def test_the_subsets_hold_every_criterion(official: Path, name: str, prompts: in
     tested = [point.criterion for prompt in chosen.prompts for point in prompt.points]
     assert (len(chosen.prompts), len(tested)) == (prompts, points)
     assert min(tested.count(criterion) for criterion in BY_ID) == least
+
+
+def test_any_prompt_file_is_read_or_refused_in_sentences(tmp_path: Path):
+    for seed in range(150):
+        check_prompts(tmp_path, random.Random(seed))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import time
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from odd_text import check_reply
 
 from unigenbench.protocol.parsing import Parsed, ParseFailure, parse
 
@@ -68,6 +70,7 @@ TABLE = [
     ("a pass twice", '{"checks": [{"id": 1, "pass": 1, "pass": 0}, {"id": 2, "pass": 1}]}', "bad_value", "no_answer"),
     ("nearly one", '{"score": [0.99999999999999999999, 0]}', "bad_value", "no_answer"),
     ("nearly nothing", '{"score": [1e-400, 1.0]}', "bad_value", "no_answer"),
+    ("a number beyond computing", '{"score": [1e99999999999999999999, 0]}', "bad_value", "no_answer"),
     ("exact decimals", '{"score": [1.0, 0.0]}', (1, 0), "no_answer"),
     ("a quoted object", 'The caption says {"score": [1, 0]}, which I cannot see.', "no_answer", "no_answer"),
     ("a quoted object at the end", 'The caption says {"score": [1, 0]}', "no_answer", "no_answer"),
@@ -324,3 +327,8 @@ def test_a_failure_quotes_the_reply_on_one_line():
     read = parse("nothing\n  of   use", 2)
     assert isinstance(read, ParseFailure)
     assert "nothing of use" in read.detail
+
+
+def test_replies_of_any_parts_are_read_or_refused():
+    for seed in range(500):
+        check_reply(random.Random(seed))
