@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 import standins
+from hypothesis import settings
+
+settings.register_profile("suite", deadline=None)  # the timeout below says when a property test is too slow
+settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")

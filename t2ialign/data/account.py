@@ -141,5 +141,5 @@ def unusable_rows_error(path: Path | str, rows: int, problems: Sequence[Problem]
     """The error that names the first row of each kind of problem, and what to do."""
     usable = rows - len(problems)
     remedy = f"correct them, or set data.on_bad=drop to go on with {usable:,}" if usable else "correct them"
-    told = "".join(f"\n  {line}" for line in reason_lines(problems))
-    return DataError(f"{path}: {len(problems):,} of {rows:,} rows cannot be used; {remedy}:{told}")
+    reasons = "".join(f"\n  {line}" for line in reason_lines(problems))
+    return DataError(f"{path}: {len(problems):,} of {rows:,} rows cannot be used; {remedy}:{reasons}")

@@ -34,7 +34,7 @@ from t2ialign.data.encoding.shards import Shards
 from t2ialign.data.tables.source import unreadable_images
 from t2ialign.errors import DataError, EnvironmentProblem, InputError, TryAgainError
 from t2ialign.progress import track
-from t2ialign.storage.atomic import atomic_write
+from t2ialign.storage.atomic import atomic_write, link_or_copy
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +118,7 @@ def _latents(
         return reader
     if share.rank == 0:
         _describe(shards, identity)
+        _adopt_numbered(shards, source, identity)
     _store_latents(shards, share, reader, encoder, DTYPES[cache.dtype])
     return StoredLatents(shards)
 
@@ -141,6 +142,28 @@ def _store_latents(shards: Shards, share: _Share, reader: ImageReader, encoder: 
         _name_shards(shards, source, [shard])
         shards.write(shard, _latent_tensors(parts, dtype))
     _name_shards(shards, source, set(range(len(shards))) - {*shards.keys})  # those that other processes write
+
+
+def _adopt_numbered(shards: Shards, source: Source, identity: dict[str, Any]) -> None:
+    """Brings over what version 1 stored of these data, in a folder for the data as a whole and shards without names."""
+    folder = shards.folder.parent
+    if not any(_version(path) == 1 for path in folder.glob("latents-*/index.json")):
+        return
+    former = {**identity, "version": 1, "rows": len(source), "data": source.fingerprint}
+    stored = Shards(_place(folder, former), len(source))
+    whole = [shard for shard in range(len(stored)) if stored.is_whole(shard)]
+    _name_shards(shards, source, whole)
+    for shard in whole:
+        if not shards.is_whole(shard):
+            link_or_copy(stored.path(shard), shards.path(shard))
+
+
+def _version(path: Path) -> int | None:
+    """The version of a stored encoding by its description; None if that is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get("version")
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def _name_shards(shards: Shards, source: Source, some: Iterable[int]) -> None:

@@ -60,10 +60,6 @@ class Shards:
             return False
         return counts == {len(self.span(shard))}
 
-    def missing(self) -> list[int]:
-        """Shards that have still to be written."""
-        return [shard for shard in range(len(self)) if not self.is_whole(shard)]
-
     def write(self, shard: int, tensors: dict[str, Tensor]) -> None:
         """Stores a shard's rows, [n, ...] each.
 

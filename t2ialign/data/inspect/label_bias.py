@@ -105,7 +105,7 @@ def label_biases(
     if not pairs:
         return []
     some = [pairs[place * len(pairs) // MAX_PAIRS] for place in range(MAX_PAIRS)] if len(pairs) > MAX_PAIRS else pairs
-    measured = [_differences(pair) for pair in track(some, "looking for what the label follows", len(some))]
+    measured = [_differences(pair) for pair in track(some, "measuring what the label follows", len(some))]
     found = [_bias(name, [differences[name] for differences in measured]) for name in MEASURES]
     models = [made for pair in pairs if (made := _models(rows.get(pair.origin), first)) is not None]
     return found + _model_biases(models)

@@ -102,7 +102,7 @@ def _label(value: Any) -> tuple[float] | None:
 def _images_of_pairs(pairs: list[Example]) -> tuple[list[Example], list[Problem]]:
     """Every image of a prompt once, in the order of their first row."""
     found: dict[Any, Example] = {}
-    for pair in track(pairs, "telling the images of pairs apart", len(pairs)):
+    for pair in track(pairs, "identifying the images of pairs", len(pairs)):
         for image, label in zip(pair.images, (LIKED, DISLIKED), strict=True):
             key = (pair.prompts[0], image_key(image, pair.origin))
             known = found.setdefault(key, Example(pair.prompts, (image,), label, pair.origin))

@@ -26,17 +26,17 @@ class Group(NamedTuple):
 
 
 def permutation(seed: int, bucket: int, epoch: int, size: int) -> np.ndarray:
-    """The order in which a bucket's members are seen in an epoch. [size] int64"""
+    """The order in which a bucket's examples are seen in an epoch. [size] int64"""
     return torch.randperm(size, generator=generator(seed, "order", bucket, epoch)).numpy()
 
 
 class Order:
     """The endless stream of groups of a data set.
 
-    Bucket b's members are seen in one permutation after another; its group j is that stream's j-th run of `micro_batch`
-    members. The groups that end within epoch e of their bucket make up epoch e, in which the buckets alternate at
-    random. So every member is seen once in every permutation, remainders are carried into the next epoch, and a
-    position is reached without walking to it.
+    A bucket's examples are seen in one permutation after another; its group j is that stream's j-th run of
+    `micro_batch` examples. The groups that end within epoch e of their bucket make up epoch e, in which the buckets
+    alternate at random. So every example is seen once in every permutation, remainders are carried into the next epoch,
+    and a position is reached without walking to it.
 
     Args:
         buckets: indices into the data set, a bucket; none empty.
@@ -56,7 +56,7 @@ class Order:
     ):
         if micro_batch < 1 or not buckets or any(len(bucket) == 0 for bucket in buckets):
             raise ValueError(
-                f"micro_batch is {micro_batch}, buckets have {[len(b) for b in buckets]} members; all >= 1"
+                f"micro_batch is {micro_batch}, buckets have {[len(b) for b in buckets]} examples; all >= 1"
             )
         self.buckets = buckets
         self.seed = seed
@@ -69,11 +69,11 @@ class Order:
         """The micro-batch at a position of the stream, number >= 0."""
         m = self.micro_batch
         bucket, j = self._bucket_group(number)
-        examples = [self._member(bucket, position) for position in range(j * m, (j + 1) * m)]
+        examples = [self._example(bucket, position) for position in range(j * m, (j + 1) * m)]
         return Group(list(range(number * m, (number + 1) * m)), examples, bucket)
 
     def groups(self, *, cursor: int = 0, rank: int = 0, world_size: int = 1) -> Iterator[Group]:
-        """A rank's share of the stream, for ever, from the `cursor`-th example on.
+        """A rank's share of the stream, without end, from the `cursor`-th example on.
 
         Raises:
             ValueError: the cursor lies within a group.
@@ -107,8 +107,8 @@ class Order:
 
     def _epoch(self, number: int) -> int:
         """The epoch a position lies in: the last one that begins at or before it."""
-        members = sum(len(bucket) for bucket in self.buckets)
-        epoch = number * self.micro_batch // members  # never too late: rounding down only delays an epoch's groups
+        size = sum(len(bucket) for bucket in self.buckets)
+        epoch = number * self.micro_batch // size  # never too late: rounding down only delays an epoch's groups
         while self._groups_before(epoch + 1) <= number:
             epoch += 1
         return epoch
@@ -125,23 +125,23 @@ class Order:
             self._turns = (epoch, labels[shuffled])
         return self._turns[1]
 
-    def _member(self, bucket: int, position: int) -> int:
-        """The member at a position of a bucket's own stream."""
-        members = self.buckets[bucket]
-        epoch, within = divmod(position, len(members))
+    def _example(self, bucket: int, position: int) -> int:
+        """The example at a position of a bucket's own stream."""
+        indices = self.buckets[bucket]
+        epoch, within = divmod(position, len(indices))
         order = self._permutations.get((bucket, epoch))
         if order is None:
             order = self._pass(bucket, epoch)
             # the permutation before may still be needed by the next group, older ones are not
             self._permutations = {k: v for k, v in self._permutations.items() if k[0] != bucket or k[1] == epoch - 1}
             self._permutations[(bucket, epoch)] = order
-        return members[int(order[within])]
+        return indices[int(order[within])]
 
     def _pass(self, bucket: int, epoch: int) -> np.ndarray:
-        """The order of a bucket's members in one pass. [size]"""
-        members = self.buckets[bucket]
-        order = permutation(self.seed, bucket, epoch, len(members))
+        """The order of a bucket's examples in one pass. [size]"""
+        indices = self.buckets[bucket]
+        order = permutation(self.seed, bucket, epoch, len(indices))
         if epoch > 0 or self.curriculum_scores is None:
             return order
-        curriculum_scores = self.curriculum_scores[np.asarray(members)[order]]
+        curriculum_scores = self.curriculum_scores[np.asarray(indices)[order]]
         return order[np.argsort(-curriculum_scores, kind="stable")]

@@ -169,8 +169,8 @@ def _nothing_usable(account: DataAccount) -> DataError:
             f"{account.path}: all {account.rows:,} rows are ties, so there is nothing to learn from; first: "
             f"{account.ties[0]}. Is the label in another column? Set data.columns.label"
         )
-    told = f"; first problem: {account.problems[0]}" if account.problems else ""
-    return DataError(f"{account.path}: none of {account.rows:,} rows can be used ({len(account.ties):,} ties){told}")
+    first = f"; first problem: {account.problems[0]}" if account.problems else ""
+    return DataError(f"{account.path}: none of {account.rows:,} rows can be used ({len(account.ties):,} ties){first}")
 
 
 def unreadable_images(examples: Sequence[Example], digests: ImageDigests) -> list[Problem | None]:

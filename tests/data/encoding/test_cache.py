@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -137,6 +140,26 @@ def test_images_are_read_once_on_the_way_into_the_cache(
     encode(again, backbone, resolution=16, folder=path.parent / "cache", device=CPU)
     assert again.fingerprint == fingerprint
     assert set(opened.values()) == {1}
+
+
+def test_latents_that_version_1_stored_stay_in_use(
+    small_shards, pair_table: Callable[..., Path], backbone: PlainBackbone
+):
+    path = pair_table(5)
+    shards = encoded(path, backbone).reader.latents.shards
+    identity = json.loads((shards.folder / "index.json").read_text())
+    identity |= {"version": 1, "rows": 5, "data": PairData(path=path).open().fingerprint}
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    former = shards.folder.with_name(f"latents-{key}")
+    former.mkdir()
+    (former / "index.json").write_text(json.dumps(identity))
+    for shard in (0, 2):  # it was killed before it stored the shard between them
+        shards.path(shard).rename(former / f"{shard:06d}.safetensors")
+    shutil.rmtree(shards.folder)
+    before = backbone.images_encoded
+    again = encoded(path, backbone)
+    assert backbone.images_encoded == before + 4  # two pairs
+    assert_equal(again[[0, 3, 4]], encoded(path, backbone, cache=NOTHING_STORED)[[0, 3, 4]])
 
 
 def test_what_changes_the_content_changes_the_place(pair_table: Callable[..., Path], backbone: PlainBackbone):
