@@ -22,7 +22,7 @@ MOVED = {
     "runwayml/stable-diffusion-inpainting": "stable-diffusion-v1-5/stable-diffusion-inpainting",
 }
 """Hub ids that no longer exist, and where the same weights are."""
-LOADING_FAILURES = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+LOADING_FAILURES = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
 """What diffusers and safetensors raise of missing, torn or foreign files."""
 
 

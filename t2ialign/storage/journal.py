@@ -11,7 +11,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from pydantic import TypeAdapter
 
-from t2ialign.errors import DataError, InputError, TryAgainError
+from t2ialign.errors import DataError, TryAgainError
 from t2ialign.storage.atomic import is_full_disk
 
 Entry = TypeVar("Entry", bound=NamedTuple)
@@ -29,7 +29,7 @@ class Journal(Generic[Entry, Key]):
         key: the key of an entry.
 
     Raises:
-        InputError: the folder cannot be written to.
+        OSError: the folder cannot be written to.
         DataError: a line is not an entry.
     """
 
@@ -43,7 +43,7 @@ class Journal(Generic[Entry, Key]):
         except OSError as error:
             if is_full_disk(error):
                 raise _disk_is_full(path) from error
-            raise InputError(f"{path.parent}: cannot be written to ({error.strerror}); give another folder") from error
+            raise
         _remove_torn_line(path)
         self._entries = {key(found): found for found in read_entries(path, entry)}
 
