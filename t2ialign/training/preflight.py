@@ -94,7 +94,7 @@ def check(config: OfflineConfig, world_size: int) -> Plan:
     held_out = None if config.validation.pairs is None else config.validation.pairs.open()
     disk = None if facts is None else estimate_disk(config, facts, source)
     if disk is not None:
-        _check_disk(config.run_dir, disk)
+        check_disk(config.run_dir, disk)
     views = config.data.views
     passes = config.objective.passes(views)
     passes = passes._replace(reference=passes.reference + config.noiser.passes(views))
@@ -195,20 +195,27 @@ def estimate_disk(config: OfflineConfig, facts: ModelFacts, source: Source) -> D
     if cache.text is True:
         prompts = {prompt for row in range(rows) for prompt in source[row].prompts}
         stored += len(prompts) * facts.text_tokens * facts.text_width * itemsize
-    return Disk(stored, (config.checkpoint.keep + 1) * (3 * trained + average), trained + average)
+    saves = -(-config.train.steps // config.checkpoint.every_steps)
+    at_once = min(config.checkpoint.keep + 1, saves)  # the oldest goes once the newest is whole
+    return Disk(stored, at_once * (3 * trained + average), trained + average)
 
 
-def _check_disk(run_dir: Path, disk: Disk) -> None:
+def check_disk(run_dir: Path, disk: Disk) -> None:
+    """Checks that the run fits on its disk, beside what it has written already.
+
+    Raises:
+        TryAgainError: it does not.
+    """
     existing = next(path for path in (run_dir.absolute(), *run_dir.absolute().parents) if path.is_dir())
     written = sum(path.stat().st_size for path in run_dir.rglob("*.safetensors")) if run_dir.is_dir() else 0
     free = shutil.disk_usage(existing).free
     if disk.total - written > free:
         raise TryAgainError(
-            f"{run_dir}: the disk is too full: the run writes about {_gib(disk.total - written)} (checkpoints "
-            f"{_gib(disk.checkpoints)}, result {_gib(disk.result)}, cache {_gib(disk.cache)}) and {_gib(free)} are "
+            f"{run_dir}: the disk is too full: the run writes about {_size(disk.total - written)} (checkpoints "
+            f"{_size(disk.checkpoints)}, result {_size(disk.result)}, cache {_size(disk.cache)}) and {_size(free)} are "
             "free; free some space and run the same command again, or lower checkpoint.keep"
         )
 
 
-def _gib(count: int) -> str:
-    return f"{count / 2**30:.2f} GiB"
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

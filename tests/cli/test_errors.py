@@ -33,7 +33,7 @@ from t2ialign.backbones.lora import save_lora
 from t2ialign.cli import main as cli
 from t2ialign.config.schema import Lora
 from t2ialign.data.encoding import shards
-from t2ialign.training import checkpoint
+from t2ialign.training import checkpoint, preflight
 
 DOCUMENTED = Path(__file__).parents[2] / "docs" / "errors.md"
 FULL = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
@@ -373,6 +373,12 @@ def _(place: Place) -> None:
     place.change("lr: 1e-3", "lr: 1e+30")
 
 
+@case("disk too full for a run")
+def _(place: Place) -> None:
+    usage = shutil.disk_usage(".")
+    place.monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10))
+
+
 @case("full disk while encoding")
 def _(place: Place) -> None:
     place.monkeypatch.setattr(shards, "save_file", _no_space)
@@ -504,6 +510,11 @@ def test_on_a_really_full_disk_the_run_says_so_and_goes_on_when_there_is_space(p
         place.change("rank: 2", "rank: 16")
         filler.write_bytes(bytes(500_000))
         found, said = place.train()
+        assert found == 75, said
+        assert "the disk is too full: the run writes about" in said
+        with place.monkeypatch.context() as patch:
+            patch.setattr(preflight, "check_disk", lambda *_: None)  # another program fills it during the run
+            found, said = place.train()
         assert found == 75, said
         assert "the disk is full" in said
         filler.unlink()
