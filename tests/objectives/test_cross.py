@@ -216,9 +216,9 @@ def test_every_preference_says_what_multiplies_errors_and_how_much_is_saturated(
     metrics = run(case, policy, reference).metrics
     assert {"implicit_accuracy", "margin", "saturated"} <= set(metrics)
     assert all(not value.requires_grad for value in metrics.values())
-    multiplier = case.objective.margin_multiplier()
-    assert multiplier is not None
-    assert multiplier > 0
+    # beta 20: half of it, kto has no 1/2; mapo: 1000 * 0.5 / 2; mapo_v2: 8 / 2
+    expected = {"kto": 20, "mapo": 250, "mapo_v2": 4}.get(name, 10)
+    assert case.objective.margin_multiplier() == expected
 
 
 @pytest.mark.parametrize("name", CASES)

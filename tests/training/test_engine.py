@@ -221,6 +221,23 @@ def test_the_average_is_advanced_after_each_step(sd15_folder: Path, tmp_path: Pa
         torch.testing.assert_close(policy.ema_parameters()[name], 0.5 * before[name] + 0.5 * parameter)
 
 
+def test_the_average_is_restored(sd15_folder: Path, tmp_path: Path):
+    def averaged() -> tuple[Policy, Engine]:
+        plain = lora_policy(sd15_folder)
+        plain.backbone.denoiser.requires_grad_(True)
+        policy = Policy(plain.backbone, full_finetune=True, keeps_reference=False, keeps_ema=True)
+        return policy, engine(policy, tmp_path, optim=Optim(lr=1e-2, ema_decay=0.5, max_grad_norm=1.0))
+
+    policy, made = averaged()
+    made.update(lambda: LossOutput(policy_norm(policy), torch.ones(1)))
+    made.save()
+    again, resumed = averaged()
+    name = next(iter(policy.ema_parameters()))
+    assert not torch.equal(again.ema_parameters()[name], policy.ema_parameters()[name])
+    resumed.restore(tmp_path / "checkpoints" / "step-000001")
+    assert all(torch.equal(average, again.ema_parameters()[name]) for name, average in policy.ema_parameters().items())
+
+
 def policy_norm(policy: Policy) -> torch.Tensor:
     return torch.stack([p.square().sum() for p in policy.trained_parameters().values()]).sum()[None]
 
