@@ -24,6 +24,7 @@ from t2ialign.progress import track
 from t2ialign.rng import Draws, generator, keyed_seed
 from t2ialign.statistics import paired_bootstrap
 from t2ialign.training.engine import Engine
+from t2ialign.training.measurement import Measurement
 from t2ialign.types import Noised, Prediction, Weights
 
 
@@ -109,7 +110,7 @@ class HeldOutPairs:
         return PairAccuracy(interval.mean, interval.low, interval.high, len(right), *changes)
 
 
-class HeldOutAccuracy:
+class HeldOutAccuracy(Measurement):
     """Held-out pair accuracy along a run, in metrics.jsonl and on the board.
 
     Args:
@@ -120,22 +121,12 @@ class HeldOutAccuracy:
     """
 
     def __init__(self, policy: Policy, held_out: HeldOutPairs, *, every: int, steps: int):
+        super().__init__(every=every, steps=steps)
         self._policy, self._held_out = policy, held_out
-        self._every, self._steps = every, steps
         self._reference: Tensor | None = None
 
-    def start(self, engine: Engine) -> None:
-        """Measures before the first step, and again what a stop kept from being recorded."""
-        recorded = "validation/pair_accuracy/mean" in engine.recorded
-        if engine.is_main and (engine.step == 0 or (self._is_due(engine) and not recorded)):
-            self.measure(engine)
-
-    def __call__(self, engine: Engine) -> None:
-        if engine.is_main and self._is_due(engine):
-            self.measure(engine)
-
-    def _is_due(self, engine: Engine) -> bool:
-        return engine.step % self._every == 0 or engine.step == self._steps
+    def _is_recorded(self, engine: Engine) -> bool:
+        return "validation/pair_accuracy/mean" in engine.recorded
 
     def measure(self, engine: Engine) -> PairAccuracy:
         """Measures the policy and records it; the reference, which does not change, is measured once a start."""

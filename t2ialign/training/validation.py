@@ -17,6 +17,7 @@ from t2ialign.storage.atomic import atomic_write
 from t2ialign.training.core import Core
 from t2ialign.training.encoding import encode_data
 from t2ialign.training.engine import Engine
+from t2ialign.training.measurement import Measurement
 from t2ialign.training.pair_accuracy import HeldOutAccuracy, HeldOutPairs
 from t2ialign.training.preflight import Plan
 from t2ialign.types import Weights
@@ -35,7 +36,7 @@ def grid(rows: list[list[Image.Image]]) -> Image.Image:
     return sheet
 
 
-class ValidationImages:
+class ValidationImages(Measurement):
     """Images of fixed prompts and seeds, the untouched base on the left; draws nothing that training draws.
 
     Args:
@@ -59,23 +60,11 @@ class ValidationImages:
         generation: GenerationConfig,
         scorers: dict[str, Scorer],
     ):
+        super().__init__(every=every, steps=steps)
         self._policy, self._prompts, self._folder = policy, prompts, folder
-        self._every, self._steps = every, steps
         self._generation = generation
         self._scorers = scorers
         self._base: list[Image.Image | NotFinite] | None = None
-
-    def start(self, engine: Engine) -> None:
-        """Measures before the first step, and again what a stop kept from being recorded."""
-        if engine.is_main and (engine.step == 0 or (self._is_due(engine) and not self._is_recorded(engine))):
-            self.measure(engine)
-
-    def __call__(self, engine: Engine) -> None:
-        if engine.is_main and self._is_due(engine):
-            self.measure(engine)
-
-    def _is_due(self, engine: Engine) -> bool:
-        return engine.step % self._every == 0 or engine.step == self._steps
 
     def _is_recorded(self, engine: Engine) -> bool:
         names = {f"validation/{name}/policy" for name in self._scorers}
@@ -146,12 +135,10 @@ def prepare_held_out(config: RunConfig, core: Core, plan: Plan) -> HeldOutPairs 
     )
 
 
-def build_validation(
-    config: RunConfig, core: Core, plan: Plan, held_out: HeldOutPairs | None
-) -> Sequence[ValidationImages | HeldOutAccuracy]:
+def build_validation(config: RunConfig, core: Core, plan: Plan, held_out: HeldOutPairs | None) -> Sequence[Measurement]:
     """The measurements that the config asks for."""
     validate, steps = config.validation, config.train.steps
-    wanted: list[ValidationImages | HeldOutAccuracy] = []
+    wanted: list[Measurement] = []
     if plan.prompts is not None:
         images = ValidationImages(
             core.policy,
