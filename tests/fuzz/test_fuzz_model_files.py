@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import random
 import struct
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import toys
+from fuzzing import TIMEOUT, fuzz
 from safetensors.torch import load_file, save_file
 from single_file import unet_layer_names, write_single_file
 from torch import Tensor, nn
@@ -24,25 +23,13 @@ from t2ialign.backbones.lora import load_lora
 from t2ialign.backbones.stable_diffusion import StableDiffusion15
 from t2ialign.errors import UserError
 
-SECONDS = float(os.environ.get("FUZZ_SECONDS", "20"))
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120 + 3 * SECONDS)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(TIMEOUT)]
 
 TYPES = [torch.float16, torch.bfloat16, torch.float64, torch.int8, torch.bool, torch.float8_e4m3fn]
 WORDS = ["alpha", "lora_up.weight", "lora_mid.weight", "dora_scale", "weight", "bias", "ztsnr", "v_pred", "", ".", "é"]
 HEADERS = ["lora_adapter_metadata", "t2ialign", "modelspec.prediction_type", "ss_v_parameterization", "format", "x"]
 VALUES = ["", "{", "{}", "[]", "v", "True", '{"unet.r": "x"}', '{"unet.lora_alpha": null}', '{"family": 3}', "\x00"]
 VALUES += ['{"unet.alpha_pattern": {"[": 1}}', '{"unet.use_rslora": true}', '{"unet.lora_alpha": 1e999}']
-
-
-def forever(check: Callable[[random.Random], None]) -> None:
-    """Runs a check with one seed after another until the time is up; the seed that fails is in the failure."""
-    until, seed = time.monotonic() + SECONDS, time.time_ns()
-    while time.monotonic() < until:
-        seed += 1
-        try:
-            check(random.Random(seed))
-        except Exception as error:
-            raise AssertionError(f"random.Random({seed})") from error
 
 
 def refusal(action: Callable[[], object]) -> str | None:
@@ -144,7 +131,7 @@ def test_a_damaged_lora_is_read_whole_or_refused(sd15_folder: Path, tmp_path: Pa
         assert bool(found) == (said is None)
         assert all(parameter.isfinite().all() for parameter in found)
 
-    forever(check)
+    fuzz(check)
 
 
 def test_a_damaged_single_file_is_the_whole_model_or_refused(sd15_folder: Path, tmp_path: Path):
@@ -157,7 +144,7 @@ def test_a_damaged_single_file_is_the_whole_model_or_refused(sd15_folder: Path, 
         said = refusal(lambda: config.build(torch.device("cpu")))
         assert said is None or str(path) in said
 
-    forever(check)
+    fuzz(check)
 
 
 def test_a_damaged_folder_is_the_whole_model_or_refused(sd15_folder: Path, tmp_path: Path):
@@ -187,4 +174,4 @@ def test_a_damaged_folder_is_the_whole_model_or_refused(sd15_folder: Path, tmp_p
         said = refusal(lambda: StableDiffusion15(pretrained=str(folder)).build(torch.device("cpu")))
         assert said is None or str(folder) in said
 
-    forever(check)
+    fuzz(check)
