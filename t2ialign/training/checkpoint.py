@@ -126,10 +126,15 @@ def newest(folder: Path, report: Callable[[Damaged], None]) -> Path | None:
     return None
 
 
-def newest_step(folder: Path) -> int:
-    """The step of the newest whole checkpoint below `folder`; 0 where there is none."""
-    found = newest(folder, lambda _: None)
-    return 0 if found is None else int(found.name.removeprefix("step-"))
+def newest_beyond(folder: Path, step: int) -> int | None:
+    """The step of the newest whole checkpoint after `step`, None where there is none; no earlier one is read."""
+    for path in _newest_first(folder):
+        found = int(path.name.removeprefix("step-"))
+        if found <= step:
+            return None
+        if verify(path) is None:
+            return found
+    return None
 
 
 def prune(folder: Path, newest: Path, keep: int) -> None:

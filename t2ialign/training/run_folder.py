@@ -29,7 +29,7 @@ COMPARED_BY_CONTENT = (
     "backbone.vae",
     "lora.init",
     "data.path",
-    "data.cache.",
+    "data.cache.folder",
 )
 """Keys that say where something lies; what lies there is compared by its fingerprint when a checkpoint is restored."""
 
@@ -67,8 +67,8 @@ def check_same_config(config: RunConfig) -> None:
             f"{config.run_dir}: holds a run of another config ({'; '.join(changed[:5])}). "
             "Use another run_dir, or remove the folder if that run is not needed."
         )
-    done = checkpoint.newest_step(config.run_dir / "checkpoints")
-    if done > config.train.steps:
+    done = checkpoint.newest_beyond(config.run_dir / "checkpoints", config.train.steps)
+    if done is not None:
         raise InputError(
             f"{config.run_dir}: {done} steps are done, more than train.steps {config.train.steps}; give at least "
             f"{done}, or use another run_dir"

@@ -205,6 +205,16 @@ def test_another_micro_batch_is_refused_only_where_it_changes_what_is_learnt(sd1
         train(load(path, ["train.steps=2", "lora.dropout=0.2", "train.micro_batch=4"]), console=QUIET)
 
 
+def test_a_cache_may_move_but_not_be_rounded(sd15_folder: Path, tmp_path: Path):
+    path = write_config(
+        tmp_path / "c.yaml", model=sd15_folder, pairs=pair_folder(tmp_path / "pairs", 4), run_dir=tmp_path / "run"
+    )
+    train(load(path, ["train.steps=1"]), console=QUIET)
+    train(load(path, ["train.steps=2", f"data.cache.folder={tmp_path / 'cache'}"]), console=QUIET)
+    with pytest.raises(UserError, match=r"data.cache.dtype: 'float32' there, 'float16' now"):
+        train(load(path, ["train.steps=3", "data.cache.dtype=float16"]), console=QUIET)
+
+
 @pytest.mark.parametrize("steps", [2, 3])
 def test_a_measurement_that_fails_leaves_what_was_learnt(
     steps: int, sd15_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
