@@ -108,7 +108,7 @@ class Validate(Section):
     max_pairs: int = Field(200, ge=2)
     """How many of them, drawn once by the run's seed."""
     draws: int = Field(5, ge=1)
-    """Looks at each pair, at fixed timesteps and noise."""
+    """Fixed draws of timestep and noise for each pair."""
 
     @field_validator("rewards", mode="before")
     @classmethod
