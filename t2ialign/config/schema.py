@@ -162,9 +162,9 @@ class RunConfig(Section):
     model_config = ConfigDict(serialize_by_alias=True, validate_by_alias=True)
 
     @property
-    def batch_dependent(self) -> bool:
-        """Whether the micro-batch has a part in what is learnt."""
-        return self.lora is not None and self.lora.dropout > 0
+    def batch_dependence(self) -> tuple[str, ...]:
+        """The keys by which micro-batch and number of processes have a part in what is learnt; none for most runs."""
+        return ("lora.dropout",) if self.lora is not None and self.lora.dropout > 0 else ()
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Self:
@@ -190,9 +190,9 @@ class OfflineConfig(RunConfig):
     """The loss."""
 
     @property
-    def batch_dependent(self) -> bool:
-        """Whether the micro-batch has a part in what is learnt."""
-        return super().batch_dependent or self.objective.batch_dependent
+    def batch_dependence(self) -> tuple[str, ...]:
+        own = (f"objective '{self.objective.name}'",) if self.objective.batch_dependent else ()
+        return (*super().batch_dependence, *own)
 
 
 Config: TypeAlias = OfflineConfig

@@ -78,7 +78,7 @@ def check_same_config(config: RunConfig) -> None:
 def _changeable(config: RunConfig) -> tuple[str, ...]:
     """How keys begin that may differ from one start of this run to the next: they do not change what is learnt."""
     keys = [*COMPARED_BY_CONTENT, "train.loader_workers", "train.gradient_checkpointing", "checkpoint.", "validate."]
-    if not config.batch_dependent:
+    if not config.batch_dependence:
         keys.append("train.micro_batch")
     if config.optim.schedule == "constant":
         keys.append("train.steps")

@@ -83,6 +83,7 @@ def open_run(config: Config, parallel: Parallel, console: Console | None = None)
     plan = check(config, parallel.world_size)
     if console is not None and parallel.is_main:
         _report_unused(plan, console)
+        _report_batch_dependence(config, console)
     core = build(
         config,
         parallel,
@@ -101,6 +102,14 @@ def _report_unused(plan: Plan, console: Console) -> None:
     for account in plan.accounts.values():
         if not account.is_complete:
             console.print("\n".join(account.lines()), markup=False, highlight=False, soft_wrap=True)
+
+
+def _report_batch_dependence(config: Config, console: Console) -> None:
+    if config.batch_dependence:
+        console.print(
+            f"note: with {' and '.join(config.batch_dependence)}, train.micro_batch and the number of processes have a "
+            "part in what is learnt"
+        )
 
 
 def _measurements(config: Config, run: Run, console: Console) -> list[Hook]:

@@ -200,7 +200,9 @@ def test_another_micro_batch_is_refused_only_where_it_changes_what_is_learnt(sd1
     path = write_config(
         tmp_path / "c.yaml", model=sd15_folder, pairs=pair_folder(tmp_path / "pairs", 4), run_dir=tmp_path / "run"
     )
-    train(load(path, ["train.steps=1", "lora.dropout=0.2"]), console=QUIET)
+    said = Console(record=True, width=200, file=(tmp_path / "log").open("w"))
+    train(load(path, ["train.steps=1", "lora.dropout=0.2"]), console=said)
+    assert "note: with lora.dropout, train.micro_batch and the number of processes have a part" in said.export_text()
     with pytest.raises(UserError, match=r"train.micro_batch: 2 there, 4 now"):
         train(load(path, ["train.steps=2", "lora.dropout=0.2", "train.micro_batch=4"]), console=QUIET)
 
