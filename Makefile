@@ -33,7 +33,7 @@ lint: install
 	$(BIN)/mkdocs build --strict --quiet
 
 test-fast: install
-	$(BIN)/python -m pytest -m 'not slow and not browser'
+	$(BIN)/python -m pytest -m 'not slow and not browser' --numprocesses=logical --maxprocesses=4 --dist=loadfile
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow

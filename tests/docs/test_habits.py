@@ -29,6 +29,12 @@ def test_the_workflow_runs_targets_that_exist():
     assert called <= TARGETS
 
 
+def test_the_files_that_make_names_exist():
+    named = re.findall(r"[\w./-]+\.(?:py|sh)\b", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert named
+    assert [path for path in named if not (ROOT / path).is_file()] == []
+
+
 def test_the_make_targets_that_pages_name_exist():
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")):
         for line in _commands(page):
