@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL.Image import Image
@@ -10,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from t2ialign.errors import InputError
-from t2ialign.rewards.clip_family import CLIP_L, TransformersCLIP
-from t2ialign.rewards.weights import fetch, read_weights
+from t2ialign.rewards.clip_family import CLIP_L, TransformersCLIP, check_clip
+from t2ialign.rewards.needs import NeedsWeights
+from t2ialign.rewards.weights import check_weights, fetch, read_weights
 
 HEAD_URL = (
     "https://raw.githubusercontent.com/christophschuhmann/improved-aesthetic-predictor/"
@@ -41,14 +44,14 @@ class AestheticHead(nn.Module):
         return self.layers(F.normalize(embedding.float(), dim=-1)).squeeze(-1)
 
 
-class Aesthetic:
+class Aesthetic(NeedsWeights):
     """How much people would like the picture, about 1 to 10; 4.5 to 7 is usual.
 
     Args:
         pretrained: folder or hub id of CLIP ViT-L/14.
-        weights: the head's file, .safetensors or .pth; fetched if not said.
+        weights: the head's file, .safetensors or .pth; default: fetched.
         sha256: checksum of a .pth file other than the published one.
-        device: where it runs; the first GPU if there is one.
+        device: where it runs; default: the first GPU if there is one.
     """
 
     def __init__(
@@ -58,7 +61,7 @@ class Aesthetic:
         sha256: str = HEAD_SHA256,
         device: str | None = None,
     ):
-        tensors = read_weights(Path(weights) if weights else fetch(HEAD_URL, HEAD_SHA256), sha256)
+        tensors = read_weights(_head_file(weights), sha256)
         self.clip = TransformersCLIP(pretrained, device=device)
         width = self.clip.model.config.projection_dim
         head = AestheticHead(width)
@@ -68,6 +71,16 @@ class Aesthetic:
         head.load_state_dict(tensors)
         self.head = head.eval().requires_grad_(False).to(self.clip.device)
 
+    @classmethod
+    def check(cls, options: Mapping[str, Any]) -> None:
+        check_weights(_head_file(options["weights"]), options["sha256"])
+        check_clip(options["pretrained"])
+
     @torch.no_grad()
     def __call__(self, images: list[Image], prompts: list[str]) -> list[float]:
         return self.head(self.clip.embed_images(images)).tolist()
+
+
+def _head_file(weights: str | None) -> Path:
+    """The head's file, a few megabytes, fetched where none is named."""
+    return Path(weights) if weights else fetch(HEAD_URL, HEAD_SHA256)

@@ -60,6 +60,13 @@ class RewardConfig(Component):
         """Changes with anything that changes the scores: options, weights, and the project files that it uses."""
         return fingerprint_of(self.name, type(self), self.options())
 
+    def check(self) -> None:
+        """Checks, without loading anything, that `load` will find its weights and packages.
+
+        Raises:
+            InputError, EnvironmentProblem: as `load`.
+        """
+
     @abstractmethod
     def load(self) -> Reward:
         """Builds the reward, with its weights.

@@ -26,6 +26,7 @@ from t2ialign.rewards.base import (
 )
 from t2ialign.rewards.checks import check_callable, failure, infer_kind
 from t2ialign.rewards.fingerprint import fingerprint
+from t2ialign.rewards.needs import NeedsWeights
 
 ENTRY_POINTS = "t2ialign.rewards"
 """The entry point group in which other packages offer rewards by name."""
@@ -108,6 +109,13 @@ class NamedReward(RewardConfig):
     def fingerprint(self) -> str:
         target, file = find(self.name)
         return fingerprint(self.name, target, self.options(), [file] if file else [])
+
+    def check(self) -> None:
+        target = find(self.name).target
+        if inspect.isclass(target) and issubclass(target, NeedsWeights):
+            given = inspect.signature(target).bind(**self.options())
+            given.apply_defaults()
+            target.check(given.arguments)
 
     def load(self) -> Reward:
         target: Any = find(self.name).target

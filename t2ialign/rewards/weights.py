@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -16,21 +16,22 @@ from t2ialign.errors import EnvironmentProblem, InputError
 from t2ialign.storage.digest import file_digest
 
 
-def read_weights(path: Path, expected: str | None = None) -> dict[str, Tensor]:
-    """The tensors of a weights file, on the CPU.
+def check_weights(path: Path, expected: str | None = None) -> None:
+    """Checks that a weights file is there, whole, and the published one; reads no tensor.
 
     Args:
         path: a .safetensors file, or one written by torch.save.
         expected: the file's sha256 as its publisher states it; needed for anything but safetensors.
 
     Raises:
-        InputError: no such file, not a weights file, or a pickle without or with another sha256.
+        InputError: no such file, a torn one, or a pickle without or with another sha256.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such weights file")
     if path.suffix == ".safetensors":
         try:
-            return load_file(path)
+            with safe_open(path, framework="pt"):
+                return
         except SafetensorError as error:
             raise InputError(f"{path}: not a whole safetensors file ({error}); fetch it again") from None
     found = file_digest(path)
@@ -41,6 +42,20 @@ def read_weights(path: Path, expected: str | None = None) -> dict[str, Tensor]:
         )
     if found != expected.lower():
         raise InputError(f"{path}: sha256 is {found}, not {expected}: damaged, or another file. Fetch it again")
+
+
+def read_weights(path: Path, expected: str | None = None) -> dict[str, Tensor]:
+    """The tensors of a weights file, on the CPU.
+
+    Args:
+        path, expected: as `check_weights` takes them.
+
+    Raises:
+        InputError: as `check_weights`, or not a file of tensors alone.
+    """
+    check_weights(path, expected)
+    if path.suffix == ".safetensors":
+        return load_file(path)
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -171,7 +171,7 @@ def _check_resolution(data: DataConfig | None, facts: ModelFacts, backbone: str)
 
 
 def _check_validation(config: RunConfig) -> list[str] | None:
-    """The validation prompts. That the rewards exist, their section has checked."""
+    """The validation prompts. Rewards of unknown names were refused where the config was read."""
     validate = config.validation
     if validate.rewards and validate.prompts is None:
         names = ", ".join(reward.name for reward in validate.rewards)
@@ -179,6 +179,8 @@ def _check_validation(config: RunConfig) -> list[str] | None:
             f"validate.rewards names {names}, but there are no images to score; "
             "give validate.prompts, a file with one prompt a line"
         )
+    for reward in validate.rewards:
+        reward.check()
     return None if validate.prompts is None else read_prompts(validate.prompts)[: validate.max_prompts]
 
 

@@ -8,6 +8,7 @@ import math
 import urllib.error
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import standins
 import torch
@@ -18,7 +19,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcesso
 from t2ialign.errors import EnvironmentProblem, InputError
 from t2ialign.rewards import weights
 from t2ialign.rewards.aesthetic import AestheticHead
-from t2ialign.rewards.registry import load_reward
+from t2ialign.rewards.registry import load_reward, parse_reward
 from t2ialign.rewards.weights import fetch, read_weights
 from t2ialign.storage.digest import file_digest
 
@@ -146,6 +147,49 @@ def test_weights_that_cannot_be_had_name_the_local_option(monkeypatch):
 def test_a_folder_that_is_not_there_is_not_asked_of_the_hub(tmp_path):
     with pytest.raises(InputError, match="no such folder of reward weights"):
         load_reward("clip_score", pretrained=str(tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize("name", ["clip_score", "pickscore", "aesthetic"])
+def test_weights_that_are_there_pass_the_check_without_being_loaded(name, clip_folder, tmp_path, monkeypatch):
+    def loaded(*_, **__):
+        raise AssertionError("weights are loaded")
+
+    monkeypatch.setattr(CLIPModel, "from_pretrained", loaded)
+    options = f"pretrained={clip_folder}"
+    if name == "pickscore":
+        options += f",processor={clip_folder}"
+    if name == "aesthetic":
+        save_file({"x": torch.zeros(1)}, tmp_path / "head.safetensors")
+        options += f",weights={tmp_path}/head.safetensors"
+    parse_reward(f"{name},{options}").check()
+
+
+def test_weights_that_the_check_passes_are_on_the_hub_or_in_its_cache(monkeypatch):
+    reward = parse_reward("clip_score,pretrained=someone/clip")
+    asked: list[str] = []
+    on_the_hub = {"model.safetensors.index.json", "preprocessor_config.json"}
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda _, name: None)
+    monkeypatch.setattr(huggingface_hub, "file_exists", lambda _, name: asked.append(name) or name in on_the_hub)
+    reward.check()
+    assert set(asked) >= on_the_hub
+    monkeypatch.setattr(huggingface_hub, "file_exists", lambda _, name: False)
+    with pytest.raises(EnvironmentProblem, match=r"no such model with a model\.safetensors or"):
+        reward.check()
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda _, name: f"/cache/{name}")
+    reward.check()
+
+
+def test_a_reward_without_weights_has_nothing_to_check():
+    parse_reward("sharpness").check()
+
+
+def test_the_check_of_hpsv2_names_a_file_that_is_missing_or_torn(tmp_path):
+    pytest.importorskip("open_clip")
+    with pytest.raises(InputError, match="no such weights file"):
+        parse_reward(f"hpsv2,weights={tmp_path}/w.safetensors").check()
+    (tmp_path / "w.safetensors").write_bytes(b"torn")
+    with pytest.raises(InputError, match="not a whole safetensors file"):
+        parse_reward(f"hpsv2,weights={tmp_path}/w.safetensors").check()
 
 
 def test_aesthetic_is_the_head_on_the_unit_length_embedding(clip_folder, images, tmp_path):

@@ -53,6 +53,24 @@ REFUSALS = {
     "LoRA that cannot be read": Refusal(("lora.init={here}/broken.safetensors",), 2, "not a readable safetensors"),
     "LoRA of another family": Refusal(("lora.init={here}/xl",), 2, "cross-attention width"),
     "resolution": Refusal(("data.resolution=60",), 2, "needs a multiple of 8: 56 or 64"),
+    "reward of a folder that is not there": Refusal(
+        (PROMPTS, "validate.rewards=[{name: clip_score, pretrained: {here}/none}]"),
+        2,
+        "none: no such folder of reward weights",
+    ),
+    "reward of a folder without weights": Refusal(
+        (PROMPTS, "validate.rewards=[{name: pickscore, pretrained: {here}/pairs}]"),
+        2,
+        "pairs: holds no model.safetensors or ",
+    ),
+    "reward whose weights are not in the hub's cache": Refusal(
+        (PROMPTS, "validate.rewards=[{name: clip_score, pretrained: nobody/never-downloaded}]"),
+        3,
+        "'nobody/never-downloaded' are not on this machine and could not be fetched",
+    ),
+    "reward whose file is not there": Refusal(
+        (PROMPTS, "validate.rewards=[{name: aesthetic, weights: {here}/none.pth}]"), 2, "none.pth: no such weights file"
+    ),
     "held-out pairs": Refusal(("validate.pairs={name: pairs, path: {here}/none.csv}",), 2, "none.csv"),
 }
 
