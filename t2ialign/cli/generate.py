@@ -65,7 +65,7 @@ def generate(
     texts = list(prompt or [])
     wanted = PromptList(texts, list(range(len(texts))), "") if prompts is None else read_prompt_list(prompts, subset)
     policy, mixture = open_model(model, family, lora, precision, backbone)
-    paths = generate_folder(
+    made = generate_folder(
         policy,
         wanted.prompts,
         out_dir,
@@ -86,5 +86,4 @@ def generate(
         indices=wanted.indices,
         shard=(rank, world),
     )
-    made = len(paths[rank::world])
-    out.print(f"{made} images in {out_dir}{f', share {rank} of {world}' if world > 1 else ''}")
+    out.print(f"{len(made.paths[rank::world])} images in {out_dir}{f', share {rank} of {world}' if world > 1 else ''}")

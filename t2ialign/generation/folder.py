@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -22,7 +23,16 @@ from t2ialign.storage.atomic import atomic_write
 from t2ialign.storage.lock import lock_folder
 from t2ialign.types import Weights
 
+logger = logging.getLogger(__name__)
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+
+
+class GeneratedFolder(NamedTuple):
+    """The images of a folder."""
+
+    paths: list[Path]
+    not_made: list[str]
+    """Names of this process's images that are not finite, and so have no file."""
 
 
 def generate_folder(
@@ -37,8 +47,9 @@ def generate_folder(
     indices: Sequence[int] | None = None,
     shard: tuple[int, int] = (0, 1),
     progress: bool = True,
-) -> list[Path]:
-    """Writes `<index>_<k>.png` and `generation.json`, and returns the paths of all the folder's images.
+    max_failed: float = 0.0,
+) -> GeneratedFolder:
+    """Writes `<index>_<k>.png` and `generation.json`, and returns the images of the whole folder.
 
     The same call on the same folder makes only what is missing or was cut, for example after a kill. Each image carries
     its numbers and its seed. Prompts that exceed the text encoder are warned of first, and recorded.
@@ -50,10 +61,11 @@ def generate_folder(
         indices: numbers of the prompts, which name their images; default: 0, 1, …
         shard: (which, of how many) processes share the folder; each makes every n-th image of it.
         progress: show a bar with the remaining time.
+        max_failed: share of this process's images that may be not finite; they are warned of and not written.
 
     Raises:
         InputError: no prompts; the folder holds images made with other settings, or made by something else.
-        DataError: images are not finite; the others are there.
+        DataError: more images are not finite; the others are there.
         ValueError: not one index for each prompt, or an index twice.
         TryAgainError: the disk is full.
     """
@@ -73,25 +85,28 @@ def generate_folder(
         weights=weights,
         negative=negative,
     )
-    failed: list[NotFinite] = []
+    failed: dict[str, NotFinite] = {}
+    allowed = max_failed * len(own)
     saved = 0
     with _bar(progress and bool(missing)) as bar:
         task = bar.add_task(f"images in {escape(str(out))}", total=len(own), completed=len(own) - len(missing))
         for image, picture in zip(missing, pictures, strict=True):
             if isinstance(picture, NotFinite):
-                failed.append(picture)
+                failed[image.file] = picture
             else:
                 _save(picture, image, out)
                 saved += 1
                 bar.advance(task)
-            if not saved and len(failed) == settings.batch:
+            if not saved and len(failed) == settings.batch and len(failed) > allowed:
                 break  # the whole first batch: so would be the others
     if failed:
-        more = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
-        raise DataError(
-            f"{out}: {len(failed)} of {len(failed) + saved} images were not made: {failed[0]}{more}; {REMEDY}"
-        )
-    return [out / image.file for image in images]
+        first, *others = failed.values()
+        more = f", and {len(others)} more" if others else ""
+        seen = f"{out}: {len(failed)} of {len(failed) + saved} images were not made: {first}{more}; {REMEDY}"
+        if len(failed) > allowed:
+            raise DataError(seen)
+        logger.warning("%s", seen)
+    return GeneratedFolder([out / image.file for image in images if image.file not in failed], list(failed))
 
 
 def _plan(prompts: Sequence[str], indices: Sequence[int] | None, settings: GenerationConfig) -> list[PlannedImage]:

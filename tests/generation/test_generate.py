@@ -44,7 +44,7 @@ def images(policy: Policy, prompts: list[str], seeds: list[int], batch: int = 2,
 def folder(policy: Policy, out: Path, prompts: list[str] | None = None, **options) -> list[Path]:
     settings = SETTINGS.model_copy(update={"images_per_prompt": 2, "batch": 3, **options.pop("settings", {})})
     options = {"description": {"model": "tiny", "adapters": []}, "progress": False, **options}
-    return generate_folder(policy, PROMPTS if prompts is None else prompts, out, settings, **options)
+    return generate_folder(policy, PROMPTS if prompts is None else prompts, out, settings, **options).paths
 
 
 def same(one: np.ndarray, other: np.ndarray) -> bool:
