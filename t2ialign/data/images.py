@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import filecmp
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +18,6 @@ from torch import Tensor
 from t2ialign.data.base import StoredImage
 from t2ialign.errors import DataError
 from t2ialign.progress import track
-from t2ialign.storage.atomic import atomic_write, link_or_copy
 from t2ialign.storage.digest import file_digest
 
 RULE = "centre square, Lanczos, v1"
@@ -179,27 +177,17 @@ def image_key(image: ImageLocation, origin: str) -> Path | bytes:
     return hashlib.sha256(content).digest()
 
 
-def adopt_image(image: ImageLocation, folder: Path, number: int, origin: str) -> str:
-    """Brings an image into a folder under a number, as a link, a copy, or the bytes that a table holds; its name.
-
-    A file of that name that is already there is kept only if its bytes are the same: an earlier call on another table
-    may have left it.
+def image_suffix(image: ImageLocation) -> str:
+    """The ending of an image's file, in lower case; of bytes inside a table that of their format.
 
     Raises:
-        DataError: the bytes are no image.
+        DataError: the bytes are missing, or no image.
     """
     if isinstance(image, Path):
-        name = f"{number}{image.suffix.lower()}"
-        there = folder / name
-        if not (there.is_file() and filecmp.cmp(image, there, shallow=False)):
-            link_or_copy(image, there)
-        return name
+        return image.suffix.lower()
     content = image if isinstance(image, bytes) else image.read()
     try:
         with Image.open(BytesIO(content)) as opened:
-            name = f"{number}.{(opened.format or 'png').lower()}"
-    except OSError:
-        raise DataError(f"{origin}: {image} is not an image that can be read") from None
-    with atomic_write(folder / name) as partial:
-        partial.write_bytes(content)
-    return name
+            return f".{(opened.format or 'png').lower()}"
+    except Exception as error:  # on damaged files Pillow's decoders raise nearly anything
+        raise DataError("not an image that can be read") from error

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from t2ialign.config.generation import GenerationConfig
 from t2ialign.errors import DataError, InputError
+from t2ialign.feedback.adoption import adopt, check_adoptable
 from t2ialign.feedback.pairing import Pair, Pairing, PairingCounts, combine, pair_up
 from t2ialign.feedback.pictures import Picture, read_pictures
 from t2ialign.feedback.scoring import SCORES, check_coverage, score_pictures
@@ -17,11 +18,12 @@ from t2ialign.feedback.summary import ScoreSummary, summarise_scores
 from t2ialign.generation.folder import generate_folder
 from t2ialign.policy import Policy
 from t2ialign.rewards.base import PointwiseReward, Score
-from t2ialign.storage.atomic import link_or_copy, write_csv
+from t2ialign.storage.atomic import write_csv
 from t2ialign.storage.records import read_record, write_record
 from t2ialign.types import Weights
 
 PAIRS = "pairs.csv"
+IMAGES = "images"
 BUILD = "build.json"
 RANKED = Path("ranked") / "ranked.csv"
 """Beside the pairs, in a folder of its own: a folder with two tables would not say which is meant."""
@@ -48,6 +50,7 @@ def build_pairs(
     images: Path,
     seed: int = 0,
     max_failed: float = 0.05,
+    not_made: Collection[str] = (),
 ) -> Built:
     """Writes `out/images`, `out/pairs.csv` and `out/build.json` from a folder of images with prompts.
 
@@ -57,34 +60,41 @@ def build_pairs(
             images are linked or copied.
         seed: orders images of equal score.
         max_failed: share of images that may be without a score.
+        not_made: names of images that the folder's record lists and that could not be made: failures without a score.
 
     Raises:
-        InputError: `out` was built otherwise, or the rewards are not distinct.
+        InputError: `out` was built otherwise or holds other images, or the rewards are not distinct.
         DataError: images cannot be read, too many failed, or no pair is left.
         TryAgainError: the disk is full.
     """
     names = [reward.name for reward in rewards]
     if not names or len(set(names)) < len(names):
         raise InputError(f"rewards {', '.join(names) or 'none'}: name at least one, and each once")
-    pictures = read_pictures(images)
-    settings = _settings(rewards, pairing, seed, pictures)
+    pictures = read_pictures(images, not_made=not_made)
+    made = [picture for picture in pictures if picture.name not in not_made]
+    settings = _settings(rewards, pairing, seed, made)
     done = _finished(out, settings)
     if done is not None:
         return done
-    if images.resolve() != (out / "images").resolve():
-        pictures = _adopt(pictures, out / "images")
-    scores = score_pictures(pictures, rewards, out / "images" / SCORES)
+    elsewhere = images.resolve() != (out / IMAGES).resolve()
+    if elsewhere:
+        check_adoptable(made, out / IMAGES)
+    scored = score_pictures(made, rewards, out / IMAGES / SCORES)
+    scores = {name: _with_failures(values, pictures, not_made) for name, values in scored.items()}
     prompts = [picture.prompt for picture in pictures]
     summaries = {name: summarise_scores(values, prompts) for name, values in scores.items()}
     check_coverage(pictures, scores, max_failed)
     combined = combine(scores, {reward.name: reward.weight for reward in rewards})
     pairs, totals = pair_up(prompts, combined, pairing, seed)
     _check_pairs(totals, pairing, prompts)
+    if elsewhere:
+        adopt(made, out / IMAGES)
     _write_pairs(out / PAIRS, pairs, pictures, combined, flips=pairing.flip > 0)
     if pairing.keep == "all":
         _write_ranked(out / RANKED, pictures, combined)
     rewards_found = {name: summary._asdict() for name, summary in summaries.items()}
-    write_record(out / BUILD, settings, {"totals": totals._asdict(), "rewards": rewards_found})
+    failures = {"not_made": sorted(not_made)} if not_made else {}
+    write_record(out / BUILD, settings, {"totals": totals._asdict(), "rewards": rewards_found, **failures})
     return Built(out / PAIRS, totals, summaries, was_finished=False)
 
 
@@ -110,16 +120,25 @@ def generate_pairs(
     """
     if settings.images_per_prompt < 2:
         raise InputError(f"images_per_prompt {settings.images_per_prompt}: a pair needs at least 2 images of a prompt")
-    generate_folder(
+    made = generate_folder(
         policy,
         list(dict.fromkeys(prompts)),
-        out / "images",
+        out / IMAGES,
         settings,
         weights=weights,
         negative=negative,
         description=description,
+        max_failed=max_failed,
     )
-    return build_pairs(out, rewards, pairing, images=out / "images", seed=settings.seed, max_failed=max_failed)
+    return build_pairs(
+        out,
+        rewards,
+        pairing,
+        images=out / IMAGES,
+        seed=settings.seed,
+        max_failed=max_failed,
+        not_made=made.not_made,
+    )
 
 
 def describe_build(built: Built) -> str:
@@ -163,15 +182,10 @@ def _finished(out: Path, settings: Mapping[str, Any]) -> Built | None:
     return read_record(out / BUILD, settings, read, whole=out / PAIRS)
 
 
-def _adopt(pictures: Sequence[Picture], folder: Path) -> list[Picture]:
-    """The same pictures in `folder`, as links where the file system allows, else as copies."""
-    adopted = []
-    for picture in pictures:
-        here = picture._replace(path=folder / picture.name)
-        if not (here.path.is_file() and here.digest() == picture.digest()):
-            link_or_copy(picture.path, here.path)
-        adopted.append(here)
-    return adopted
+def _with_failures(scores: Sequence[Score], pictures: Sequence[Picture], not_made: Collection[str]) -> list[Score]:
+    """Scores of all pictures, where `scores` are those of the ones that were made."""
+    known = iter(scores)
+    return [None if picture.name in not_made else next(known) for picture in pictures]
 
 
 def _check_pairs(totals: PairingCounts, pairing: Pairing, prompts: Sequence[str]) -> None:
@@ -198,7 +212,7 @@ def _write_pairs(
 def _pair_rows(pairs: Sequence[Pair], pictures: Sequence[Picture], scores: Sequence[Score]) -> Iterator[tuple]:
     for pair in pairs:
         chosen, rejected = pictures[pair.chosen], pictures[pair.rejected]
-        paths = (f"images/{chosen.name}", f"images/{rejected.name}")
+        paths = (f"{IMAGES}/{chosen.name}", f"{IMAGES}/{rejected.name}")
         yield (chosen.prompt, *paths, scores[pair.chosen], scores[pair.rejected], pair.margin)
 
 
@@ -209,7 +223,7 @@ def _write_ranked(path: Path, pictures: Sequence[Picture], scores: Sequence[Scor
         if score is not None:
             groups.setdefault(picture.prompt, []).append((score, picture.name))
     rows = (
-        (f"../images/{name}", prompt, score, rank)
+        (f"../{IMAGES}/{name}", prompt, score, rank)
         for prompt, members in groups.items()
         if len(members) > 1
         for rank, (score, name) in enumerate(sorted(members, key=lambda member: -member[0]), start=1)

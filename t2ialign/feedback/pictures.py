@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from t2ialign.data.account import DataAccount
+from t2ialign.data.images import ImageDigests, ImageLocation, image_suffix
 from t2ialign.data.kinds.singles import SingleData
 from t2ialign.data.tables.folders import read_captioned, unnamed_images
 from t2ialign.errors import DataError, InputError
@@ -23,21 +25,53 @@ class Picture(NamedTuple):
 
     name: str
     """How tables name it: its path inside its folder."""
-    path: Path
+    image: ImageLocation
     prompt: str
+    origin: str = ""
+    """Where an image inside a table was read, as messages name it: file:line."""
+
+    def __str__(self) -> str:
+        return str(self.image) if isinstance(self.image, Path) else self.origin
+
+    def read(self) -> bytes:
+        """The image's encoded bytes.
+
+        Raises:
+            DataError: it is not there or cannot be read.
+        """
+        try:
+            return ImageDigests().read(self.image)
+        except DataError as error:
+            raise DataError(f"{self}: {error}") from None
 
     def digest(self) -> str:
         """Changes with the image's bytes and with the prompt."""
         return hashlib.blake2b(
-            self.path.read_bytes() + b"\0" + self.prompt.encode("utf-8", "surrogatepass"), digest_size=16
+            self.read() + b"\0" + self.prompt.encode("utf-8", "surrogatepass"), digest_size=16
         ).hexdigest()
 
 
-def read_pictures(folder: Path) -> list[Picture]:
+def numbered(image: ImageLocation, number: int, prompt: str, origin: str) -> Picture:
+    """A picture of an example, named by a number.
+
+    Raises:
+        DataError: the bytes inside a table are missing, or no image.
+    """
+    where = origin if isinstance(image, bytes) else f"{origin}: {image}"
+    try:
+        return Picture(f"{number}{image_suffix(image)}", image, prompt, where)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
+
+
+def read_pictures(folder: Path, *, not_made: Collection[str] = ()) -> list[Picture]:
     """The images of a folder with their prompts, in the order of their record; a warning names what is not used.
 
     Prompts come from `generation.json`, from a single table with an image and a prompt column, or from a text file
     beside each image.
+
+    Args:
+        not_made: names of images that are known to be missing, and are listed all the same.
 
     Raises:
         InputError: no such folder, or it says nothing of its prompts.
@@ -56,7 +90,8 @@ def read_pictures(folder: Path) -> list[Picture]:
         pictures, account = _from_table(folder, tables[0]) if tables else _from_captions(folder)
     if not pictures:
         raise DataError(f"{folder}: no images")
-    missing = [picture.path for picture in pictures if not picture.path.is_file()]
+    paths = [picture.image for picture in pictures if isinstance(picture.image, Path) and picture.name not in not_made]
+    missing = [path for path in paths if not path.is_file()]
     if missing:
         raise DataError(f"{folder}: {len(missing)} of {len(pictures)} images are missing, the first {missing[0]}")
     unused = [problem for problem in account.unused if Path(problem.origin).name != SCORES]
@@ -89,7 +124,8 @@ def _from_table(folder: Path, table: Path) -> tuple[list[Picture], DataAccount]:
 
 def _account(folder: Path, layout: str, pictures: list[Picture]) -> DataAccount:
     """The account of pictures all of which are used, and of the other images of their folder."""
-    strangers = unnamed_images(folder, (picture.path for picture in pictures))
+    used = (picture.image for picture in pictures if isinstance(picture.image, Path))
+    strangers = unnamed_images(folder, used)
     return DataAccount(folder, layout, len(pictures), len(pictures), unused=tuple(strangers))
 
 

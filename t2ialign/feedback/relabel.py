@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from t2ialign.data.images import adopt_image, image_key
+from t2ialign.data.images import image_key
 from t2ialign.data.kinds.pairs import PairData
 from t2ialign.data.tables.source import TableSource
 from t2ialign.errors import DataError, InputError
-from t2ialign.feedback.build import PAIR_COLUMNS, PAIRS
-from t2ialign.feedback.pictures import Picture
+from t2ialign.feedback.adoption import adopt, check_adoptable
+from t2ialign.feedback.build import IMAGES, PAIR_COLUMNS, PAIRS
+from t2ialign.feedback.pictures import Picture, numbered
 from t2ialign.feedback.scoring import SCORES, check_coverage, score_pictures
 from t2ialign.feedback.summary import shared_value
 from t2ialign.rewards.base import PointwiseReward, Score
@@ -80,64 +81,82 @@ def relabel_pairs(
     done = read_record(out / RECORD, settings, lambda record: RelabelCounts(**record["totals"]), whole=out / PAIRS)
     if done is not None:
         return Relabelled(out / PAIRS, done, was_finished=True)
-    pictures, found = _adopted(source, out / "images")
-    scores = score_pictures(pictures, [reward], out / "images" / SCORES)
+    pictures, found = _pictures(source)
+    check_adoptable(pictures, out / IMAGES)
+    scores = score_pictures(pictures, [reward], out / IMAGES / SCORES)
     check_coverage(pictures, scores, max_failed)
     values = scores[reward.name]
     same = shared_value(values)
     if same is not None:
         raise DataError(f"reward '{reward.name}' gave {same:.6g} to all {len(values)} images, so it prefers none")
     totals = _totals(found, values, margin)
-    write_csv(out / PAIRS, COLUMNS, _rows(found, pictures, values, margin))
+    decided = list(_decided(found, values, margin))
+    adopt(
+        [pictures[number] for number in sorted({n for pair in decided for n in (pair.chosen, pair.rejected)})],
+        out / IMAGES,
+    )
+    write_csv(out / PAIRS, COLUMNS, (_row(pair, pictures, values) for pair in decided))
     write_record(out / RECORD, settings, {"totals": totals._asdict()})
     return Relabelled(out / PAIRS, totals, was_finished=False)
 
 
-_Found = tuple[str, int, int]
-"""Prompt, and the numbers of the image chosen before and of the other."""
+_Compared = tuple[int, int]
+"""Numbers of the image chosen before and of the other."""
 
 
-def _adopted(source: TableSource, folder: Path) -> tuple[list[Picture], list[_Found]]:
-    """Each image under each of its prompts once, brought into the folder, and which of them every pair compares."""
+def _pictures(source: TableSource) -> tuple[list[Picture], list[_Compared]]:
+    """Each image under each of its prompts once, and which of them every pair compares."""
     numbers: dict[tuple[str, Any], int] = {}
     pictures: list[Picture] = []
-    found: list[_Found] = []
+    compared: list[_Compared] = []
     for example in (source[row] for row in range(len(source))):
         prompt = example.prompts[0]
         keys = [(prompt, image_key(image, example.origin)) for image in example.images]
         for key, image in zip(keys, example.images, strict=True):
             if key not in numbers:
                 numbers[key] = len(pictures)
-                name = adopt_image(image, folder, numbers[key], example.origin)
-                pictures.append(Picture(name, folder / name, prompt))
+                pictures.append(numbered(image, numbers[key], prompt, example.origin))
         before, other = (numbers[key] for key in keys)
-        found.append((prompt, before, other))
-    return pictures, found
+        compared.append((before, other))
+    return pictures, compared
 
 
-def _margin(row: _Found, scores: Sequence[Score]) -> float | None:
+def _margin(numbers: _Compared, scores: Sequence[Score]) -> float | None:
     """Score of the image chosen before minus the other's, or None where one has none."""
-    before, other = scores[row[1]], scores[row[2]]
+    before, other = (scores[number] for number in numbers)
     return None if before is None or other is None else before - other
 
 
-def _totals(rows: Sequence[_Found], scores: Sequence[Score], margin: float) -> RelabelCounts:
+def _totals(rows: Sequence[_Compared], scores: Sequence[Score], margin: float) -> RelabelCounts:
     margins = [_margin(row, scores) for row in rows]
     known = [found for found in margins if found is not None]
     kept, overturned = sum(found > margin for found in known), sum(found < -margin for found in known)
     return RelabelCounts(len(rows), kept, overturned, len(known) - kept - overturned, len(rows) - len(known))
 
 
-def _rows(
-    rows: Sequence[_Found], pictures: Sequence[Picture], scores: Sequence[Score], margin: float
-) -> Iterator[tuple]:
-    for row in rows:
-        found = _margin(row, scores)
-        if found is not None and abs(found) > margin:
-            prompt, before, other = row
-            chosen, rejected = (before, other) if found > 0 else (other, before)
-            names = (f"images/{pictures[chosen].name}", f"images/{pictures[rejected].name}")
-            yield (prompt, *names, scores[chosen], scores[rejected], abs(found), int(found > 0))
+class _Decided(NamedTuple):
+    """A pair with its new label."""
+
+    chosen: int
+    rejected: int
+    margin: float
+    kept: bool
+    """Its label before was the same."""
+
+
+def _decided(rows: Sequence[_Compared], scores: Sequence[Score], margin: float) -> Iterator[_Decided]:
+    for before, other in rows:
+        found = _margin((before, other), scores)
+        if found is not None and found > margin:
+            yield _Decided(before, other, found, kept=True)
+        elif found is not None and found < -margin:
+            yield _Decided(other, before, -found, kept=False)
+
+
+def _row(pair: _Decided, pictures: Sequence[Picture], scores: Sequence[Score]) -> tuple:
+    chosen, rejected = pictures[pair.chosen], pictures[pair.rejected]
+    names = (f"{IMAGES}/{chosen.name}", f"{IMAGES}/{rejected.name}")
+    return (chosen.prompt, *names, scores[pair.chosen], scores[pair.rejected], pair.margin, int(pair.kept))
 
 
 def describe(relabelled: Relabelled) -> str:

@@ -108,9 +108,9 @@ def _score_missing(
 
 def _open(picture: Picture) -> Image.Image:
     try:
-        return open_image(picture.path)
+        return open_image(picture.image)
     except DataError as error:
-        raise DataError(f"{picture.path}: {error}; mend or remove it") from None
+        raise DataError(f"{picture}: {error}; mend or remove it") from None
 
 
 class Scored(NamedTuple):

@@ -48,5 +48,6 @@ def read_record(
     if differing:
         key = differing[0]
         seen = OPAQUE.get(key, f"{key} {before.get(key)!r}, not {settings.get(key)!r}")
-        raise InputError(f"{path.parent}: was built with {seen}; give another folder, or remove {path}")
+        remove = path.parent if key in OPAQUE else path
+        raise InputError(f"{path.parent}: was built with {seen}; give another folder, or remove {remove}")
     return content if whole.is_file() else None

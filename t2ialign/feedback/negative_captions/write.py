@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from t2ialign.data.base import Example
-from t2ialign.data.images import adopt_image, image_key
+from t2ialign.data.images import image_key
 from t2ialign.data.kinds.singles import SingleData
 from t2ialign.data.tables.source import TableSource
 from t2ialign.errors import DataError, InputError, TryAgainError
+from t2ialign.feedback.adoption import adopt, check_adoptable
 from t2ialign.feedback.negative_captions.base import KINDS, Answer, Editor, Kind, Outcome
+from t2ialign.feedback.pictures import Picture, numbered
 from t2ialign.progress import track
 from t2ialign.rng import keyed_seed
 from t2ialign.storage.atomic import write_csv
@@ -25,6 +27,7 @@ from t2ialign.storage.records import read_record, write_record
 
 TABLE = "text_pairs.csv"
 RECORD = "perturb.json"
+IMAGES = "images"
 JOURNAL = ".answers.journal"
 COLUMNS = ("image", "prompt", "mismatched", "kind")
 FAILED_IN_A_ROW = 30
@@ -120,7 +123,12 @@ def perturb_images(
     done = read_record(out / RECORD, settings, lambda record: CaptionCounts(**record["totals"]), whole=out / TABLE)
     if done is not None:
         return Perturbed(out / TABLE, done, was_finished=True)
-    prompts = list(dict.fromkeys(prompt for prompt, _ in examples))
+    pictures = [
+        numbered(example.images[0], number, prompt, example.origin)
+        for number, ((prompt, _), example) in enumerate(examples.items())
+    ]
+    check_adoptable(pictures, out / IMAGES)
+    prompts = list(dict.fromkeys(picture.prompt for picture in pictures))
     answers = _ask_all(prompts, editor, out / JOURNAL, kinds, per_image, seed)
     failures = [answer for found in answers.values() for answer in found.values() if answer.outcome == "failed"]
     asked = sum(len(found) for found in answers.values())
@@ -129,10 +137,13 @@ def perturb_images(
             f"{out}: {len(failures)} of {asked} questions have no answer, at most {max_failed:.0%} may fail; the last "
             f"said: {failures[-1].text}. Nothing was written; the same command asks for those alone"
         )
-    rows = list(_rows(examples, answers, out / "images"))
+    captions = {prompt: _written(found) for prompt, found in answers.items()}
+    covered = [picture for picture in pictures if captions[picture.prompt]]
+    rows = list(_rows(covered, captions))
     if not rows:
         raise DataError(f"{data}: no mismatch could be written for any of {len(prompts)} prompts; {_reasons(answers)}")
     totals = _totals(len(examples), rows, answers)
+    adopt(covered, out / IMAGES)
     write_csv(out / TABLE, COLUMNS, rows)
     write_record(out / RECORD, settings, {"totals": totals._asdict()})
     return Perturbed(out / TABLE, totals, was_finished=False)
@@ -214,13 +225,15 @@ def _in_parallel(ask: Any, prompts: Sequence[str], concurrency: int) -> Iterator
                 yield running.pop(future), future.result()
 
 
-def _rows(examples: Mapping[tuple[str, Any], Example], answers: Answers, folder: Path) -> Iterator[tuple[str, ...]]:
-    """The table's rows; the images they need are brought into the folder."""
-    for number, ((prompt, _), example) in enumerate(examples.items()):
-        written = {kind: a.text for kind, a in answers[prompt].items() if a.outcome == "written"}
-        if written:
-            name = adopt_image(example.images[0], folder, number, example.origin)
-            yield from ((f"{folder.name}/{name}", prompt, text, kind) for kind, text in written.items())
+def _written(answers: Mapping[Kind, Answer]) -> dict[Kind, str]:
+    return {kind: answer.text for kind, answer in answers.items() if answer.outcome == "written"}
+
+
+def _rows(pictures: Sequence[Picture], captions: Mapping[str, Mapping[Kind, str]]) -> Iterator[tuple[str, ...]]:
+    """The table's rows, of each picture with each caption of its prompt."""
+    for picture in pictures:
+        for kind, text in captions[picture.prompt].items():
+            yield f"{IMAGES}/{picture.name}", picture.prompt, text, kind
 
 
 def _totals(images: int, rows: Sequence[tuple[str, ...]], answers: Answers) -> CaptionCounts:
