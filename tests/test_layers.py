@@ -28,7 +28,7 @@ LAYERS = {
         "__main__",
     ),
     "unigenbench": (
-        "errors statistics",
+        "errors formatting statistics",
         "taxonomy types",
         "prompts",
         "protocol runs",
@@ -46,6 +46,7 @@ LAYER = {
 }
 BRIDGE = (
     "unigenbench.errors",
+    "unigenbench.formatting",
     "unigenbench.judges",
     "unigenbench.prompts",
     "unigenbench.statistics",

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from unigenbench.cli.console import print_line, wide
 from unigenbench.errors import InputError
+from unigenbench.formatting import with_minus
 from unigenbench.scoring.counts import LEAST_PROMPTS, reliable_interval
 from unigenbench.scoring.leaderboard import BoardRow, Standing, read_board
 from unigenbench.taxonomy import CRITERIA, DIMENSIONS
@@ -24,11 +25,6 @@ THIN = "thin"
 """Stands for an interval that too little stands behind."""
 SECTIONS = ("themes", "subthemes", "subjects", "structures", "testpoint_counts", "lengths")
 """Parts of a summary that `--by` shows."""
-
-
-def with_minus(number: str) -> str:
-    """A written number with a minus sign instead of a hyphen, and without one where it is 0."""
-    return number.lstrip("-") if not number.strip("-0.") else number.replace("-", "−")
 
 
 def percent(share: float | None, sign: bool = False) -> str:
@@ -150,8 +146,8 @@ def _scores(head: str, rows: Iterable[tuple[str, Any]]) -> Table:
 
 
 def _failed(counts: Mapping[str, int]) -> str:
-    told = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts.items())
-    return f"; {told}" if told else ""
+    listed = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts.items())
+    return f"; {listed}" if listed else ""
 
 
 def print_comparison(out: Console, found: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from unigenbench import statistics as stats
 from unigenbench.errors import BenchError, InputError
+from unigenbench.formatting import plural
 from unigenbench.scoring.counts import CRITERION, DIMENSION_COLUMNS, failed_by_status
 from unigenbench.scoring.pairing import ONLY_FIRST, ONLY_SECOND, Pairing, pair
 from unigenbench.scoring.scores import FEW_PROMPTS
@@ -264,4 +265,5 @@ def _warnings(first: RunLog, second: RunLog, pairing: Pairing, allow: Collection
     if pairing.changed:
         yield f"{pairing.changed} images are left out, as the two runs have different prompts of the same number"
     if len(pairing.prompts) < FEW_PROMPTS:
-        yield f"intervals rest on {len(pairing.prompts)} prompts and are too narrow; have at least {FEW_PROMPTS}"
+        prompts = plural(len(pairing.prompts), "prompt")
+        yield f"intervals rest on {prompts} and are too narrow; have at least {FEW_PROMPTS}"

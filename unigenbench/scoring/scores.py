@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unigenbench import statistics as stats
+from unigenbench.formatting import plural
 from unigenbench.runs.files import atomic_write
 from unigenbench.runs.store import open_log
 from unigenbench.scoring.counts import Compat, Counts, Group, Missing, count_run, failed_by_status
@@ -200,12 +201,13 @@ def _warnings(log: RunLog, counts: Counts) -> list[str]:
         found.append(f"{flagged['ungrounded']} test points ask for what their prompt does not say; they count")
     used = int((counts.total.sum(1) > 0).sum())
     if 0 < used < FEW_PROMPTS:
-        found.append(f"intervals rest on {used} prompts and are too narrow; have at least {FEW_PROMPTS}")
-    empty = [dimension.id for dimension in counts.dimensions if not dimension.total.sum()]
+        found.append(f"intervals rest on {plural(used, 'prompt')} and are too narrow; have at least {FEW_PROMPTS}")
+    names = {dimension.id: dimension.name for dimension in DIMENSIONS}
+    empty = [names[dimension.id] for dimension in counts.dimensions if not dimension.total.sum()]
     if empty and used:
-        found.append(
-            f"no test points of {', '.join(empty)}: the overall score is the mean of {10 - len(empty)} dimensions"
-        )
+        left = len(DIMENSIONS) - len(empty)
+        mean = f"the mean of {left} dimensions" if left > 1 else "that of one dimension"
+        found.append(f"no test points of {', '.join(empty)}: the overall score is {mean}")
     return found
 
 

@@ -237,6 +237,14 @@ def test_an_interval_on_few_prompts_is_warned_of():
     assert any("5 prompts" in warning for warning in summarise(few, bootstrap=10)["warnings"])
 
 
+def test_warnings_name_dimensions_as_readers_know_them():
+    one = run(prompt_set([prompt(0, "Style", "Text Generation")]), case_b)
+    few, empty = summarise(one, bootstrap=10)["warnings"]
+    assert few == "intervals rest on 1 prompt and are too narrow; have at least 20"
+    assert empty.startswith("no test points of World Knowledge, Attribute, ")
+    assert empty.endswith(": the overall score is the mean of 2 dimensions")
+
+
 def test_views_of_prompts_by_hand():
     # rows: all four pass; one passes; none; one not judged
     import numpy as np
