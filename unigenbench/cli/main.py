@@ -57,12 +57,12 @@ def validate(
 
     found = check(data, images, run, images_per_prompt=images_per_prompt, pattern=pattern, strict=strict)
     if as_json:
-        content = {"looked_at": found.looked_at, "problems": [vars(problem) for problem in found.problems]}
+        content = {"checked": found.checked, "problems": [vars(problem) for problem in found.problems]}
         typer.echo(json.dumps(content, ensure_ascii=False, indent=1))
     else:
         for problem in found.problems:
             print_line(err, f"{problem.severity}: {problem}")
-        for line in found.looked_at:
+        for line in found.checked:
             print_line(out, line)
     raise typer.Exit(found.exit_code(strict=strict))
 

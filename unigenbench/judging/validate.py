@@ -17,9 +17,9 @@ from unigenbench.types import STATUSES, Judgement, Problem, Prompt, PromptSet, S
 
 
 class Report(NamedTuple):
-    """What was looked at, and what was found."""
+    """What was checked, and what was found."""
 
-    looked_at: list[str]
+    checked: list[str]
     """a line each"""
     problems: list[Problem]
 
@@ -55,16 +55,16 @@ def validate(
     for path in [] if data is None else _prompt_files(data):
         examined = examine_prompts(path, strict=strict)
         report.problems.extend(examined.problems)
-        report.looked_at.append(f"{path}: {_describe(examined)}")
+        report.checked.append(f"{path}: {_describe(examined)}")
         if images is not None and examined.prompts is not None:
             found = validate_images(images, examined.prompts, images_per_prompt=images_per_prompt, pattern=pattern)
             report.problems.extend(found)
-            report.looked_at.append(f"{images}: {images_per_prompt} images of each prompt expected")
+            report.checked.append(f"{images}: {images_per_prompt} images of each prompt expected")
         elif images is not None:
-            report.looked_at.append(f"{images}: not looked at, as its prompts cannot be read")
+            report.checked.append(f"{images}: not checked, as its prompts cannot be read")
     if run is not None:
         report.problems.extend(validate_run(run))
-        report.looked_at.append(f"{run}: a run folder")
+        report.checked.append(f"{run}: a run folder")
     return report
 
 

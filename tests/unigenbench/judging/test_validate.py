@@ -184,21 +184,21 @@ def test_the_command_checks_images_and_run_folders(run: Path, tmp_path: Path):
     assert [problem["what"] for problem in content["problems"]] == [
         "1 image missing (1 of image 1): 1_1.png; make them, or choose fewer prompts"
     ]
-    assert len(content["looked_at"]) == 3
+    assert len(content["checked"]) == 3
     Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(images / "1_1.png")
     assert command(*arguments)[0] == 0
 
 
-def test_images_of_unreadable_prompts_are_not_looked_at(tmp_path: Path):
+def test_images_of_unreadable_prompts_are_not_checked(tmp_path: Path):
     found = validate(table(tmp_path / "p.csv", ["{"]), tmp_path / "none")
     assert [problem.severity for problem in found.problems] == ["error"]
-    assert "not looked at" in found.looked_at[1]
+    assert "not checked" in found.checked[1]
 
 
 def test_a_changed_copy_of_a_known_file_is_not_known(official: Path, tmp_path: Path):
     path = official / "test_prompts_en.csv"
-    assert validate(path).looked_at == [f"{path}: 600 prompts, 1813 test points, en; official v1, unmodified"]
+    assert validate(path).checked == [f"{path}: 600 prompts, 1813 test points, en; official v1, unmodified"]
     copy = tmp_path / "test_prompts_en.csv"
     copy.write_bytes(path.read_bytes() + b"\n")
-    assert "not a known file" in validate(copy).looked_at[0]
+    assert "not a known file" in validate(copy).checked[0]
     assert replace(read_prompts(copy), path=path, sha256="", version="").prompts == read_prompts(path).prompts
