@@ -1,7 +1,9 @@
 "use strict";
 
 const PAGE = 50; // cards in the document at once
-const MARKS = { yes: ["✓", "met"], no: ["✗", "not met"], none: ["–", "no verdict"] };
+const VERDICTS = { yes: ["✓", "met"], no: ["✗", "not met"], none: ["–", "no verdict"] };
+const CHANGES = { gained: ["better", "up"], lost: ["worse", "down"], differs: ["differs", ""] }; // from the first run to later ones
+const FLAGS = { ungrounded: "the prompt does not say so" };
 const COUNTS = ["", "one", "two", "three", "four"];
 const byId = (id) => document.getElementById(id);
 
@@ -92,13 +94,13 @@ class Gallery {
     this.offer("subject", distinct(prompts.map((prompt) => prompt.subject)).map((name) => [name, name]));
     this.offer("structure", distinct(prompts.map((prompt) => prompt.structure)).map((name) => [name, name]));
     this.offer("verdict", [["0", "✗ not met"], ["1", "✓ met"], ["none", "– none"]]);
-    this.offer("status", distinct(answers.map((answer) => answer.status)).map((name) => [name, name.replaceAll("_", " ")]));
+    this.offer("status", distinct(answers.map((answer) => answer.status)).map((name) => [name, this.status(name)]));
     this.offer("run", this.isComparison ? runs.map((run, place) => [String(place), `${run.letter} ${run.name}`]) : []);
     this.offer("change", [
-      ...(this.isComparison ? [["any", "runs disagree"], ["gained", `met, not in ${runs[0].letter}`], ["lost", `met only in ${runs[0].letter}`]] : []),
+      ...(this.isComparison ? [["any", "runs disagree"], ["gained", `better: met, not in ${runs[0].letter}`], ["lost", `worse: met only in ${runs[0].letter}`]] : []),
       ...(cards.some(isSameImage) ? [["judges", "same image, other verdict"]] : []),
       ...(cards.some((card) => card.sides.some((side) => side && side.answers.length > 1))
-        ? [["samples", "a judge with itself"]] : []),
+        ? [["samples", "the judge with itself"]] : []),
     ]);
     this.offer("sort", [["failures", "most failures"], ...(this.isComparison ? [["changes", "most changes"]] : [])], "by prompt");
   }
@@ -129,10 +131,13 @@ class Gallery {
     this.write();
   }
 
-  /** Takes filters and card from the address; an address without them, such as #themes, changes nothing. */
+  /** Takes filters and card from the address; one of a section, such as #themes, changes none. */
   read() {
     if (!location.hash.includes("=")) {
-      if (!this.found) this.select();
+      if (this.found) return;
+      this.select();
+      const section = byId(location.hash.slice(1));
+      if (section) section.scrollIntoView({ behavior: "instant" }); // the cards, drawn just now, have moved it
       return;
     }
     const wanted = new URLSearchParams(location.hash.slice(1));
@@ -249,6 +254,9 @@ class Gallery {
         this.replies(card)));
   }
 
+  /** What a judgement's status says. */
+  status(name) { return this.data.statuses[name] || name; }
+
   letter(run) {
     return this.isComparison ? make("span", { class: `letter s${run}` }, this.data.runs[run].letter) : "";
   }
@@ -275,13 +283,13 @@ class Gallery {
       const tag = card.changes[number];
       const name = this.criteria.get(point.criterion) || point.label;
       return make("tr", { class: tag ? "changed" : null },
-        card.sides.map((side) => make("td", { class: "marks" }, marks(side, number))),
+        card.sides.map((side) => make("td", { class: "verdicts" }, verdictSigns(side, number))),
         make("td", { class: "what" },
           make("div", { class: "point" },
             make("span", { class: "asked" }, point.description || name),
             point.description ? make("span", { class: "kind" }, name) : "",
-            point.flags.map((flag) => make("span", { class: "kind" }, `(${flag.replaceAll("_", " ")})`)),
-            tag ? make("span", { class: "tag" }, tag) : ""),
+            point.flags.map((flag) => make("span", { class: "kind" }, `(${FLAGS[flag] || flag.replaceAll("_", " ")})`)),
+            tag ? make("span", { class: `tag ${CHANGES[tag][1]}` }, CHANGES[tag][0]) : ""),
           card.sides.map((side, run) => this.said(side, run, number, this.isComparison && !tag))));
     });
     return make("table", { class: "points" }, head, make("tbody", {}, rows));
@@ -297,13 +305,13 @@ class Gallery {
   trouble(side, run) {
     if (!side) return [];
     return side.answers.filter((answer) => answer.status !== "ok").map((answer) =>
-      make("p", { class: "trouble" }, this.letter(run), ` no verdict: ${answer.status.replaceAll("_", " ")}${answer.error ? ` (${answer.error})` : ""}`));
+      make("p", { class: "trouble" }, this.letter(run), ` no verdict: ${this.status(answer.status)}${answer.error ? ` (${answer.error})` : ""}`));
   }
 
   replies(card) {
     const details = make("details", { class: "replies" }, make("summary", {}, "Judge's replies"));
     details.addEventListener("toggle", () => card.sides.forEach((side, run) => (side ? side.answers : []).forEach((answer) => {
-      const head = make("p", {}, this.letter(run), [answer.status.replaceAll("_", " "), answer.note].filter(Boolean).join(" · "));
+      const head = make("p", {}, this.letter(run), [this.status(answer.status), answer.note].filter(Boolean).join(" · "));
       details.append(head, make("pre", { lang: card.prompt.language }, answer.raw || (answer.analyses || []).join("\n") || "no text"));
     })), { once: true });
     return details;
@@ -376,13 +384,14 @@ const countFailures = (card, state) => asked(card, state).reduce((sum, point) =>
 
 const countChanges = (card, state) => asked(card, state).filter((point) => card.changes[point]).length;
 
-function marks(side, point) {
+/** A sign for each verdict of the judge on a test point, one per sample. */
+function verdictSigns(side, point) {
   const answers = side ? side.answers : [{}];
   return answers.map((answer) => {
     const kind = !answer.verdicts ? "none" : answer.verdicts[point] ? "yes" : "no";
     const chance = answer.probabilities ? `, probability of a yes ${answer.probabilities[point].toFixed(2)}` : "";
-    const [glyph, words] = MARKS[kind];
-    return make("span", { class: `mark ${kind}`, role: "img", "aria-label": words, title: words + chance }, glyph);
+    const [glyph, words] = VERDICTS[kind];
+    return make("span", { class: `verdict ${kind}`, role: "img", "aria-label": words, title: words + chance }, glyph);
   });
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,12 +13,16 @@ import jinja2
 from markupsafe import Markup
 
 from unigenbench.errors import InputError
+from unigenbench.formatting import plural, with_minus
 from unigenbench.judges.keys import VARIABLES
-from unigenbench.report.facts import LETTERS, Comparison, Run, banners, facts, run_names, warnings
+from unigenbench.report.facts import banners, facts, shared_images, warnings
 from unigenbench.report.gallery import gallery, pack
 from unigenbench.report.pictures import Album
 from unigenbench.report.radar import CENTER_X, CENTER_Y, HEIGHT, RADIUS, WIDTH, radar
-from unigenbench.report.scores import Difference, bar_rows, heat_tables
+from unigenbench.report.runs import LETTERS, Comparison, Run, count_images, gather
+from unigenbench.report.scores import Difference, Row, Score, bar_rows, heat_tables
+from unigenbench.runs.store import open_log
+from unigenbench.scoring.counts import LEAST_PROMPTS
 from unigenbench.taxonomy import DIMENSIONS
 from unigenbench.types import RunLog
 
@@ -30,9 +34,9 @@ SHORTEST_KEY = 12
 _IMAGES = "<!-- images -->"
 """Where the template wants the embedded images; they are written one by one, so that they need not fit in memory."""
 PER_PROMPT = (
-    ("all_pass_image_rate", "images with every test point met"),
+    ("all_pass_image_rate", "images that meet all their test points"),
     ("any_of_k", "prompts with at least one such image"),
-    ("all_of_k", "prompts with all images such"),
+    ("all_of_k", "prompts with such images only"),
 )
 """Keys of a summary's per_prompt, and what they say."""
 
@@ -58,23 +62,8 @@ def write_report(runs: Sequence[Path], out: Path, *, thumbs: int | None = None, 
     Raises:
         InputError: no run, or more than four.
     """
-    from unigenbench.runs.store import open_log
-    from unigenbench.scoring.scores import summarise
-
     check_count(len(runs))
-    logs = [open_log(path) for path in runs]
-    comparisons = [beside(logs[0], log) for log in logs[1:]]
-    return write_page(logs, [summarise(log) for log in logs], comparisons, out, thumbs=thumbs, embed=embed)
-
-
-def beside(first: RunLog, second: RunLog) -> Comparison:
-    """The second run compared with the first, or why that would say nothing."""
-    from unigenbench.scoring.compare import TooManyFailures, compare
-
-    try:
-        return Comparison(compare(first, second))
-    except (InputError, TooManyFailures) as refusal:
-        return Comparison(None, str(refusal))
+    return write_page([open_log(path) for path in runs], out, thumbs=thumbs, embed=embed)
 
 
 def check_count(runs: int) -> None:
@@ -84,23 +73,18 @@ def check_count(runs: int) -> None:
 
 
 def write_page(
-    logs: Sequence[RunLog],
-    summaries: Sequence[Mapping[str, Any]],
-    comparisons: Sequence[Comparison],
-    out: Path,
-    *,
-    thumbs: int | None = None,
-    embed: bool = False,
+    logs: Sequence[RunLog], out: Path, *, bootstrap: int = 2000, thumbs: int | None = None, embed: bool = False
 ) -> Written:
-    """`write_report` for logs, summaries, and comparisons with the first, that are at hand."""
-    runs = [
-        Run(letter, name, log, summary)
-        for letter, name, log, summary in zip(LETTERS, run_names(logs), logs, summaries, strict=False)
-    ]
+    """`write_report` for logs that are at hand.
+
+    Args:
+        bootstrap: samples of prompts behind each interval.
+    """
+    runs, comparisons = gather(logs, bootstrap=bootstrap)
     album = Album(out, thumbs=thumbs, embed=embed)
     records = gallery(runs, album)
-    told = warnings(runs, comparisons) + album.warnings()
-    head, tail = page(runs, comparisons, records, told, embed=embed).split(_IMAGES)
+    cautions = warnings(runs, comparisons) + album.warnings()
+    head, tail = page(runs, comparisons, records, cautions, embed=embed).split(_IMAGES)
     partial = out.with_name(f".{out.name}.partial")
     out.parent.mkdir(parents=True, exist_ok=True)
     with partial.open("w", encoding="utf-8", newline="\n") as file:
@@ -118,13 +102,20 @@ def page(
     runs: Sequence[Run],
     comparisons: Sequence[Comparison],
     records: Mapping[str, Any],
-    told: Sequence[str],
+    cautions: Sequence[str],
     *,
     embed: bool,
 ) -> str:
-    """The HTML, with the warnings `told` and a mark in place of the embedded images."""
+    """The HTML, with a mark in place of the embedded images.
+
+    Args:
+        cautions: what a reader is warned of.
+    """
     tables = [comparison.table for comparison in comparisons]
-    rows = bar_rows([run.summary for run in runs], tables)
+    scores = [run.scores for run in runs]
+    rows = bar_rows(scores, tables)
+    overall = [Score.overall(summary) for summary in scores]
+    differences = [None, *(Difference.read(table and table["overall"]["macro"]) for table in tables)]
     style, script = (HERE / "app.css").read_text("utf-8"), (HERE / "app.js").read_text("utf-8")
     template = _environment().from_string((HERE / "template.html").read_text("utf-8"))
     return template.render(
@@ -136,17 +127,27 @@ def page(
         runs=runs,
         facts=facts(runs),
         banners=banners(runs),
-        warnings=told,
-        overall_differences=[None, *(Difference.read(table and table["overall"]["macro"]) for table in tables)],
+        warnings=cautions,
+        shared_images=shared_images(runs, comparisons),
+        overall=overall,
+        overall_differences=differences,
         rows=rows,
+        has_thin=any(one is not None and one.is_thin for one in [*overall, *differences, *shown(rows)]),
+        fewest_prompts=LEAST_PROMPTS,
         radar=radar(rows),
         radar_size=(WIDTH, HEIGHT),
-        heats=heat_tables([run.name for run in runs], [run.summary for run in runs]),
+        heats=heat_tables([run.name for run in runs], scores),
         cards=len(records["cards"]),
         center=(CENTER_X, CENTER_Y, RADIUS),
         views=_views(runs),
         compared=any(tables),
     )
+
+
+def shown(rows: Sequence[Row]) -> Iterator[Score | Difference | None]:
+    """Every score and difference of the bar list."""
+    for row in rows:
+        yield from (*row.scores, *row.differences, *shown(row.children))
 
 
 def _keys() -> list[str]:
@@ -157,14 +158,21 @@ def _keys() -> list[str]:
 
 def _views(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     """(words, one value per run): other ways to sum up the same verdicts."""
-    summaries = [run.summary for run in runs]
-    dimensions = [f"{summary['overall']['n_dimensions']} of {len(DIMENSIONS)} dimensions" for summary in summaries]
+    scores = [run.scores for run in runs]
     views = [
-        ("mean of", dimensions),
-        ("all test points pooled", [f"{_percent(summary['overall']['micro'], 2)} %" for summary in summaries]),
+        (
+            "dimensions in the mean",
+            [f"{one['overall']['n_dimensions']}\u00a0of\u00a0{len(DIMENSIONS)}" for one in scores],
+        ),
+        ("all test points pooled", [f"{_percent(one['overall']['micro'], 2)}\u00a0%" for one in scores]),
     ]
     for key, words in PER_PROMPT:
-        views.append((words, [f"{_percent(summary['per_prompt'][key])} %" for summary in summaries]))
+        views.append((words, [f"{_percent(one['per_prompt'][key])}\u00a0%" for one in scores]))
+    if any(run.left_out for run in runs):
+        own = [
+            f"{_percent(run.summary['overall']['macro'], 2)}\u00a0% of\u00a0{count_images(run.log):,}" for run in runs
+        ]
+        views.append(("mean over all images of the run; no difference is of these", own))
     return views
 
 
@@ -203,7 +211,7 @@ def _percent(share: float | None, digits: int = 1) -> str:
 
 def _points(difference: float | None, digits: int = 1) -> str:
     """A difference in percentage points with its sign."""
-    return "–" if difference is None else f"{100 * difference:+.{digits}f}".replace("-", "−")
+    return "–" if difference is None else with_minus(f"{100 * difference:+.{digits}f}")
 
 
 def _level(value: float | None, is_difference: bool) -> str:
@@ -220,4 +228,10 @@ def _p_value(p: float | None) -> str:
     return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-_FILTERS: dict[str, Callable[..., Any]] = {"percent": _percent, "points": _points, "level": _level, "p_value": _p_value}
+_FILTERS: dict[str, Callable[..., Any]] = {
+    "percent": _percent,
+    "points": _points,
+    "level": _level,
+    "p_value": _p_value,
+    "plural": plural,
+}

@@ -6,30 +6,24 @@ Fields are picked by name. Nothing else of a run's manifest reaches the page, as
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from unigenbench.types import RunLog
+from unigenbench.formatting import plural
+from unigenbench.report.runs import Comparison, Run
+from unigenbench.types import Status
 
-LETTERS = "ABCD"
+STATUS_WORDS: Mapping[Status, str] = {
+    "ok": "judged",
+    "parse_failed": "reply that states no verdicts",
+    "refused": "refused by the judge",
+    "truncated": "reply cut short",
+    "transport_failed": "no reply",
+    "image_missing": "image missing",
+    "image_bad": "image unreadable",
+}
+"""What a judgement's status says to a reader."""
 LOW_COVERAGE = 0.99
 """Below this share of judged images a run is warned of."""
-
-
-class Run(NamedTuple):
-    """A run as the page names it."""
-
-    letter: str
-    name: str
-    log: RunLog
-    summary: Mapping[str, Any]
-
-
-class Comparison(NamedTuple):
-    """A later run beside the first."""
-
-    table: Mapping[str, Any] | None
-    """what `compare` returns; None where it refuses"""
-    refusal: str = ""
 
 
 class Fact(NamedTuple):
@@ -38,16 +32,6 @@ class Fact(NamedTuple):
     label: str
     values: list[str]
     """one per run"""
-
-
-def run_names(logs: Sequence[RunLog]) -> list[str]:
-    """The runs' folder names, with as many parent folders as it takes to tell them apart."""
-    parts = [log.path.resolve().parts for log in logs]
-    for depth in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(part[-depth:]) for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    return [f"{log.path.name} ({letter})" for log, letter in zip(logs, LETTERS, strict=False)]
 
 
 def facts(runs: Sequence[Run]) -> list[Fact]:
@@ -113,7 +97,7 @@ def _coverage(run: Run) -> str:
 
 def _failures(run: Run) -> str:
     failed = (run.summary.get("coverage") or {}).get("failed_by_status") or {}
-    return ", ".join(f"{count:,} {status.replace('_', ' ')}" for status, count in failed.items() if count)
+    return ", ".join(f"{count:,} {STATUS_WORDS.get(status, status)}" for status, count in failed.items() if count)
 
 
 def _tokens(run: Run) -> str:
@@ -137,6 +121,24 @@ def banners(runs: Sequence[Run]) -> list[str]:
     return _once([(str(banner), run) for run in runs if (banner := run.log.manifest.get("banner"))], runs)
 
 
+def shared_images(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> str:
+    """Which images scores and differences are over; empty where nothing is compared."""
+    compared = [runs[0], *(run for run, one in zip(runs[1:], comparisons, strict=True) if one.table)]
+    if len(compared) == 1:
+        return ""
+    letters = [run.letter for run in compared]
+    together = f"{', '.join(letters[:-1])} and {letters[-1]}"
+    overall = runs[0].scores["overall"]
+    left_out = [f"{run.left_out:,} of {run.letter}" for run in compared if run.left_out]
+    rest = f" Left out, as not every run has verdicts for them: {', '.join(left_out)}." if left_out else ""
+    alone = [run.letter for run in runs if run not in compared]
+    apart = f" Scores of {', '.join(alone)} are over all images of that run." if alone else ""
+    return (
+        f"Scores and differences of {together} are over the same {plural(compared[0].images, 'image')} of "
+        f"{plural(overall['prompts'], 'prompt')}: those for which {together} have verdicts.{rest}{apart}"
+    )
+
+
 def warnings(runs: Sequence[Run], comparisons: Sequence[Comparison] = ()) -> list[str]:
     """What a reader must know before comparing: what the summaries warn of, gaps, and differences between the runs."""
     found = []
@@ -144,7 +146,7 @@ def warnings(runs: Sequence[Run], comparisons: Sequence[Comparison] = ()) -> lis
         found += [(str(warning), run) for warning in run.summary.get("warnings") or ()]
         share = coverage(run)
         if share is not None and share < LOW_COVERAGE:
-            found.append((f"only {100 * share:.1f} % of the images have verdicts; scores are of those", run))
+            found.append((f"only {100 * share:.1f} % of the images have verdicts; the others count nowhere", run))
     return _once(found, runs) + differences(runs, comparisons)
 
 

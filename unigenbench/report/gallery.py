@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from unigenbench.judges.keys import redact
-from unigenbench.report.facts import Run
+from unigenbench.report.facts import STATUS_WORDS
 from unigenbench.report.pictures import Album
+from unigenbench.report.runs import Run
 from unigenbench.scoring.verdicts import image_key
 from unigenbench.taxonomy import DIMENSIONS
 from unigenbench.types import Judgement, Prompt
@@ -20,8 +21,9 @@ def gallery(runs: Sequence[Run], album: Album) -> dict[str, Any]:
     """All that the script shows. Runs share a card where number, text and test points of the prompt are the same.
 
     Returns:
-        runs: name, letter; dimensions: id, name, criteria; prompts; and cards, each with the place of its prompt, the
-        number of its image, and for each run the answers to it (one per sample of the judge, none where not judged).
+        runs: name, letter; dimensions: id, name, criteria; statuses: what each says; prompts; and cards, each with the
+        place of its prompt, the number of its image, and for each run the answers to it (one per sample of the judge,
+        none where not judged).
     """
     prompts: dict[tuple[Any, ...], int] = {}
     records: list[dict[str, Any]] = []
@@ -51,6 +53,7 @@ def gallery(runs: Sequence[Run], album: Album) -> dict[str, Any]:
             {"id": d.id, "name": d.name, "criteria": [{"id": c.id, "name": c.name.split(" (")[0]} for c in d.criteria]}
             for d in DIMENSIONS
         ],
+        "statuses": STATUS_WORDS,
         "prompts": records,
         "cards": [cards[place] for place in sorted(cards)],
     }

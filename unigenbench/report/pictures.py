@@ -72,10 +72,10 @@ class Album:
 
     def warnings(self) -> list[str]:
         """What became of the images since they were judged."""
-        told = {"not where they were judged": self.missing, "not those that were judged": self.changed}
+        outcomes = {"not where they were judged": self.missing, "not those that were judged": self.changed}
         return [
             f"{what}: {len(paths):,} images, such as {paths[0].parent.name}/{paths[0].name}"
-            for what, paths in told.items()
+            for what, paths in outcomes.items()
             if paths
         ]
 

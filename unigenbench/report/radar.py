@@ -10,7 +10,9 @@ from unigenbench.report.scores import Row, Score
 
 WIDTH, HEIGHT = 680, 476
 CENTER_X, CENTER_Y, RADIUS = 340.0, 234.0, 188.0
-LABEL_GAP = 20.0
+LABEL_GAP = 26.0
+FEWEST_AXES = 3
+"""With fewer dimensions an outline encloses nothing; the page shows bars."""
 RINGS = (0.2, 0.4, 0.6, 0.8, 1.0)
 
 
@@ -52,8 +54,13 @@ class Radar(NamedTuple):
     outlines: list[Outline]
 
 
-def radar(rows: Sequence[Row]) -> Radar:
-    """Axes from the top, clockwise, in the order of `rows`; the outermost ring is 100 %."""
+def radar(rows: Sequence[Row]) -> Radar | None:
+    """Axes from the top, clockwise, in the order of `rows`; the outermost ring is 100 %.
+
+    None where fewer than FEWEST_AXES rows have a score.
+    """
+    if sum(row.is_asked for row in rows) < FEWEST_AXES:
+        return None
     runs = len(rows[0].scores)
     axes = [_axis(row, place, len(rows)) for place, row in enumerate(rows)]
     rings = [(ring, _points([_at(place, len(rows), ring) for place in range(len(rows))])) for ring in RINGS]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from unigenbench.scoring.counts import reliable_interval
 from unigenbench.taxonomy import DIMENSIONS, THEMES
 
 SIGNIFICANT = 0.05
@@ -17,37 +18,51 @@ class Score(NamedTuple):
     """in [0, 1]; None where nothing was asked"""
     low: float | None = None
     high: float | None = None
-    """95 % interval in [0, 1]"""
+    """95 % interval in [0, 1]; None where too little stands behind one"""
     total: int = 0
     """test points counted"""
+    prompts: int = 0
+    """prompts that they are of"""
+    is_thin: bool = False
+    """whether an interval is withheld"""
 
     @classmethod
     def read(cls, entry: Mapping[str, Any] | None) -> Score:
         """An entry of summary.json, such as dimensions["style"]."""
         if not entry or not entry.get("total"):
             return cls(None)
-        low, high = entry.get("ci") or (None, None)
-        return cls(entry["score"], low, high, entry["total"])
+        interval = reliable_interval(entry)
+        is_thin = interval is None and entry.get("ci") is not None
+        return cls(entry["score"], *(interval or (None, None)), entry["total"], entry["prompts"], is_thin)
+
+    @classmethod
+    def overall(cls, summary: Mapping[str, Any]) -> Score:
+        """The mean of the dimensions."""
+        overall = summary["overall"]
+        return cls.read({**overall, "score": overall["macro"]})
 
 
 class Difference(NamedTuple):
-    """A later run less the first, over the images that both have verdicts for."""
+    """A later run less the first, over the images that all compared runs have verdicts for."""
 
     value: float
     """in [-1, 1]"""
     low: float | None
     high: float | None
-    """95 % interval"""
+    """95 % interval; None where too little stands behind one"""
     p: float | None
     """two-sided, adjusted over all dimensions or all criteria where it is one of those"""
+    is_thin: bool = False
+    """whether an interval is withheld"""
 
     @classmethod
     def read(cls, entry: Mapping[str, Any] | None) -> Difference | None:
         """An entry of what `compare` returns; None where there is nothing to compare."""
         if not entry or entry["difference"] is None:
             return None
-        low, high = entry["ci"] or (None, None)
-        return cls(entry["difference"], low, high, entry.get("p_holm", entry["p"]))
+        interval = reliable_interval(entry)
+        is_thin = interval is None and entry["ci"] is not None
+        return cls(entry["difference"], *(interval or (None, None)), entry.get("p_holm", entry["p"]), is_thin)
 
     @property
     def direction(self) -> str:
@@ -55,6 +70,11 @@ class Difference(NamedTuple):
         if self.p is None or self.p >= SIGNIFICANT:
             return "level"
         return "up" if self.value > 0 else "down"
+
+    @property
+    def word(self) -> str:
+        """The direction in a word."""
+        return {"up": "better", "down": "worse", "level": "unclear"}[self.direction]
 
 
 class Row(NamedTuple):
@@ -70,6 +90,11 @@ class Row(NamedTuple):
     children: list[Row]
     """the criteria of a dimension that has several"""
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether any run has verdicts on it."""
+        return any(score.value is not None for score in self.scores)
+
 
 class Cell(NamedTuple):
     """One cell of the table of themes by dimensions."""
@@ -78,6 +103,9 @@ class Cell(NamedTuple):
     value: float | None
     """a share in [0, 1], or a difference in [-1, 1]"""
     total: int
+    """test points counted"""
+    prompts: int
+    """prompts that they are of"""
 
 
 class Heat(NamedTuple):
@@ -133,7 +161,7 @@ def heat_tables(names: Sequence[str], summaries: Sequence[Mapping[str, Any]]) ->
 
 def _cell(entries: Mapping[str, Any], theme: str, dimension: str) -> Cell:
     score = Score.read(entries.get(f"{theme}/{dimension}"))
-    return Cell(dimension, score.value, score.total)
+    return Cell(dimension, score.value, score.total, score.prompts)
 
 
 def _difference(first: Heat, second: Heat) -> Heat:
@@ -147,5 +175,6 @@ def _difference(first: Heat, second: Heat) -> Heat:
 
 def _minus(before: Cell, after: Cell) -> Cell:
     if before.value is None or after.value is None:
-        return Cell(before.dimension, None, 0)
-    return Cell(before.dimension, after.value - before.value, min(before.total, after.total))
+        return Cell(before.dimension, None, 0, 0)
+    total, prompts = min(before.total, after.total), min(before.prompts, after.prompts)
+    return Cell(before.dimension, after.value - before.value, total, prompts)

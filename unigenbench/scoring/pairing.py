@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -57,6 +59,20 @@ def same_question(first: Judgement, second: Judgement, *, same_images: bool) -> 
     """
     images = first.image_sha256, second.image_sha256
     return first.prompt_sha256 == second.prompt_sha256 and (not same_images or images[0] == images[1] or "" in images)
+
+
+def only_shared(logs: Sequence[RunLog]) -> list[RunLog]:
+    """The runs with only those judgements whose image has verdicts for the same prompt in all of them."""
+    first, *others = (judged(log) for log in logs)
+    shared = {
+        key
+        for key, one in first.items()
+        if all(key in other and same_question(one, other[key], same_images=False) for other in others)
+    }
+    return [
+        replace(log, judgements=tuple(one for one in log.judgements if one.status == "ok" and image_key(one) in shared))
+        for log in logs
+    ]
 
 
 def pair(first: RunLog, second: RunLog, *, same_images: bool) -> Pairing:

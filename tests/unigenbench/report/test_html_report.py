@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import json
 import os
 import re
@@ -20,13 +21,17 @@ from typer.testing import CliRunner
 
 from unigenbench.cli.main import app
 from unigenbench.errors import DataError, InputError
-from unigenbench.report.build import beside, check_count, write_page, write_report
+from unigenbench.report import runs as runs_module
+from unigenbench.report.build import check_count, write_page, write_report
+from unigenbench.report.facts import shared_images
 from unigenbench.report.radar import CENTER_X, CENTER_Y, RADIUS, radar
-from unigenbench.report.scores import Row, Score, bar_rows, heat_tables
+from unigenbench.report.runs import compare_with, gather
+from unigenbench.report.scores import Difference, Row, Score, bar_rows, heat_tables
 from unigenbench.runs.store import RunStore
+from unigenbench.scoring import compare as compare_module
 from unigenbench.scoring.scores import summarise
 from unigenbench.taxonomy import CRITERIA, DIMENSIONS
-from unigenbench.types import Judgement, RunLog
+from unigenbench.types import STATUSES, Judgement, PromptSet, RunLog
 
 HOSTILE = 'A sign </script><script>document.title = "taken"</script> <img src=x onerror=alert(1)> & "quotes"'
 PROMPTS = hand_made.prompt_set(
@@ -84,9 +89,7 @@ def records(page: Path) -> dict[str, Any]:
 
 
 def written(tmp_path: Path, logs: list[RunLog], **options: Any) -> Path:
-    comparisons = [beside(logs[0], log) for log in logs[1:]]
-    summaries = [summarise(log, bootstrap=50) for log in logs]
-    return write_page(logs, summaries, comparisons, tmp_path / "report.html", **options).path
+    return write_page(logs, tmp_path / "report.html", bootstrap=50, **options).path
 
 
 def test_the_page_asks_for_nothing_and_runs_only_its_own_script(tmp_path: Path):
@@ -158,6 +161,7 @@ def test_the_command_refuses_a_folder_that_is_no_run(tmp_path: Path):
 def test_axes_go_clockwise_from_the_top_in_the_order_of_the_board():
     rows = [Row(d.id, d.name, [Score(0.5, 0.25, 1.0, 4)], [None], []) for d in DIMENSIONS]
     drawn = radar(rows)
+    assert drawn is not None
     assert [axis.id for axis in drawn.axes] == [d.id for d in DIMENSIONS]
     assert len(drawn.axes) == 10
     assert (drawn.axes[0].x, drawn.axes[0].y) == (CENTER_X, CENTER_Y - RADIUS)
@@ -171,7 +175,9 @@ def test_axes_go_clockwise_from_the_top_in_the_order_of_the_board():
 
 def test_a_dimension_without_a_score_breaks_the_line_and_is_no_zero():
     rows = [Row(d.id, d.name, [Score(None if d.id == "attribute" else 0.5)], [None], []) for d in DIMENSIONS]
-    outline = radar(rows).outlines[0]
+    drawn = radar(rows)
+    assert drawn is not None
+    outline = drawn.outlines[0]
     assert not outline.is_closed
     assert len(outline.vertices) == 9
     assert outline.path.count("M") == 2  # style to world knowledge, then from action on
@@ -193,14 +199,14 @@ def test_differences_to_the_first_run_carry_interval_and_adjusted_p():
     prompts = hand_made.prompt_set([hand_made.prompt(index, "Style", "Text Generation") for index in range(20)])
     # Style: the first run never, the second always; Text: both always
     first, second = (hand_made.run(prompts, lambda *at, v=value: max(v, at[2]), images=1) for value in (0, 1))
-    rows = bar_rows([summarise(log, bootstrap=50) for log in (first, second)], [beside(first, second).table])
+    rows = bar_rows([summarise(log, bootstrap=50) for log in (first, second)], [compare_with(first, second).table])
     style, text = rows[0].differences, rows[-1].differences
     assert style[0] is None
     assert style[1] is not None
-    assert style[1][:3] == (1.0, 1.0, 1.0)
-    assert style[1].direction == "up"
+    assert style[1][:3] == (1.0, None, None)  # all prompts alike: no interval
+    assert (style[1].is_thin, style[1].direction, style[1].word) == (True, "up", "better")
     assert text[1] is not None
-    assert (text[1].value, text[1].p, text[1].direction) == (0.0, 1.0, "level")
+    assert (text[1].value, text[1].p, text[1].word) == (0.0, 1.0, "unclear")
 
 
 def test_runs_that_cannot_be_compared_are_shown_with_the_reason(tmp_path: Path):
@@ -317,3 +323,127 @@ def test_runs_of_different_judges_are_warned_of(tmp_path: Path):
 def test_a_report_shows_one_to_four_runs(count: int):
     with pytest.raises(InputError, match=f"{count} runs given"):
         check_count(count)
+
+
+SHORT = hand_made.prompt_set([hand_made.prompt(index, "Style", "Text Generation") for index in range(8)])
+
+
+def partly(rule: hand_made.Verdict, missing: set[int], prompts: PromptSet = SHORT) -> RunLog:
+    """A run of one image per prompt, some prompts of which have no verdict."""
+    judged = [
+        hand_made.judgement(prompt, 0, None if prompt.index in missing else [rule(prompt.index, 0, k) for k in (0, 1)])
+        for prompt in prompts.prompts
+    ]
+    return hand_made.log(prompts, judged, images=1)
+
+
+def text_of(page: Path) -> str:
+    """What a reader sees above the gallery, spaces joined."""
+    whole = page.read_text("utf-8").split("<main>")[1].split('<section id="gallery">')[0]
+    return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", whole)))
+
+
+def test_scores_of_a_comparison_are_over_the_images_of_its_difference(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(compare_module, "MAX_FAILED", 1.0)
+    # Style: A meets it on prompts 0 to 3, B on all. A lacks prompt 0, B prompt 7: both have 1 to 6, of which A meets 3
+    first, second = partly(lambda i, *_: int(i < 4), {0}), partly(lambda *_: 1, {7})
+    comparison = compare_module.compare(first, second, max_failed=1.0, bootstrap=50)
+    monkeypatch.setattr(runs_module, "compare", lambda *_, **__: comparison)
+    runs, comparisons = gather([first, second], bootstrap=50)
+    rows = bar_rows([run.scores for run in runs], [one.table for one in comparisons])
+    style = rows[0]
+    assert [score.value for score in style.scores] == [0.5, 1.0]
+    assert style.differences[1] is not None
+    assert style.differences[1].value == 0.5
+    assert runs[0].summary["dimensions"]["style"]["score"] == 3 / 7  # over all of its own
+    told = shared_images(runs, comparisons)
+    assert "over the same 6 images of 6 prompts" in told
+    assert "1 of A, 1 of B" in told
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_every_difference_is_that_of_the_scores_beside_it(count: int):
+    prompts = hand_made.prompt_set([hand_made.prompt(index, "Style", "Text Generation") for index in range(40)])
+    logs = [partly(lambda i, _, k, r=run: (i * (r + 2) + k) % 3 % 2, {run, 10 + run}, prompts) for run in range(count)]
+    runs, comparisons = gather(logs, bootstrap=50)
+    rows = bar_rows([run.scores for run in runs], [one.table for one in comparisons])
+    assert all(one.table for one in comparisons)
+    assert {run.images for run in runs} == {40 - 2 * count}
+    for row in rows:
+        for score, difference in zip(row.scores[1:], row.differences[1:], strict=True):
+            if difference is not None:
+                assert score.value is not None
+                assert row.scores[0].value is not None
+                assert difference.value == pytest.approx(score.value - row.scores[0].value, abs=1e-12)
+
+
+def test_runs_that_share_no_image_of_all_are_shown_without_differences(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(runs_module, "compare", lambda *_, **__: {"warnings": []})
+    logs = [partly(lambda *_: 1, missing) for missing in ({0, 1, 2}, {3, 4, 5}, {6, 7})]
+    runs, comparisons = gather(logs, bootstrap=20)
+    assert [one.table for one in comparisons] == [None, None]
+    assert "no image has verdicts in all 3 runs" in comparisons[0].refusal
+    assert runs[0].images == 5
+    assert shared_images(runs, comparisons) == ""
+
+
+@pytest.mark.parametrize(("prompts", "is_thin"), [(1, True), (4, True), (5, False)])
+def test_an_interval_of_few_prompts_is_withheld_and_said_to_be_thin(prompts: int, is_thin: bool, tmp_path: Path):
+    entry = {"score": 1.0, "total": 8, "prompts": prompts, "ci": [0.9, 1.0]}
+    assert Score.read(entry).is_thin == is_thin
+    assert (Score.read(entry).low is None) == is_thin
+    assert Difference.read({"difference": 0.1, "ci": [0.0, 0.2], "p": 0.5, "prompts": prompts}) == Difference(
+        0.1, *((None, None) if is_thin else (0.0, 0.2)), 0.5, is_thin
+    )
+
+
+def test_no_interval_has_two_equal_ends(tmp_path: Path):
+    page = text_of(written(tmp_path, [hand_made.run(SHORT, lambda *_: 1), hand_made.run(SHORT, lambda *_: 0)]))
+    assert "100.0–100.0" not in page
+    assert not [ends for ends in re.findall(r"(\S+) to (\S+)", page) if ends[0].strip(",") == ends[1].strip(",")]
+    assert "thin" in page
+
+
+def test_counts_name_prompts_images_and_points(tmp_path: Path):
+    page = text_of(written(tmp_path, [hand_made.run(SHORT, hand_made.case_b, images=2)]))
+    assert "8 prompts, 16 images, 32 test points" in page
+    assert "8 prompts 16 points" in page  # Style
+
+
+def test_better_and_worse_are_words_with_minus_signs(tmp_path: Path):
+    prompts = hand_made.prompt_set([hand_made.prompt(index, "Style", "Text Generation") for index in range(20)])
+    lost = hand_made.run(prompts, lambda index, image, place: int(place == 1 or index == 0), images=1)
+    page = written(tmp_path, [hand_made.run(prompts, lambda *_: 1, images=1), lost])
+    assert "−47.50 points: worse than A" in text_of(page)
+    assert "−95.0 worse" in text_of(page)
+    assert "0.0 unclear" in text_of(page)
+    assert "+0.0" not in text_of(page)
+    assert not re.search(r"(?<![\w–])-\d", text_of(page))  # no hyphen before a number
+    assert 'class="r1 down"' in page.read_text("utf-8")
+
+
+@pytest.mark.parametrize(("labels", "is_radar"), [(1, False), (2, False), (3, True)])
+def test_fewer_than_three_dimensions_are_bars(labels: int, is_radar: bool, tmp_path: Path):
+    names = ("Style", "Text Generation", "World Knowledge")[:labels]
+    prompts = hand_made.prompt_set([hand_made.prompt(index, *names) for index in range(6)])
+    page = written(tmp_path, [hand_made.run(prompts, hand_made.case_b)]).read_text("utf-8")
+    figure = page.split('<figure class="radar">')[1].split("</figure>")[0]
+    assert ('class="outline' in figure) == is_radar
+    assert figure.count('<rect class="bar"') == (0 if is_radar else labels)
+    assert "Without test points: " in page
+
+
+def test_axes_are_labelled_up_to_their_end(tmp_path: Path):
+    page = written(tmp_path, [hand_made.run(PROMPTS, hand_made.case_b)]).read_text("utf-8")
+    assert "<span>0</span><span>25</span><span>50</span><span>75</span><span>100</span>" in page
+    assert re.findall(r'class="tick"[^>]*>(\d+)<', page) == ["20", "40", "60", "80", "100"]
+
+
+def test_what_a_reader_sees_has_no_names_of_fields(tmp_path: Path):
+    prompt = SHORT.prompts[0]
+    judged = [hand_made.judgement(prompt, 0, [1, 0]), hand_made.judgement(prompt, 1, None, "transport_failed")]
+    page = written(tmp_path, [hand_made.log(hand_made.prompt_set([prompt]), judged, images=2)])
+    assert "_" not in re.sub(r"model/\S+", "", text_of(page))  # but in the name of a file
+    assert "1 no reply" in page.read_text("utf-8")
+    assert records(page)["statuses"].keys() == set(STATUSES)
+    assert "no test points of World Knowledge, " in text_of(page)

@@ -12,8 +12,7 @@ import hand_made
 import pytest
 from PIL import Image
 
-from unigenbench.report.build import beside, write_page
-from unigenbench.scoring.scores import summarise
+from unigenbench.report.build import write_page
 from unigenbench.taxonomy import CRITERIA
 from unigenbench.types import RunLog
 
@@ -113,7 +112,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> list[RunLog]:
 def single(context: Any, logs: list[RunLog], tmp_path_factory: pytest.TempPathFactory) -> Opened:
     """One run, its images inside the file."""
     out = tmp_path_factory.mktemp("page") / "single.html"
-    write_page(logs[:1], [summarise(logs[0], bootstrap=20)], [], out, embed=True)
+    write_page(logs[:1], out, bootstrap=20, embed=True)
     return Opened(context, out)
 
 
@@ -121,7 +120,7 @@ def single(context: Any, logs: list[RunLog], tmp_path_factory: pytest.TempPathFa
 def pair(context: Any, logs: list[RunLog], tmp_path_factory: pytest.TempPathFactory) -> Opened:
     """Two runs, their images linked."""
     out = tmp_path_factory.mktemp("page") / "pair.html"
-    write_page(logs, [summarise(log, bootstrap=20) for log in logs], [beside(*logs)], out)
+    write_page(logs, out, bootstrap=20)
     return Opened(context, out)
 
 
@@ -168,8 +167,8 @@ def test_filters_change_the_cards_and_the_address_brings_them_back(single: Opene
 def test_an_image_without_a_verdict_is_found_by_its_status_and_says_so(single: Opened):
     single.open("#status=refused")
     assert single.count() == "1 of 220 images"
-    assert single.page.locator(".trouble").inner_text() == "no verdict: refused"
-    assert set(single.page.locator(".mark").all_inner_texts()) == {"–"}
+    assert single.page.locator(".trouble").inner_text() == "no verdict: refused by the judge"
+    assert set(single.page.locator(".verdict").all_inner_texts()) == {"–"}
     single.open("#verdict=none")
     assert single.count() == "1 of 220 images"
 
@@ -216,9 +215,9 @@ def test_two_runs_stand_side_by_side_and_changed_verdicts_are_marked(pair: Opene
     assert pair.count() == "3 of 220 images"  # the text of prompt 1 on both images, Style of prompt 2 on image 1
     cards = pair.page.locator("article.card")
     assert [cards.nth(place).locator("figure").count() for place in range(3)] == [2, 2, 2]
-    assert cards.nth(0).locator("tr.changed .tag").all_inner_texts() == ["gained"]
-    assert cards.nth(0).locator("tr.changed .mark").all_inner_texts() == ["✗", "✓"]
-    assert cards.nth(2).locator("tr.changed .tag").all_inner_texts() == ["lost"]
+    assert cards.nth(0).locator("tr.changed .tag").all_inner_texts() == ["better"]
+    assert cards.nth(0).locator("tr.changed .verdict").all_inner_texts() == ["✗", "✓"]
+    assert cards.nth(2).locator("tr.changed .tag").all_inner_texts() == ["worse"]
     until(pair.page, "[...document.querySelectorAll('article.card img')].every(i => i.naturalWidth === 64)")
     assert {url.split(":")[0] for url in pair.requests} <= {"file", "about"}
     assert pair.faults == []
