@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Look at preference data, or build it from a model and a reward.", no_args_is_help=True)
 
 
-class MismatchKind(Enum):
+class CaptionKind(Enum):
     """`feedback.negative_captions.base.Kind` as typer reads it from a repeated option."""
 
     CONTENT = "content"
@@ -140,10 +140,10 @@ def perturb(
     by: Annotated[str, typer.Option(help="shapes, english (rules, offline), or openai:MODEL on any such server.")],
     base_url: Annotated[str | None, typer.Option(help="Of the server; default: OPENAI_BASE_URL, or OpenAI's.")] = None,
     kind: Annotated[
-        list[MismatchKind] | None,
+        list[CaptionKind] | None,
         typer.Option(help="Default: all. Repeatable."),
     ] = None,
-    per_image: Annotated[int, typer.Option(min=1, help="Mismatched prompts of an image, each of another kind.")] = 1,
+    per_image: Annotated[int, typer.Option(min=1, help="Negative captions of an image, each of another kind.")] = 1,
     seed: Seed = 0,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests to the server at once.")] = 8,
     max_failed: Annotated[
@@ -157,7 +157,7 @@ def perturb(
         data,
         out_dir,
         _editor(by, base_url, concurrency),
-        kinds=[chosen.value for chosen in kind or MismatchKind],
+        kinds=[chosen.value for chosen in kind or CaptionKind],
         per_image=per_image,
         seed=seed,
         max_failed=max_failed,

@@ -1,4 +1,4 @@
-"""Scene -> caption, caption -> constraints, mismatched and noisy captions, and the held-out split of prompts."""
+"""Scene -> caption, caption -> constraints, negative and noisy captions, and the held-out split of prompts."""
 
 import hashlib
 import re

@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from t2ialign.cli import main as cli
-from t2ialign.cli.data import MismatchKind
+from t2ialign.cli.data import CaptionKind
 from t2ialign.feedback.negative_captions.base import KINDS
 
 COMMANDS = {
@@ -116,4 +116,4 @@ def test_a_wrong_option_is_refused_with_its_name_and_what_is_allowed(
 
 
 def test_the_kinds_of_mismatch_are_those_of_the_library():
-    assert [kind.value for kind in MismatchKind] == list(KINDS)
+    assert [kind.value for kind in CaptionKind] == list(KINDS)

@@ -1,4 +1,4 @@
-"""The four kinds of mismatch, who writes them, and which of them are none."""
+"""Negative captions: their four kinds, who writes them, and which texts are none."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ KINDS: Mapping[Kind, str] = {
 """The principles of TPO: content, attribute, spatial or dynamic relation, context."""
 
 Outcome = Literal["written", "inapplicable", "unchanged", "near_synonym", "malformed", "failed"]
-"""written: a mismatch; inapplicable: the prompt states nothing of the kind; unchanged and near_synonym: not another
-meaning; malformed: not one caption of about the same length; failed: no answer, to be asked for again."""
+"""written: a negative caption; inapplicable: the prompt states nothing of the kind; unchanged and near_synonym: not
+another meaning; malformed: not one caption of about the same length; failed: no answer, to be asked for again."""
 
 MAX_GROWTH = 2.0
 """A caption more than so many times as long, and by more than MAX_ADDED_WORDS, is another text, not another caption."""
@@ -32,11 +32,11 @@ class Answer(NamedTuple):
 
     outcome: Outcome
     text: str
-    """The mismatched prompt; otherwise what was answered, or what went wrong."""
+    """The negative caption; otherwise what was answered, or what went wrong."""
 
 
 class Editor(Protocol):
-    """Writes mismatched prompts."""
+    """Writes negative captions."""
 
     fingerprint: str
     """Changes with anything that changes its answers."""

@@ -1,4 +1,4 @@
-"""Mismatched captions of the embedded world: exact, because what a caption states is known."""
+"""Negative captions of the embedded world: exact, because what a caption states is known."""
 
 from __future__ import annotations
 

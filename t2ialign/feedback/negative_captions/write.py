@@ -62,7 +62,7 @@ class CaptionCounts(NamedTuple):
     images: int
     """Distinct images with their prompt."""
     covered: int
-    """With at least one mismatched prompt."""
+    """With at least one negative caption."""
     left_out: int
     rows: int
     """Of the table."""
@@ -100,7 +100,7 @@ def perturb_images(
         data: images with prompts, as data 'singles' reads them; of pairs the preferred images.
         editor: writes the prompts.
         kinds: which are wanted.
-        per_image: mismatched prompts of an image at most, each of another kind.
+        per_image: negative captions of an image at most, each of another kind.
         seed: of which kind and which word.
         max_failed: share of questions that may stay without an answer.
 
@@ -141,7 +141,9 @@ def perturb_images(
     covered = [picture for picture in pictures if captions[picture.prompt]]
     rows = list(_rows(covered, captions))
     if not rows:
-        raise DataError(f"{data}: no mismatch could be written for any of {len(prompts)} prompts; {_reasons(answers)}")
+        raise DataError(
+            f"{data}: no negative caption could be written for any of {len(prompts)} prompts; {_reasons(answers)}"
+        )
     totals = _totals(len(examples), rows, answers)
     adopt(covered, out / IMAGES)
     write_csv(out / TABLE, COLUMNS, rows)
@@ -159,7 +161,7 @@ def _check(kinds: Sequence[str], per_image: int) -> None:
     if not kinds or len(set(kinds)) < len(kinds) or not set(kinds) <= set(KINDS):
         raise InputError(f"kinds {', '.join(kinds) or 'none'}: give each of {', '.join(KINDS)} at most once")
     if per_image < 1:
-        raise InputError(f"{per_image} mismatched prompts an image: give at least 1")
+        raise InputError(f"{per_image} negative captions an image: give at least 1")
 
 
 Answers = dict[str, dict[Kind, Answer]]
@@ -169,7 +171,7 @@ Answers = dict[str, dict[Kind, Answer]]
 def _ask_all(
     prompts: Sequence[str], editor: Editor, path: Path, kinds: Sequence[Kind], per_image: int, seed: int
 ) -> Answers:
-    """Asks for every prompt until it has enough mismatches, several prompts at once."""
+    """Asks for every prompt until it has enough negative captions, several prompts at once."""
     journal = Journal(path, AnswerEntry, answer_key)
 
     def ask(prompt: str) -> dict[Kind, Answer]:
@@ -262,7 +264,7 @@ def describe(perturbed: Perturbed) -> str:
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(totals.kinds.items()))
     return "\n".join(
         (
-            f"{totals.images} images: {totals.covered} with a mismatched prompt, {totals.left_out} left out",
+            f"{totals.images} images: {totals.covered} with a negative caption, {totals.left_out} left out",
             f"{totals.asked} questions: {outcomes}",
             f"{totals.rows} rows ({kinds}) in {perturbed.table}"
             + (" (written before)" if perturbed.was_finished else ""),

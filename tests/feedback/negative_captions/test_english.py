@@ -104,7 +104,7 @@ def test_a_phrase_is_changed_as_a_whole():
     assert written("a hot dog", "content", "pizza") == "a pizza"
 
 
-def test_what_the_prompt_names_already_is_no_mismatch():
+def test_what_the_prompt_names_already_is_no_negative_caption():
     assert {"cat", "dog"}.isdisjoint(possible("a dog and a cat", "content"))
     assert {"red", "blue"}.isdisjoint(possible("a crimson hat and a blue red car", "attribute"))
 
@@ -139,7 +139,7 @@ def test_equal_seeds_write_equal_prompts_and_others_differ():
         ("a red car", "I am sorry, but I cannot help with a request like this one, as it is not clear", "malformed"),
     ],
 )
-def test_only_another_meaning_is_a_mismatch(prompt: str, text: str, outcome: str):
+def test_only_another_meaning_is_a_negative_caption(prompt: str, text: str, outcome: str):
     assert judged(prompt, text).outcome == outcome
 
 

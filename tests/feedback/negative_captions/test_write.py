@@ -1,4 +1,4 @@
-"""A data set of mismatched prompts: by the exact rules of Shapes, counted, resumed, and read as training data."""
+"""A data set of negative captions: by the exact rules of Shapes, counted, resumed, and read as training data."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_kinds_cover_every_perturbation_of_shapes_once():
     assert sorted(change for changes in PERTURBED.values() for change in changes) == sorted(PERTURBATIONS)
 
 
-def test_every_mismatch_of_shapes_states_something_else_and_is_of_its_kind():
+def test_every_negative_caption_of_shapes_states_something_else_and_is_of_its_kind():
     editor = ShapesEditor()
     for prompt in shapes_prompts("train", 64, seed=0):
         for kind in KINDS:
@@ -81,7 +81,7 @@ def test_of_pairs_the_preferred_images_are_taken_and_once(tmp_path: Path):
     assert (done.totals.images, done.totals.rows) == (1, 1)
 
 
-def test_what_is_no_mismatch_is_counted_and_never_written(tmp_path: Path):
+def test_what_is_no_negative_caption_is_counted_and_never_written(tmp_path: Path):
     texts = {"a red car": "A red car.", "a red dog": "a crimson dog", "a red hat": "a blue hat", "a red cup": ""}
     editor = Told(lambda prompt, kind: judged(prompt, texts[prompt]))
     done = perturb_images(image_table(tmp_path / "in", list(texts)), tmp_path / "out", editor, kinds=["attribute"])
@@ -89,7 +89,7 @@ def test_what_is_no_mismatch_is_counted_and_never_written(tmp_path: Path):
     outcomes = {"written": 1, "inapplicable": 0, "unchanged": 1, "near_synonym": 1, "malformed": 1, "failed": 0}
     assert done.totals.outcomes == outcomes
     assert describe(done).splitlines()[:2] == [
-        "4 images: 1 with a mismatched prompt, 3 left out",
+        "4 images: 1 with a negative caption, 3 left out",
         "4 questions: 1 written, 0 inapplicable, 1 unchanged, 1 near synonym, 1 malformed, 0 failed",
     ]
 
