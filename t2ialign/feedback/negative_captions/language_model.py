@@ -1,17 +1,18 @@
-"""Mismatched prompts by any language model behind an OpenAI-compatible server."""
+"""Negative captions by any language model behind an OpenAI-compatible server."""
 
 from __future__ import annotations
 
 import os
 import re
 from hashlib import blake2b
-from json import JSONDecodeError
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from t2ialign.errors import EnvironmentProblem, InputError
 from t2ialign.feedback.negative_captions.base import KINDS, Answer, Kind, judged
+from unigenbench.judges.base import TransientFailure
+from unigenbench.judges.chat_completion import read_completion
 
 if TYPE_CHECKING:
     import openai
@@ -36,7 +37,7 @@ class ModelEditor:
 
     Args:
         model: its name on the server.
-        base_url: OPENAI_BASE_URL or OpenAI's own if not said.
+        base_url: default: OPENAI_BASE_URL, or OpenAI's own.
         concurrency: requests at once.
         temperature: of sampling.
         max_tokens: of an answer, thoughts included.
@@ -82,7 +83,7 @@ class ModelEditor:
         import openai
 
         try:
-            reply = self._connected().chat.completions.create(
+            reply = self._connected().chat.completions.with_raw_response.create(
                 model=self.model,
                 messages=[{"role": "user", "content": INSTRUCTION.format(what=KINDS[kind], prompt=prompt)}],
                 temperature=self.temperature,
@@ -96,9 +97,9 @@ class ModelEditor:
                     f"look after the address, the model's name and {KEY}"
                 ) from None
             return Answer("failed", f"HTTP {error.status_code}: {_one_line(error.message)}")
-        except (openai.APIError, JSONDecodeError) as error:  # no connection, no answer in time, or none at all
+        except openai.APIError as error:  # no connection, or no answer in time
             return Answer("failed", _one_line(str(error.__cause__ or error)))
-        return _read(prompt, reply)
+        return _read(prompt, reply.content)
 
     def _connected(self) -> openai.OpenAI:
         import openai
@@ -117,14 +118,15 @@ class ModelEditor:
             return self._client
 
 
-def _read(prompt: str, reply: Any) -> Answer:
-    """What a completion says."""
-    if not getattr(reply, "choices", None):
-        return Answer("failed", "the server sent no chat completion")
-    choice = reply.choices[0]
-    if choice.finish_reason not in ("stop", None):
-        return Answer("failed", f"the answer ended by '{choice.finish_reason}'")
-    text = _THOUGHTS.sub("", choice.message.content or "").strip().removeprefix("Caption:").strip()
+def _read(prompt: str, body: bytes) -> Answer:
+    """What a completion says, whatever JSON the server sends."""
+    try:
+        reply = read_completion(body, latency=0.0).reply
+    except TransientFailure as failure:
+        return Answer("failed", _one_line(str(failure)))
+    if reply.finish_reason != "stop":
+        return Answer("failed", f"the answer ended by '{reply.finish_reason}'")
+    text = _THOUGHTS.sub("", reply.text).strip().removeprefix("Caption:").strip()
     if len(text) >= 2 and text[0] in "\"“'" and text[-1] in "\"”'" and prompt[:1] != text[0]:
         text = text[1:-1].strip()
     if text.rstrip(".").upper() == NONE:

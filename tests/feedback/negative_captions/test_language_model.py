@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import random
 from pathlib import Path
 
 import pytest
 import stub as server
 from captioned import image_table, rows_of
+from odd_json import odd_completion
 
 from t2ialign.errors import EnvironmentProblem, InputError, TryAgainError
 from t2ialign.feedback.negative_captions.base import Answer, Kind
@@ -126,3 +129,29 @@ def test_no_address_and_no_key_are_told():
         ModelEditor("m", base_url="localhost")
     with pytest.raises(InputError, match="needs a key; set OPENAI_API_KEY, or give --base-url"):
         ModelEditor("m")
+
+
+def test_no_reply_ends_a_run_or_cannot_be_written():
+    """Chat completions with parts that are any JSON."""
+    with server.serve(lambda call: server.Answer(raw=odd_completion(random.Random(call.number)))) as stub:
+        ask = editor(stub)
+        found = [ask("a red car", "attribute", 0) for _ in range(400)]
+    assert {"written", "failed", "malformed"} <= {answer.outcome for answer in found}
+    assert all(answer.text.encode() or answer.outcome != "written" for answer in found)
+
+
+@pytest.mark.parametrize(
+    ("message", "outcome", "text"),
+    [
+        (None, "failed", "no chat completion but"),
+        ({"content": 7}, "failed", "no chat completion but"),
+        ({"content": [{"type": "text", "text": "a blue car"}]}, "written", "a blue car"),
+        ({"content": "a \ud83d car"}, "written", "a \ufffd car"),
+    ],
+)
+def test_odd_messages(message: object, outcome: str, text: str):
+    body = json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]})
+    with server.serve(lambda call: server.Answer(raw=body.encode())) as stub:
+        found = editor(stub)("a red car", "attribute", 0)
+    assert found.outcome == outcome
+    assert text in found.text
