@@ -14,6 +14,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import stub
 import torch
 from PIL import Image
 from safetensors import SafetensorError
@@ -47,6 +49,13 @@ class Place:
         self.monkeypatch = monkeypatch
         self.capsys = capsys
         self.sdxl = sdxl
+
+        self.servers = ExitStack()
+
+    def serve(self, answer: stub.Answer) -> None:
+        """Starts a language model that always gives this answer, and names it in the environment."""
+        server = self.servers.enter_context(stub.serve(lambda _: answer))
+        self.monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
 
     @property
     def config(self) -> Path:
@@ -100,7 +109,9 @@ def place(
     pair_folder(tmp_path / "pairs", 4)
     write_config(tmp_path / "x.yaml", model=Path("models/tiny"), pairs=Path("pairs/pairs.csv"), run_dir=Path("runs/x"))
     handler = signal.getsignal(signal.SIGINT)
-    yield Place(tmp_path, monkeypatch, capsys, sdxl_folder)
+    made = Place(tmp_path, monkeypatch, capsys, sdxl_folder)
+    with made.servers:
+        yield made
     signal.signal(signal.SIGINT, handler)
 
 
@@ -366,6 +377,116 @@ def _(place: Place) -> None:
     for parameter in adapter_parameters(denoiser, "learner").values():
         parameter.data.fill_(1e30)
     save_lora(place.folder / "strong", denoiser, "learner", family="sd15", extra={})
+
+
+def _pictures(place: Place, *, prompts: int = 4, captioned: bool = True) -> Path:
+    """Eight images in pics/ with a text file beside each, and r.py with rewards that go wrong."""
+    folder = place.folder / "pics"
+    folder.mkdir()
+    for number in range(8):
+        Image.new("RGB", (16, 16), (20 * number, 0, 0)).save(folder / f"{number}.png")
+        if captioned:
+            (folder / f"{number}.txt").write_text(f"a {WORDS[number % prompts]}")
+    (place.folder / "r.py").write_text(REWARDS)
+    return folder
+
+
+WORDS = ("cat", "dog", "hat", "car", "bed", "cup", "sun", "key")
+REWARDS = """
+
+def raises(images, prompts):
+    return 1 / 0
+
+def one(images, prompts):
+    return [1]
+
+def same(images, prompts):
+    return [1] * len(images)
+
+def none(images, prompts):
+    return [None] * len(images)
+"""
+BUILD = ("data", "build", "--images", "pics", "--out", "built")
+PERTURB = ("data", "perturb", "pics", "--out", "captions")
+
+
+@case("several rewards of one name", *BUILD, "--reward", "brightness", "--reward", "brightness")
+@case("unknown reward", "score", "pics", "--reward", "brightnes")
+@case("reward without its weights", "score", "pics", "--reward", "clip_score,pretrained=./models/clip")
+@case("reward that raises", "score", "pics", "--reward", "r.py:raises")
+@case("reward with too few scores", "score", "pics", "--reward", "r.py:one")
+@case("reward that prefers none", *BUILD, "--reward", "r.py:same")
+@case("images without a score", *BUILD, "--reward", "r.py:none")
+@case("missing folder of images", "score", "pisc", "--reward", "brightness")
+@case("build of neither images nor a model", "data", "build", "--out", "built", "--reward", "brightness")
+@case("build of ties", *BUILD, "--reward", "brightness", "--margin", "1000")
+@case("unknown editor of captions", *PERTURB, "--by", "dutch")
+@case("prompt that is no caption of Shapes", *PERTURB, "--by", "shapes")
+@case("no negative caption", *PERTURB, "--by", "english", "--kind", "relation")
+def _(place: Place) -> None:
+    _pictures(place)
+
+
+@case("folder without images", "score", "empty", "--reward", "brightness")
+def _(place: Place) -> None:
+    (place.folder / "empty").mkdir()
+
+
+@case("images without prompts", "score", "pics", "--reward", "brightness")
+def _(place: Place) -> None:
+    _pictures(place, captioned=False)
+
+
+@case("image without its prompt", "score", "pics", "--reward", "brightness")
+def _(place: Place) -> None:
+    (_pictures(place) / "3.txt").unlink()
+
+
+@case("image that cannot be scored", "score", "pics", "--reward", "brightness")
+def _(place: Place) -> None:
+    (_pictures(place) / "3.png").write_text("no image")
+
+
+@case("build with one image a prompt", *BUILD, "--reward", "brightness")
+def _(place: Place) -> None:
+    _pictures(place, prompts=8)
+
+
+@case("folder built otherwise", *BUILD, "--reward", "brightness", "--margin", "0.5")
+def _(place: Place) -> None:
+    _pictures(place)
+    assert place.command(*BUILD, "--reward", "brightness")[0] == 0
+
+
+@case("folder with other images", *BUILD, "--reward", "brightness")
+def _(place: Place) -> None:
+    _pictures(place)
+    (place.folder / "built" / "images").mkdir(parents=True)
+    Image.new("RGB", (16, 16), "blue").save(place.folder / "built" / "images" / "0.png")
+
+
+@case("labels of a reward that prefers none", "data", "relabel", "pairs", "--out", "built", "--reward", "r.py:same")
+def _(place: Place) -> None:
+    (place.folder / "r.py").write_text(REWARDS)
+
+
+@case("language model without a key", *PERTURB, "--by", "openai:some")
+def _(place: Place) -> None:
+    place.monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    place.monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    _pictures(place)
+
+
+@case("language model's server without an answer", *PERTURB, "--by", "openai:some")
+def _(place: Place) -> None:
+    place.serve(stub.Answer(raw=b'{"choices": []}'))
+    _pictures(place)
+
+
+@case("language model's server that refuses", *PERTURB, "--by", "openai:some")
+def _(place: Place) -> None:
+    place.serve(stub.error(401, "no such key"))
+    _pictures(place)
 
 
 @case("loss that is not finite")
