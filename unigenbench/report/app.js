@@ -137,7 +137,7 @@ class Gallery {
       if (this.found) return;
       this.select();
       const section = byId(location.hash.slice(1));
-      if (section) section.scrollIntoView({ behavior: "instant" }); // the cards, drawn just now, have moved it
+      if (section) section.scrollIntoView(); // the cards, drawn just now, have moved it
       return;
     }
     const wanted = new URLSearchParams(location.hash.slice(1));

@@ -170,9 +170,10 @@ def _views(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
         views.append((words, [f"{_percent(one['per_prompt'][key])}\u00a0%" for one in scores]))
     if any(run.left_out for run in runs):
         own = [
-            f"{_percent(run.summary['overall']['macro'], 2)}\u00a0% of\u00a0{count_images(run.log):,}" for run in runs
+            f"{_percent(run.summary['overall']['macro'], 2)}\u00a0% ({plural(count_images(run.log), 'image')})"
+            for run in runs
         ]
-        views.append(("mean over all images of the run; no difference is of these", own))
+        views.append(("mean over all images of the run, in no difference", own))
     return views
 
 

@@ -247,3 +247,66 @@ def test_it_prints_without_its_controls_and_goes_dark_when_asked(pair: Opened):
     assert not pair.page.locator("#filters").is_visible()
     assert pair.page.locator("article.card").first.is_visible()
     pair.page.emulate_media(media="screen", color_scheme="light")
+
+
+SECTIONS = ("overall", "dimensions", "themes", "gallery", "made")
+PHONE, DESK = (390, 844), (1200, 900)
+
+
+@pytest.fixture(params=[DESK, PHONE], ids=["desk", "phone"])
+def sized(request: pytest.FixtureRequest, pair: Opened) -> Iterator[Opened]:
+    """Two runs at the width of a desk and of a phone."""
+    pair.page.set_viewport_size(dict(zip(("width", "height"), request.param, strict=True)))
+    yield pair
+    pair.page.set_viewport_size({"width": DESK[0], "height": DESK[1]})
+
+
+def lands(opened: Opened, section: str) -> None:
+    """Waits until a section's start is at the top of the window, with nothing above it, or the page has ended."""
+    until(
+        opened.page,
+        f"""(() => {{
+            const {{ top, left, width }} = document.getElementById("{section}").getBoundingClientRect();
+            const isAtEnd = scrollY + innerHeight >= document.documentElement.scrollHeight - 1;
+            const covering = document.elementFromPoint(left + width / 2, Math.max(0, top) + 1);
+            return (0 <= top && top < 32 || isAtEnd && 0 < top && top < innerHeight)
+                && !document.getElementById("bar").contains(covering);
+        }})()""",
+    )
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_an_anchor_lands_on_its_section(section: str, sized: Opened):
+    sized.open(f"#{section}")
+    lands(sized, section)
+    sized.open()
+    sized.page.locator(f"nav a[href='#{section}']").click()
+    lands(sized, section)
+
+
+def test_what_was_found_is_visible_on_a_phone_without_scrolling_sideways(pair: Opened, single: Opened):
+    for opened, shown in ((pair, (".value", ".delta", ".range:not(.own)", ".count")), (single, (".value", ".range"))):
+        opened.page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})
+        opened.open()
+        row = opened.page.locator("#dimensions tr.dimension", has_text="Style")
+        for name in shown:
+            box = row.locator(name).first.bounding_box()
+            assert box, name
+            assert box["x"] >= 0, name
+            assert box["x"] + box["width"] <= PHONE[0], name
+        assert "prompts" in row.inner_text()
+        assert opened.page.evaluate("document.documentElement.scrollWidth") == PHONE[0]
+        assert not opened.page.evaluate(
+            """[...document.querySelectorAll("#overall *, #dimensions *, #themes *, #made *")]
+                .filter((one) => one.getBoundingClientRect().right > innerWidth).map((one) => one.outerHTML)"""
+        )
+        opened.page.set_viewport_size({"width": DESK[0], "height": DESK[1]})
+
+
+def test_the_scale_shows_its_end_above_the_bars(sized: Opened):
+    sized.open()
+    end = sized.page.locator("#dimensions .scale span").last.bounding_box()
+    track = sized.page.locator("#dimensions .track svg").first.bounding_box()
+    assert sized.page.locator("#dimensions .scale span").last.inner_text() == "100"
+    assert end["x"] + end["width"] <= sized.page.viewport_size["width"]
+    assert end["x"] + end["width"] / 2 == pytest.approx(track["x"] + track["width"], abs=2)
