@@ -30,6 +30,7 @@ from t2ialign.rewards.base import PointwiseReward
 from t2ialign.rewards.registry import load_pointwise
 from t2ialign.rng import keyed_seed
 from t2ialign.storage.atomic import atomic_write
+from t2ialign.training.preflight import example_passes
 from t2ialign.training.run_folder import result_path
 from t2ialign.training.train import train
 
@@ -74,10 +75,9 @@ def round_config(config: Path, overrides: Sequence[str], folder: Path, before: P
     return made
 
 
-def training_passes(config: Config) -> int:
+def training_passes(config: Config) -> float:
     """Passes of one image through the denoiser: forward and backward of the policy, and forward of a reference."""
-    passes = config.objective.passes(config.data.views).total
-    return config.train.steps * config.train.effective_batch * passes
+    return config.train.steps * config.train.effective_batch * example_passes(config).total
 
 
 def generation_passes(images: int, candidates: Candidates) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from t2ialign.backbones.adapters import EMA, INIT, LEARNER
 from t2ialign.backbones.base import Backbone
 from t2ialign.schedules import Schedule
-from t2ialign.types import Conditioning, Weights
+from t2ialign.types import Conditioning, Weights, flatten_views
 
 
 class Policy:
@@ -191,7 +191,7 @@ class Policy:
             weights: who answers.
         """
         count, views = x_t.shape[:2]
-        shared = cond.map(lambda t: t.expand(count, views, *t.shape[2:]).flatten(0, 1))
+        shared = flatten_views(cond, count, views)
         flat_geometry = None if geometry is None else geometry.flatten(0, 1)
         prediction = self.denoise(x_t.flatten(0, 1), timesteps.flatten(), shared, flat_geometry, weights)
         return prediction.unflatten(0, (count, views))

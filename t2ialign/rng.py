@@ -41,6 +41,14 @@ class Draws:
         ]
         return torch.stack(rows).to(self.keys.device)
 
+    def integers(self, low: Tensor, high: Tensor, stream: str) -> Tensor:
+        """Uniform integers in [low, high), bounds of their own for each row. [N] int64"""
+        rows = [
+            torch.randint(int(first), int(end), (), generator=generator(self.seed, key, stream))
+            for key, first, end in zip(self.keys.tolist(), low.tolist(), high.tolist(), strict=True)
+        ]
+        return torch.stack(rows).to(self.keys.device)
+
     def uniform(self, stream: str) -> Tensor:
         """Uniform numbers in [0, 1). [N] float32"""
         rows = [torch.rand((), generator=generator(self.seed, key, stream)) for key in self.keys.tolist()]

@@ -111,6 +111,27 @@ class Schedule(ABC):
         x_0, noise = self.to_x0_noise(prediction, x_t, timesteps)
         return self.add_noise(x_0, noise, to)
 
+    def renoise(self, x_t: Tensor, noise: Tensor, timesteps: Tensor, to: Tensor) -> Tensor:
+        """x_t with noise added, from `timesteps` up to `to`: a draw of q(x_to | x_t) in a variance-preserving process.
+
+        Written by the ratio sigma / alpha, which is the standard deviation in units of x_0. [B, C, H, W]
+        """
+        alpha, sigma = self.alpha_sigma(timesteps)
+        alpha_to, sigma_to = self.alpha_sigma(to)
+        kept = alpha_to / alpha
+        added = (sigma_to.square() - (kept * sigma).square()).clamp(min=0).sqrt()
+        return _rows(kept.to(x_t), x_t) * x_t + _rows(added.to(x_t), x_t) * noise
+
+    def noise_between(self, x_0: Tensor, x_t: Tensor, timesteps: Tensor) -> Tensor:
+        """The noise for which x_t = alpha_t * x_0 + sigma_t * noise; sigma_t must not be 0. [B, C, H, W]"""
+        alpha, sigma = self._alpha_sigma_like(timesteps, x_t)
+        return (x_t - alpha * x_0) / sigma
+
+    def move(self, noise: Tensor, x_t: Tensor, timesteps: Tensor, to: Tensor) -> Tensor:
+        """x_t moved from `timesteps` to `to`, where `noise` is what it holds beside x_0. [B, C, H, W]"""
+        alpha, sigma = self._alpha_sigma_like(timesteps, x_t)
+        return self.add_noise((x_t - sigma * noise) / alpha, noise, to)
+
     def sde_step(
         self,
         prediction: Tensor,

@@ -45,6 +45,11 @@ class Conditioning:
         return Conditioning(torch.cat([part.tokens for part in parts]), pooled)
 
 
+def flatten_views(cond: Conditioning, count: int, views: int) -> Conditioning:
+    """[N, 1, ...] or [N, V, ...] conditioning as [N*V, ...]."""
+    return cond.map(lambda tensor: tensor.expand(count, views, *tensor.shape[2:]).flatten(0, 1))
+
+
 @dataclass(frozen=True)
 class Posterior:
     """What a VAE says of an image: a diagonal normal over latents, already times the scaling factor."""
@@ -157,11 +162,20 @@ class Prediction:
         return self._error(self.reference)
 
     @cached_property
+    def _policy_x0_noise(self) -> tuple[Tensor, Tensor]:
+        noised = self.noised
+        found = self.schedule.to_x0_noise(self._rows(self.policy), self._rows(noised.x_t), noised.timesteps.flatten())
+        return found[0].view_as(noised.x_0), found[1].view_as(noised.x_0)
+
+    @property
     def policy_x0(self) -> Tensor:
         """The policy's one-step estimate of x_0. [N, V, C, H, W]"""
-        noised = self.noised
-        x_0, _ = self.schedule.to_x0_noise(self._rows(self.policy), self._rows(noised.x_t), noised.timesteps.flatten())
-        return x_0.view_as(noised.x_0)
+        return self._policy_x0_noise[0]
+
+    @property
+    def policy_noise(self) -> Tensor:
+        """The noise that the policy's prediction stands for. [N, V, C, H, W]"""
+        return self._policy_x0_noise[1]
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,8 @@ COMPONENTS: dict[str, dict[str, str]] = {
     },
     "noiser": {
         "forward": "t2ialign.noisers.forward:ForwardNoiser",
+        "inversion": "t2ialign.noisers.inversion:InversionNoiser",
+        "self_rollout": "t2ialign.noisers.self_rollout:SelfRolloutNoiser",
     },
     "objective": {
         "denoising": "t2ialign.objectives.denoising:Denoising",

@@ -14,6 +14,7 @@ from t2ialign.demo.pair_set import PairSet
 from t2ialign.demo.settings import FOLDERS, Demo
 from t2ialign.models import family_of
 from t2ialign.progress import plain_console
+from t2ialign.training.preflight import example_passes
 from t2ialign.training.run_folder import result_path
 from t2ialign.training.train import train
 
@@ -49,9 +50,9 @@ def equal_steps(dpo: Config, sft: Config) -> int:
     return round(dpo.train.steps * dpo.train.effective_batch * passes(dpo) / (sft.train.effective_batch * passes(sft)))
 
 
-def passes(config: Config) -> int:
+def passes(config: Config) -> float:
     """UNet passes that one example of a run costs, in rows of a batch."""
-    return config.objective.passes(config.data.views).total
+    return example_passes(config).total
 
 
 def training_content(demo: Demo, model: str, pairs: PairSet) -> dict[str, Any]:

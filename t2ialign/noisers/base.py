@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from t2ialign.config.component import Component
 
@@ -11,6 +11,9 @@ if TYPE_CHECKING:  # a config is validated without torch
     from t2ialign.rng import Draws
     from t2ialign.schedules import Schedule
     from t2ialign.types import Batch, Denoiser, Noised
+
+NoiserWeights = Literal["reference", "ema"]
+"""Frozen weights that a noiser may ask beside the policy."""
 
 
 class Noiser(Component):
@@ -29,6 +32,11 @@ class Noiser(Component):
             InputError: it asks for timesteps that the schedule does not have.
         """
 
-    def passes(self, views: int) -> int:
-        """UNet passes without gradient that it makes for an example of `views` views. default: 0"""
+    @property
+    def required_weights(self) -> tuple[NoiserWeights, ...]:
+        """Frozen weights that it asks beside the policy. default: none"""
+        return ()
+
+    def passes(self, views: int, num_train_timesteps: int) -> float:
+        """UNet passes without gradient, on average, for an example of `views` views. default: 0"""
         return 0

@@ -14,12 +14,13 @@ if TYPE_CHECKING:  # a config is validated without torch
 
 FrozenWeights = Literal["reference", "old", "ema"]
 """Weights that answer beside the policy, without a gradient."""
+ExampleField = Literal["scores", "labels"]
 
 
 class Passes(NamedTuple):
     """UNet passes that one example costs, in rows of a batch."""
 
-    reference: int
+    reference: float
     """Without gradient, by the frozen weights that the objective reads."""
     forward: int
     """By the policy, with gradient."""
@@ -29,7 +30,7 @@ class Passes(NamedTuple):
     """Without gradient, under another example's prompt."""
 
     @property
-    def total(self) -> int:
+    def total(self) -> float:
         """All of them, a backward pass counted once."""
         return sum(self)
 
@@ -42,8 +43,6 @@ class Objective(Component):
     """How many views of an example it compares; None for any number."""
     required_weights: ClassVar[tuple[FrozenWeights, ...]] = ()
     """Weights whose predictions are made for it beside the policy's."""
-    required_fields: ClassVar[tuple[Literal["scores", "labels"], ...]] = ()
-    """What it reads from the examples: `scores` of a reward, or `labels`, 1 for liked and 0 for disliked images."""
     batch_dependent: ClassVar[bool] = False
     """Whether an example's loss depends on the others of its micro-batch, which then has a part in what is learnt."""
     margin_key: ClassVar[str] = "beta"
@@ -52,6 +51,11 @@ class Objective(Component):
     @abstractmethod
     def __call__(self, prediction: Prediction, batch: Batch) -> LossOutput:
         """Per-example losses, weights and metrics."""
+
+    @property
+    def required_fields(self) -> tuple[ExampleField, ...]:
+        """What it reads from the examples: `scores` of a reward, or `labels`, 1 for liked and 0 for disliked images."""
+        return ()
 
     @property
     def needs_mismatched(self) -> bool:

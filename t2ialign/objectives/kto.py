@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from t2ialign.objectives.base import FrozenWeights, Objective, row_weights
+from t2ialign.objectives.base import ExampleField, FrozenWeights, Objective, row_weights
 from t2ialign.objectives.margins import agreement, saturated
 from t2ialign.types import Batch, LossOutput, Prediction
 
@@ -68,8 +68,11 @@ class DiffusionKTO(Objective):
 
     views: ClassVar[int | None] = 1
     required_weights: ClassVar[tuple[FrozenWeights, ...]] = ("reference",)
-    required_fields: ClassVar[tuple[Literal["scores", "labels"], ...]] = ("labels",)
     batch_dependent: ClassVar[bool] = True
+
+    @property
+    def required_fields(self) -> tuple[ExampleField, ...]:
+        return ("labels",)
 
     @property
     def needs_mismatched(self) -> bool:

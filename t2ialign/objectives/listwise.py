@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from t2ialign.objectives.base import FrozenWeights, Objective, row_weights
+from t2ialign.objectives.base import ExampleField, FrozenWeights, Objective, row_weights
 from t2ialign.objectives.margins import agreement, saturated
 from t2ialign.types import Batch, LossOutput, Prediction
 
@@ -153,7 +153,9 @@ class LiPO(Listwise):
     """Divide a list's pair weights by their sum: two views are then exactly dpo, and rates carry over. false is the
     papers' sum, whose weights are often near 0.1."""
 
-    required_fields: ClassVar[tuple[Literal["scores", "labels"], ...]] = ("scores",)
+    @property
+    def required_fields(self) -> tuple[ExampleField, ...]:
+        return ("scores",)
 
     @property
     def initial_loss(self) -> float | None:

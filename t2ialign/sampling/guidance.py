@@ -15,7 +15,7 @@ class Guidance:
     """Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598)."""
 
     scale: float
-    """Weight w of uncond + w * (cond - uncond); 1 makes no unconditional pass."""
+    """Weight w of uncond + w * (cond - uncond); 1 makes no unconditional pass, 0 no other."""
     cond: Weights = "policy"
     """Weights that see the prompt."""
     uncond: Weights = "policy"
@@ -40,6 +40,8 @@ class Guidance:
         if self.scale == 1:
             return denoiser.denoise(x_t, timesteps, cond, geometry, self.cond)
         null = denoiser.null().map(lambda tensor: tensor.expand(len(x_t), *tensor.shape[1:]))
+        if self.scale == 0:
+            return denoiser.denoise(x_t, timesteps, null, geometry, self.uncond)
         if self.cond == self.uncond:
             both = denoiser.denoise(
                 torch.cat([x_t, x_t]),

@@ -95,10 +95,14 @@ def check(config: OfflineConfig, world_size: int) -> Plan:
     disk = None if facts is None else estimate_disk(config, facts, source)
     if disk is not None:
         check_disk(config.run_dir, disk)
-    views = config.data.views
-    passes = config.objective.passes(views)
-    passes = passes._replace(reference=passes.reference + config.noiser.passes(views))
+    passes = example_passes(config) if facts is None else example_passes(config, facts.num_train_timesteps)
     return Plan(per_step, source, held_out, prompts, passes, facts, disk)
+
+
+def example_passes(config: OfflineConfig, num_train_timesteps: int = 1000) -> Passes:
+    """UNet passes of one example on average, the noiser's counted among those without gradient."""
+    passes = config.objective.passes(config.data.views)
+    return passes._replace(reference=passes.reference + config.noiser.passes(config.data.views, num_train_timesteps))
 
 
 def accumulation(config: RunConfig, world_size: int) -> int:
@@ -133,8 +137,9 @@ def check_views(config: OfflineConfig) -> None:
             f"objective '{objective.name}' compares with other examples' prompts, so train.micro_batch must be at "
             f"least 2 (it is {config.train.micro_batch})"
         )
-    if "ema" in objective.required_weights and config.optim.ema_decay is None:
-        raise InputError(f"objective '{objective.name}' reads the average of the weights; set optim.ema_decay")
+    for part in (objective, config.noiser):
+        if "ema" in part.required_weights and config.optim.ema_decay is None:
+            raise InputError(f"{part.slot} '{part.name}' reads the average of the weights; set optim.ema_decay")
     if "old" in objective.required_weights:
         raise InputError(f"objective '{objective.name}' reads the weights of a rollout; loop 'offline' makes none")
 

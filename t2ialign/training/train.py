@@ -89,12 +89,16 @@ def open_run(config: Config, parallel: Parallel, console: Console | None = None)
         parallel,
         accumulation=plan.accumulation,
         # validation compares with what training started from, whether or not the objective does
-        keeps_reference="reference" in config.objective.required_weights or config.validation.compares,
+        keeps_reference=_reads_reference(config) or config.validation.compares,
         identity=plan.identity,
     )
     loop = LOOPS[config.loop](config, plan)
     loop.prepare(core)
     return Run(plan, core, loop)
+
+
+def _reads_reference(config: Config) -> bool:
+    return "reference" in (*config.objective.required_weights, *config.noiser.required_weights)
 
 
 def _report_unused(plan: Plan, console: Console) -> None:

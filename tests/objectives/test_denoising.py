@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from t2ialign.objectives.denoising import Denoising
+from t2ialign.objectives.denoising import Denoising, pseudo_huber
 from t2ialign.schedules import PredictionType, VPSchedule
 from t2ialign.types import Batch, Conditioning, Noised, Prediction
 
@@ -43,3 +43,45 @@ def test_rows_of_weight_0_say_so():
         weights=torch.tensor([1.0, 0.0, 1.0]),
     )
     assert Denoising()(Prediction(noised.x_t, None, noised, schedule), batch).weights.tolist() == [1, 0, 1]
+
+
+def at_high_noise(kind: PredictionType, *, difference: float) -> tuple[Prediction, Batch]:
+    """A prediction whose noise is wrong by `difference` at alpha 0.6, sigma 0.8; and its batch."""
+    schedule = VPSchedule(torch.tensor([0.36], dtype=torch.float64), kind, 1.0)
+    x_0, noise = (torch.full((1, 1, 1, 2, 2), value, dtype=torch.float64) for value in (2.0, 1.0))
+    x_t = 0.6 * x_0 + 0.8 * noise
+    wrong = noise + difference
+    # v = (noise - sigma x_t) / alpha of the network that sees this noise in x_t
+    policy = wrong if kind == "epsilon" else (wrong - 0.8 * x_t) / 0.6
+    noised = Noised(x_t, x_0, noise, torch.zeros(1, 1, dtype=torch.int64))
+    return Prediction(policy, None, noised, schedule), Batch(
+        torch.zeros(1), torch.zeros(1), x_0, Conditioning(torch.zeros(1, 1, 1, 1))
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "space", "error"),
+    [
+        ("epsilon", "network", 0.3),
+        ("epsilon", "noise", 0.3),
+        ("epsilon", "x0", 0.3 * 0.8 / 0.6),  # sigma / alpha
+        ("v_prediction", "network", 0.3 / 0.6),  # 1 / alpha
+        ("v_prediction", "noise", 0.3),
+        ("v_prediction", "x0", 0.3 * 0.8 / 0.6),
+    ],
+)
+def test_the_space_decides_in_which_terms_the_error_is_squared(kind: PredictionType, space: str, error: float):
+    objective = Denoising.model_validate({"space": space})
+    assert objective(*at_high_noise(kind, difference=0.3)).losses.item() == pytest.approx(error**2)
+
+
+def test_pseudo_huber_is_a_parabola_near_0_and_the_distance_far_away():
+    d = torch.tensor([1e-5, 0.5, -3.0], dtype=torch.float64)
+    found = pseudo_huber(d, 1e-3)
+    assert found[0].item() == pytest.approx(1e-10 / 2e-3, rel=1e-4)
+    assert found[1].item() == pytest.approx((0.25 + 1e-6) ** 0.5 - 1e-3)
+    assert found[2].item() == pytest.approx(3.0, abs=1.001e-3)
+    objective = Denoising.model_validate({"loss": "pseudo_huber", "huber_scale": 0.1})
+    output = objective(*at_high_noise("epsilon", difference=0.3))
+    assert output.losses.item() == pytest.approx((0.09 + 0.01) ** 0.5 - 0.1)
+    assert list(output.metrics) == ["pseudo_huber"]
