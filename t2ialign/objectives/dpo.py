@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
+from typing_extensions import Self
 
-from t2ialign.objectives.base import FrozenWeights, Objective, row_weights
+from t2ialign.config.component import Section
+from t2ialign.objectives.base import ExampleField, FrozenWeights, Objective, row_weights
 from t2ialign.objectives.margins import PairLoss, pair_margin, pair_metrics
 from t2ialign.types import Batch, LossOutput, Prediction
 
@@ -65,6 +67,32 @@ def preserve_winner(policy_error: Tensor, residual: Tensor, mu: float) -> Tensor
     return torch.stack([policy_error[:, 0], held + scale * (policy_error[:, 1] - held)], dim=1)
 
 
+def score_weight(scores: Tensor, gamma: float, score_range: float) -> Tensor:
+    """SmPO's coefficient gamma * (2p - 1) of beta (arXiv:2506.02698; the released code). [N]
+
+    p is the two-way softmax of the scores after they are scaled to [0, 1], so 2p - 1 = tanh of half their difference.
+
+    Args:
+        scores: of the two views, in any unit. [N, 2]
+        gamma: 10 as released.
+        score_range: what the scores are divided by: largest minus smallest score of the data.
+    """
+    first, second = scores.unbind(1)
+    return gamma * torch.tanh((first - second) / (2 * score_range))
+
+
+class ScoreWeight(Section):
+    """SmPO's smoothed labels: each pair counts by how far apart the scores of its two images are."""
+
+    gamma: float = Field(10.0, gt=0)
+    """Multiplies beta times (2p - 1); 10 as released."""
+    score_range: float = Field(gt=0)
+    """Largest minus smallest score, which `t2ialign data relabel` prints; 0.16658044 as released, for PickScore's
+    cosine."""
+    winner: Literal["score", "label"] = "score"
+    """Which view is preferred: that of the higher score, as released, or that which the data calls chosen."""
+
+
 class DiffusionDPO(Objective):
     """Prefers the first view to the second, relative to a frozen reference."""
 
@@ -81,8 +109,21 @@ class DiffusionDPO(Objective):
     """The rejected view adds at most this to the margin (a bounded loser, for text pairs); unbounded if empty. TPO
     (arXiv:2509.25771) clips the negative term; the form of the bound is ours."""
 
+    score_weight: ScoreWeight | None = None
+    """SmPO's smoothed labels, from the scores of both images; every pair counts alike if empty."""
+
     views: ClassVar[int | None] = 2
     required_weights: ClassVar[tuple[FrozenWeights, ...]] = ("reference",)
+
+    @model_validator(mode="after")
+    def _bounded_by_beta_alone(self) -> Self:
+        if self.score_weight is not None and self.rejected_bound is not None:
+            raise ValueError("rejected_bound is a bound under one beta for all pairs; leave it or score_weight out")
+        return self
+
+    @property
+    def required_fields(self) -> tuple[ExampleField, ...]:
+        return () if self.score_weight is None else ("scores",)
 
     def margin_multiplier(self) -> float:
         return self.beta / 2
@@ -92,15 +133,24 @@ class DiffusionDPO(Objective):
         return None if self.sft_weight else math.log(2)
 
     def __call__(self, prediction: Prediction, batch: Batch) -> LossOutput:
+        """
+        Raises:
+            ValueError: pairs are weighted by their scores, and the batch has none.
+        """
         policy_error, reference_error = prediction.policy_error, prediction.reference_error
+        order, beta = self._weighted(batch)
+        if order is not None:
+            policy_error, reference_error = policy_error.gather(1, order), reference_error.gather(1, order)
         compared = policy_error
         if self.winner_preserving is not None:
             residual = prediction.policy - prediction.target
+            if order is not None:
+                residual = residual.take_along_dim(order[..., None, None, None], 1)
             compared = preserve_winner(policy_error, residual, self.winner_preserving)
         loss, margin = diffusion_dpo_loss(
             compared,
             reference_error,
-            self.beta,
+            beta,
             label_smoothing=self.label_smoothing,
             rejected_bound=self.rejected_bound,
         )
@@ -109,4 +159,18 @@ class DiffusionDPO(Objective):
         metrics = pair_metrics(margin, policy_error, reference_error)
         if self.label_smoothing:
             metrics["saturated"] = loss.new_zeros(len(loss))  # beyond its least point the loss rises again
+        if isinstance(beta, Tensor):
+            metrics["score_weight"] = beta / self.beta
         return LossOutput(loss, row_weights(batch, loss), metrics)
+
+    def _weighted(self, batch: Batch) -> tuple[Tensor | None, float | Tensor]:
+        """(The views of each pair in order of preference [N, 2], or None for the data's; beta of all pairs, or [N])."""
+        smoothed = self.score_weight
+        if smoothed is None:
+            return None, self.beta
+        if batch.scores is None:
+            raise ValueError("score_weight needs scores: batch.scores is None")
+        weight = score_weight(batch.scores, smoothed.gamma, smoothed.score_range)
+        swapped = (weight < 0).long()
+        order = torch.stack([swapped, 1 - swapped], dim=1) if smoothed.winner == "score" else None
+        return order, self.beta * weight.abs()

@@ -9,7 +9,7 @@ import torch
 from of_errors import errors, outcome, tensor
 from pydantic import ValidationError
 
-from t2ialign.objectives.dpo import DiffusionDPO, diffusion_dpo_loss, preserve_winner
+from t2ialign.objectives.dpo import DiffusionDPO, diffusion_dpo_loss, preserve_winner, score_weight
 from t2ialign.schedules import VPSchedule
 from t2ialign.types import Batch, Conditioning, Noised, Prediction
 
@@ -135,3 +135,100 @@ def test_the_winner_preserving_scale_is_a_pairs_own():
 def test_keys_out_of_range_are_refused(key: tuple[str, float]):
     with pytest.raises(ValidationError, match=key[0]):
         DiffusionDPO.model_validate({"beta": 1.0, **dict([key])})
+
+
+# scores as smoothed labels (SmPO)
+
+PICKSCORE = 0.28201571106910706 - 0.11543526500463486
+"""The range of PickScore's cosine by which the released code divides."""
+
+
+def smoothed(**keys: object) -> DiffusionDPO:
+    return DiffusionDPO.model_validate({"beta": 2000, "score_weight": {"score_range": PICKSCORE, **keys}})
+
+
+@pytest.mark.parametrize(
+    ("gap", "weight"),
+    [(0.002, 0.060), (0.005, 0.150), (0.01, 0.300), (0.02, 0.600), (0.0334, 1.0), (0.05, 1.490), (0.1, 2.915)],
+)
+def test_a_pair_counts_by_how_far_apart_its_scores_are(gap: float, weight: float):
+    assert score_weight(tensor([0.2 + gap, 0.2]), 10, PICKSCORE).item() == pytest.approx(weight, abs=3e-3)
+
+
+def test_the_weight_is_ten_times_twice_a_softmax_less_one():
+    scores = tensor([0.21, 0.18], [0.15, 0.27], [0.2, 0.2])
+    p = ((scores - 0.11543526500463486) / PICKSCORE).softmax(1)[:, 0]
+    found = score_weight(scores, 10, PICKSCORE)
+    torch.testing.assert_close(found, 10 * (2 * p - 1))
+    torch.testing.assert_close(score_weight(scores.flip(1), 10, PICKSCORE), -found)
+    assert score_weight(tensor([0.28201571106910706, 0.11543526500463486]), 10, PICKSCORE).item() == pytest.approx(
+        4.6212, abs=1e-4
+    )
+
+
+def test_a_gap_of_two_hundredths_by_hand():
+    # weight 0.59959, inside 1.5 * 0.59959 = 0.899386, loss ln(1 + e^-0.899386) = 0.341331
+    output = outcome(smoothed(), POLICY, REFERENCE, scores=tensor([0.22, 0.20]))
+    assert output.metrics["score_weight"].item() == pytest.approx(0.59959, abs=1e-5)
+    assert output.metrics["margin"].item() == pytest.approx(0.899386, abs=1e-5)
+    assert output.losses.item() == pytest.approx(0.341331, abs=1e-6)
+
+
+def test_equal_scores_teach_nothing():
+    policy = POLICY.clone().requires_grad_()
+    output = outcome(smoothed(), policy, REFERENCE, scores=tensor([0.2, 0.2]))
+    assert output.losses.item() == pytest.approx(math.log(2))
+    (gradient,) = torch.autograd.grad(output.losses.sum(), policy)
+    assert not gradient.any()
+
+
+def test_each_pair_has_the_weight_of_its_own_scores():
+    policy, reference = errors(4, 2, seed=1), errors(4, 2, seed=2)
+    scores = 0.1 * errors(4, 2, seed=3)
+    whole = outcome(smoothed(), policy, reference, scores=scores).losses
+    alone = [
+        outcome(smoothed(), policy[row : row + 1], reference[row : row + 1], scores=scores[row : row + 1]).losses
+        for row in range(4)
+    ]
+    torch.testing.assert_close(whole, torch.cat(alone))
+    order = [2, 0, 3, 1]
+    shuffled = outcome(smoothed(), policy[order], reference[order], scores=scores[order]).losses
+    torch.testing.assert_close(shuffled, whole[order])
+
+
+def test_the_winner_is_that_of_the_score_or_that_of_the_label():
+    against = tensor([0.20, 0.22])
+    by_score = outcome(smoothed(), POLICY, REFERENCE, scores=against)
+    by_label = outcome(smoothed(winner="label"), POLICY, REFERENCE, scores=against)
+    agreeing = outcome(smoothed(), POLICY, REFERENCE, scores=against.flip(1))
+    # the loss of a swapped pair exceeds the pair's by its margin
+    assert by_score.losses.item() == pytest.approx(0.341331 + 0.899386, abs=1e-5)
+    torch.testing.assert_close(by_label.losses, agreeing.losses)
+    exchanged = outcome(smoothed(), POLICY.flip(1), REFERENCE.flip(1), scores=against.flip(1))
+    torch.testing.assert_close(by_score.losses, exchanged.losses)
+    for name, values in by_score.metrics.items():
+        torch.testing.assert_close(values, exchanged.metrics[name], msg=name)
+
+
+def test_by_score_the_preserved_winner_is_the_scores_too():
+    policy, reference = errors(3, 2, seed=1).requires_grad_(), errors(3, 2, seed=2)
+    objective = DiffusionDPO.model_validate(
+        {"beta": 50, "winner_preserving": 0.2, "sft_weight": 0.3, "score_weight": {"score_range": 1}}
+    )
+    scores = tensor([0.1, 0.9], [0.2, 0.8], [0.3, 0.7])
+    (one,) = torch.autograd.grad(outcome(objective, policy, reference, scores=scores).losses.sum(), policy)
+    swapped = policy.detach().flip(1).requires_grad_()
+    (other,) = torch.autograd.grad(
+        outcome(objective, swapped, reference.flip(1), scores=scores.flip(1)).losses.sum(), swapped
+    )
+    torch.testing.assert_close(one, other.flip(1))
+
+
+def test_smoothed_labels_need_scores_and_one_bound():
+    assert smoothed().required_fields == ("scores",)
+    with pytest.raises(ValueError, match=r"batch\.scores is None"):
+        outcome(smoothed(), POLICY, REFERENCE)
+    with pytest.raises(ValidationError, match="score_range"):
+        DiffusionDPO.model_validate({"beta": 1, "score_weight": {"gamma": 10}})
+    with pytest.raises(ValidationError, match="leave it or score_weight out"):
+        DiffusionDPO.model_validate({"beta": 1, "rejected_bound": 4, "score_weight": {"score_range": 1}})
