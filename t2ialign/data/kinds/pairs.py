@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -20,6 +21,8 @@ class PairData(TableData):
     """Pairs of images of one prompt, the first preferred."""
 
     name: str = "pairs"
+    reverse: bool = False
+    """Exchange chosen and rejected, for a negative model (Diffusion-NPO, arXiv:2505.11245)."""
     order: Literal["random", "easy_first"] = "random"
     """Order of the first pass: random, or by falling difference of the two scores (a curriculum); later passes are
     random."""
@@ -39,15 +42,28 @@ class PairData(TableData):
                     f"{example.origin}: data.order is easy_first, which goes by the scores of both images, and there "
                     "are none; give columns score_chosen and score_rejected (`t2ialign data relabel` writes them)"
                 )
-            margins.append(example.scores[0] - example.scores[1])
+            chosen, rejected = example.scores[::-1] if self.reverse else example.scores
+            margins.append(chosen - rejected)
         return margins
 
     def layout(self, table: Table) -> Layout:
-        return pair_layout(table, self.columns)
+        layout = pair_layout(table, self.columns)
+        if not self.reverse:
+            return layout
+        return layout._replace(words=f"{layout.words}; chosen and rejected exchanged", arrange=_reversed)
 
     def read_folder(self, folder: Path) -> Table | None:
         names = pair_folders(folder)
         return None if names is None else read_pair_folders(folder, names)
+
+
+def _reversed(pairs: list[Example]) -> tuple[list[Example], list[Problem]]:
+    """Each pair with its views, and their scores with them, exchanged."""
+    exchanged = [
+        replace(pair, images=pair.images[::-1], scores=None if pair.scores is None else pair.scores[::-1])
+        for pair in pairs
+    ]
+    return exchanged, []
 
 
 def pair_layout(table: Table, columns: Columns) -> Layout:

@@ -191,6 +191,27 @@ def pair_folders_with_prompts(folder: Path) -> Path:
     return folder
 
 
+def test_reversed_pairs_exchange_images_and_scores_and_drop_the_same_ties(images: Path):
+    write_csv(
+        images / "t.csv",
+        ["prompt", "image_0", "image_1", "label_0"],
+        [["p", "a.png", "b.png", "1"], ["q", "a.png", "b.png", "0"], ["r", "a.png", "b.png", "0.5"]],
+    )
+    straight, reverse = (PairData(path=images / "t.csv", reverse=value).open() for value in (False, True))
+    assert names(straight) == [("a.png", "b.png"), ("b.png", "a.png")]
+    assert names(reverse) == [("b.png", "a.png"), ("a.png", "b.png")]
+    assert straight.account.left_out == reverse.account.left_out != {}
+    assert straight.fingerprint != reverse.fingerprint
+    write_csv(
+        images / "s.csv",
+        ["prompt", "chosen", "rejected", "score_chosen", "score_rejected"],
+        [["p", "a.png", "b.png", "0.9", "0.5"], ["q", "a.png", "b.png", "0.9", "0.1"]],
+    )
+    data = PairData(path=images / "s.csv", reverse=True, order="easy_first")
+    assert data.open()[0].scores == (0.5, 0.9)
+    assert data.curriculum_scores(data.open()) == pytest.approx([0.4, 0.8])
+
+
 # what is refused
 
 
