@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
@@ -59,18 +59,68 @@ def open_model(
         InputError: the model or a LoRA does not exist or does not fit.
         EnvironmentProblem: the hub is needed and cannot be reached.
     """
+    policy, (mixture,) = _open(model, family, [loras or {}], precision, backbone)
+    return policy, mixture
+
+
+class GuidedModel(NamedTuple):
+    """A model whose two branches of guidance have weights of their own."""
+
+    policy: Policy
+    weights: dict[str, float]
+    """The mixture that sees the prompt."""
+    negative: dict[str, float]
+    """The mixture of the unconditional branch."""
+
+
+def open_guided_model(
+    model: str,
+    negative: Mapping[str, float],
+    *,
+    alpha: float = 1.0,
+    family: str | None = None,
+    loras: Mapping[str, float] | None = None,
+    precision: str = "fp32",
+    backbone: Mapping[str, object] | None = None,
+) -> GuidedModel:
+    """A model with a negative model for guidance (Diffusion-NPO, arXiv:2505.11245).
+
+    With eta what `loras` add to the base, and delta what `negative` does, the unconditional branch has
+    base + alpha * eta + beta * delta: the two branches must stay correlated, or guidance amplifies what differs.
+
+    Args:
+        negative: LoRA of a negative model -> beta.
+        alpha: share of `loras` in the unconditional branch; 1 as released.
+
+    Raises:
+        InputError, EnvironmentProblem: see `open_model`.
+    """
+    policy, (mixture, added) = _open(model, family, [loras or {}, negative], precision, backbone)
+    shared = {adapter: alpha * scale for adapter, scale in mixture.items() if alpha * scale}
+    return GuidedModel(policy, mixture, {**shared, **added})
+
+
+def _open(
+    model: str,
+    family: str | None,
+    groups: Sequence[Mapping[str, float]],
+    precision: str,
+    backbone: Mapping[str, object] | None,
+) -> tuple[Policy, list[dict[str, float]]]:
+    """The model with all LoRAs of the groups, and each group's mixture of adapters."""
     configure_runtime()
     name = family or family_of(model)
     section = cast(BackboneConfig, validated("backbone", {**(backbone or {}), "name": name, "pretrained": model}))
     opened = section.build(device_of_process(), DTYPES[precision])
-    mixture = {}
-    for place, (path, scale) in enumerate((loras or {}).items()):
+    mixtures: list[dict[str, float]] = [{} for _ in groups]
+    every = [(which, path, scale) for which, group in enumerate(groups) for path, scale in group.items()]
+    for place, (which, path, scale) in enumerate(every):
         folder = Path(path)
         run_lora = folder / "lora"
         adapter = f"lora{place}"
         load_lora(opened.denoiser, run_lora if run_lora.is_dir() else folder, adapter, family=section.family)
-        mixture[adapter] = scale
+        mixtures[which][adapter] = scale
     if next(opened.denoiser.parameters()).device.type == "cpu":
         cast(UNet2DConditionModel, opened.denoiser).set_attn_processor(AttnProcessor())
     autocast = None if precision == "fp32" else DTYPES[precision]
-    return Policy(opened, autocast=autocast), mixture
+    return Policy(opened, autocast=autocast), mixtures

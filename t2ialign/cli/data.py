@@ -14,6 +14,8 @@ from t2ialign.cli.options import (
     Family,
     GuidanceScale,
     Loras,
+    NegativeAlpha,
+    Negatives,
     Precision,
     Resolution,
     Rewards,
@@ -21,7 +23,7 @@ from t2ialign.cli.options import (
     Steps,
     describe_model,
     finite,
-    open_model,
+    open_guided_model,
     out,
 )
 from t2ialign.errors import InputError
@@ -63,6 +65,8 @@ def build(
         float, typer.Option(min=0, max=1, callback=finite, help="Share of images that may stay without a score.")
     ] = 0.05,
     lora: Loras = None,
+    negative: Negatives = None,
+    negative_alpha: NegativeAlpha = 1.0,
     family: Family = None,
     backbone: Backbone = None,
     images_per_prompt: Annotated[int, typer.Option(min=2)] = 4,
@@ -91,7 +95,9 @@ def build(
         from t2ialign.data.kinds.prompts import read_prompts
 
         texts = read_prompts(prompts)  # before the model, which takes longer
-        policy, mixture = open_model(model, family, lora, precision, backbone)
+        policy, mixture, uncond = open_guided_model(
+            model, family, lora, precision, backbone, negatives=negative, alpha=negative_alpha, guidance=guidance
+        )
         built = generate_pairs(
             out_dir,
             policy,
@@ -107,7 +113,8 @@ def build(
                 seed=seed,
             ),
             weights=mixture,
-            description=describe_model(model, lora, precision, backbone),
+            negative=uncond,
+            description=describe_model(model, lora, precision, backbone, negative),
             max_failed=max_failed,
         )
     out.print(describe_build(built))

@@ -14,12 +14,14 @@ from t2ialign.cli.options import (
     GuidanceScale,
     Loras,
     Model,
+    NegativeAlpha,
+    Negatives,
     Precision,
     Resolution,
     Seed,
     Steps,
     describe_model,
-    open_model,
+    open_guided_model,
     out,
 )
 from t2ialign.errors import InputError
@@ -35,6 +37,8 @@ def generate(
     subset: Annotated[str | None, typer.Option(help="Part of a UniGenBench file: testmini60, testmini120.")] = None,
     prompt: Annotated[list[str] | None, typer.Option(help="A prompt. Repeatable.")] = None,
     lora: Loras = None,
+    negative: Negatives = None,
+    negative_alpha: NegativeAlpha = 1.0,
     family: Family = None,
     backbone: Backbone = None,
     images_per_prompt: Annotated[int, typer.Option(min=1)] = 1,
@@ -64,7 +68,9 @@ def generate(
 
     texts = list(prompt or [])
     wanted = PromptList(texts, list(range(len(texts))), "") if prompts is None else read_prompt_list(prompts, subset)
-    policy, mixture = open_model(model, family, lora, precision, backbone)
+    policy, mixture, uncond = open_guided_model(
+        model, family, lora, precision, backbone, negatives=negative, alpha=negative_alpha, guidance=guidance
+    )
     made = generate_folder(
         policy,
         wanted.prompts,
@@ -79,8 +85,9 @@ def generate(
             batch=batch,
         ),
         weights=mixture,
+        negative=uncond,
         description={
-            **describe_model(model, lora, precision, backbone),
+            **describe_model(model, lora, precision, backbone, negative),
             "prompts_sha256": wanted.sha256,
         },
         indices=wanted.indices,

@@ -30,6 +30,15 @@ Family = Annotated[str | None, typer.Option(help="sd15 or sdxl, where the model 
 Loras = Annotated[
     list[str] | None, typer.Option("--lora", help="LoRA or run folder, with :scale if not 1. Repeatable.")
 ]
+Negatives = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--negative", help="LoRA or run folder of a negative model for guidance, with :beta if not 1. Repeatable."
+    ),
+]
+NegativeAlpha = Annotated[
+    float, typer.Option("--negative-alpha", callback=finite, help="Share of --lora in the negative branch.")
+]
 Backbone = Annotated[
     list[str] | None,
     typer.Option("--backbone", help="key=value of the config's section backbone, as in variant=fp16. Repeatable."),
@@ -50,18 +59,18 @@ Rewards = Annotated[
 ]
 
 
-def parse_loras(options: list[str] | None) -> dict[str, float]:
+def parse_loras(options: list[str] | None, flag: str = "--lora") -> dict[str, float]:
     """{'path': scale} of `path` and `path:scale` options; a path that exists as it stands is a path."""
     scales: dict[str, float] = {}
     for option in options or []:
-        path, scale = _path_and_scale(option)
+        path, scale = _path_and_scale(option, flag)
         if path in scales:
-            raise InputError(f"--lora {option}: {path} is given twice; give each LoRA once, with its whole scale")
+            raise InputError(f"{flag} {option}: {path} is given twice; give each LoRA once, with its whole scale")
         scales[path] = scale
     return scales
 
 
-def _path_and_scale(option: str) -> tuple[str, float]:
+def _path_and_scale(option: str, flag: str) -> tuple[str, float]:
     path, colon, scale = option.rpartition(":")
     if not colon or Path(option).exists():
         return option, 1.0
@@ -72,7 +81,7 @@ def _path_and_scale(option: str) -> tuple[str, float]:
             return option, 1.0  # the colon belongs to the path, as in C:\loras; whoever opens it says what is missing
         number = math.nan
     if not math.isfinite(number):
-        raise InputError(f"--lora {option}: the scale {scale!r} is no number; write for example {path}:0.5")
+        raise InputError(f"{flag} {option}: the scale {scale!r} is no number; write for example {path}:0.5")
     return path, number
 
 
@@ -99,9 +108,44 @@ def open_model(
     return open_model(model, family=family, loras=scales, precision=precision, backbone=keys)
 
 
+def open_guided_model(
+    model: str,
+    family: str | None,
+    loras: list[str] | None,
+    precision: Dtype,
+    backbone: list[str] | None,
+    *,
+    negatives: list[str] | None,
+    alpha: float,
+    guidance: float,
+) -> tuple[Policy, dict[str, float], dict[str, float] | None]:
+    """The policy of --model, and the mixtures of its two branches; see `models.open_guided_model`.
+
+    Raises:
+        InputError: a negative model without guidance, or a share of --lora without a negative model.
+    """
+    if not negatives:
+        if alpha != 1:
+            raise InputError(f"--negative-alpha {alpha:g}: is a share in the negative model's branch; give --negative")
+        return *open_model(model, family, loras, precision, backbone), None
+    if guidance == 1:
+        raise InputError("--guidance 1 makes no unconditional pass, so that --negative has no part in it; give more")
+    scales, keys = parse_loras(loras), parse_backbone(backbone)
+    added = parse_loras(negatives, "--negative")
+    from t2ialign.models import open_guided_model
+
+    return open_guided_model(model, added, alpha=alpha, family=family, loras=scales, precision=precision, backbone=keys)
+
+
 def describe_model(
-    model: str, loras: list[str] | None, precision: Dtype, backbone: list[str] | None
+    model: str,
+    loras: list[str] | None,
+    precision: Dtype,
+    backbone: list[str] | None,
+    negatives: list[str] | None = None,
 ) -> dict[str, object]:
-    """What generation.json records of the options that `open_model` takes."""
+    """What generation.json records of the options that `open_guided_model` takes."""
     recorded: dict[str, object] = {"model": model, "loras": parse_loras(loras), "precision": precision}
+    if negatives:
+        recorded["negative"] = parse_loras(negatives, "--negative")
     return {**recorded, "backbone": parse_backbone(backbone)} if backbone else recorded
