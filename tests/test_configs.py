@@ -20,6 +20,7 @@ from t2ialign.training.train import train
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 FAST = {"dpo_sdxl", "kto_sd15", "lpo_sd15", "mapo_sdxl", "shapes_dpo", "shapes_lipo", "shapes_sft", "shapes_tdpo"}
+FAST |= {"smpo_sdxl", "shapes_self_npo"}
 """Each objective and each kind of data once; the others take their two steps among the slow tests."""
 PUBLISHED = [path for path in CONFIGS if "# As published" in path.read_text()]
 
@@ -62,8 +63,26 @@ SHAPES = {
     "mapo_v2": Recipe(64, 5e-4, 4, 8_448),  # beta / 2 at beta 8, the paper's
     "sft": Recipe(64, 4e-4, None, 19_200),  # 300 steps of 64 images; nothing is compared
 }
+SHAPES |= {
+    "inpo": Recipe(64, 5e-4, 150, 8_448),  # dpo's
+    "smpo": Recipe(64, 5e-4, 40, 8_448),  # beta / 2 at beta 80, times a weight of 3.6 on average
+    "npo": Recipe(64, 5e-4, 150, 8_448),  # dpo's
+    "self_npo": Recipe(64, 3e-4, None, 12_800),  # 200 steps of 64 prompts; nothing is compared
+}
 RECIPES = {f"{method}_{family}": recipe for method, recipe in LORA.items() for family in ("sd15", "sdxl")}
 RECIPES |= {f"shapes_{method}": recipe for method, recipe in SHAPES.items()}
+RECIPES |= {
+    "inpo_sd15": Recipe(64, 1e-5, 1000, 25_600),  # beta 2000 and 400 steps, as released
+    "inpo_sdxl": Recipe(64, 1e-5, 2500, 25_600),  # beta 5000
+    "smpo_sd15": Recipe(64, 1e-5, 1000, 12_800),  # beta 2000 and 200 steps, as released
+    "smpo_sdxl": Recipe(64, 1e-5, 2500, 12_800),
+    "npo_sd15": Recipe(64, 5e-6, 500, 128_000),  # script: 64 pairs, 5e-6, beta 500 without the 1/2; 2,000 iterations
+    "npo_sdxl": Recipe(60, 5e-6, 1000, 120_000),  # script: 30 x 2 pairs, 5e-6, beta 2000 with it
+    "self_npo_sd15": Recipe(20, 1e-5, None, 20_000),  # script: 20 images, 1,000 steps; the rate is ours, for LoRA
+    "self_npo_sdxl": Recipe(10, 1e-5, None, 10_000),  # script: 10 images
+    "sft_sd15": Recipe(64, 1e-5, None, 128_000),  # dpo's
+    "sft_sdxl": Recipe(64, 1e-5, None, 128_000),
+}
 AS_PUBLISHED = {
     "dpo_sd15": Recipe(2048, 2.048e-5, 2500, 4_096_000),  # launcher: 1 x 128 x 16, 1e-8 scaled by 2048, 2000 steps
     "dpo_sdxl": Recipe(2048, 2.048e-5, 2500, 4_096_000),  # launcher: the same rate, 2000 steps at most
@@ -72,6 +91,12 @@ AS_PUBLISHED = {
     "kto_sd15": Recipe(8, 1e-7, 5000, 80_000),  # paper: 2 images on 4 GPUs, 1e-7, 10,000 steps, beta 5000
     "sdpo_sd15": Recipe(2048, 2.048e-5, 2500, 4_096_000),  # script: 1e-8 scaled by 2048, 2000 steps, beta 5000
     "sdpo_sdxl": Recipe(2048, 2.048e-6, 2500, 4_096_000),  # script: 1e-9 scaled by 2048
+    "inpo_sd15": Recipe(1024, 1.024e-5, 1000, 409_600),  # launcher: 1 x 128 x 8, 1e-8 scaled by 1024, 400 steps
+    "inpo_sdxl": Recipe(1024, 1.024e-5, 2500, 409_600),
+    "smpo_sd15": Recipe(1024, 1.024e-5, 1000, 204_800),  # launcher: the same, 200 steps
+    "smpo_sdxl": Recipe(1024, 1.024e-5, 2500, 204_800),
+    "self_npo_sd15": Recipe(20, 1e-6, None, 20_000),  # script: 1e-6
+    "self_npo_sdxl": Recipe(10, 1e-7, None, 10_000),  # script: 1e-7
 }
 START = {"dpo": math.log(2), "ipo": 0.25, "kto": 0.5, "lpo": math.log(6), "lipo": math.log(2)}
 """Loss of an untouched policy; the lists below have 3 images."""
@@ -84,7 +109,7 @@ def at_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def examples(data: dict[str, Any], folder: Path) -> Path:
     """A table of the kind that a config reads, over the images of four pairs."""
-    pairs = pair_folder(folder, 4)
+    pairs = pair_folder(folder, 4, scores="relabelled" in data["path"] or "shapes-sd" in data["path"])
     if data["name"] == "lists":
         rows = [
             {"prompt": f"list {number}", "image": f"{(number + place) % 4}_chosen.png", "score": place}
@@ -213,14 +238,14 @@ def test_single_images_are_as_often_liked_as_diffusion_kto_draws_them(at_root: N
 def test_the_pairs_of_shapes_are_seen_as_often_by_every_method(at_root: None):
     # 64 pairs, 128 single images, 32 lists of 4: 128 images a step, 132 steps
     for path in CONFIGS:
-        if not path.stem.startswith("shapes_") or path.stem == "shapes_sft":
+        if not path.stem.startswith("shapes_") or path.stem in ("shapes_sft", "shapes_self_npo"):
             continue
         config = load(path)
         assert config.train.effective_batch * config.data.views == 128, path.stem
         assert config.train.steps == 132, path.stem
 
 
-@pytest.mark.parametrize("method", SHAPES)
+@pytest.mark.parametrize("method", [method for method in SHAPES if method != "self_npo"])
 def test_shapes_recipes_have_one_adapter_and_the_same_timesteps(method: str, at_root: None):
     config = load(ROOT / "configs" / f"shapes_{method}.yaml")
     assert config.lora is not None

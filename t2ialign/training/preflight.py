@@ -157,7 +157,8 @@ def check_required_fields(config: OfflineConfig, source: Source) -> None:
     for row in range(len(source)):
         example = source[row]
         if example.scores is None:
-            raise InputError(f"objective '{objective.name}' reads {fields}; data '{data.name}' has none")
+            remedy = "; `t2ialign data relabel` writes scores" if data.name == "pairs" else ""
+            raise InputError(f"objective '{objective.name}' reads {fields}; data '{data.name}' has none{remedy}")
         if "labels" in objective.required_fields and not {*example.scores} <= {0, 1}:
             raise InputError(
                 f"{example.origin}: objective '{objective.name}' reads labels 1 and 0; data '{data.name}' has "

@@ -125,17 +125,18 @@ def assert_same_gradients(found: list[Tensor], expected: list[Tensor], *, relati
     assert abs(residual.mean()) <= relative / 100 * other.abs().mean()
 
 
-def pair_folder(folder: Path, count: int = 8, *, side: int = 64, seed: int = 0) -> Path:
-    """`count` pairs of smooth random images as PNG files, and pairs.csv; returns the table."""
+def pair_folder(folder: Path, count: int = 8, *, side: int = 64, seed: int = 0, scores: bool = False) -> Path:
+    """`count` pairs of smooth random images as PNG files, and pairs.csv, perhaps with scores; returns the table."""
     folder.mkdir(parents=True, exist_ok=True)
-    lines = ["prompt,chosen,rejected"]
+    lines = ["prompt,chosen,rejected" + (",score_chosen,score_rejected" if scores else "")]
     for row in range(count):
         for view in ("chosen", "rejected"):
             coarse = torch.rand(1, 3, 4, 4, generator=generator(seed, view, row))
             pixels = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bilinear")[0]
             image = Image.fromarray((pixels * 255).to(torch.uint8).permute(1, 2, 0).numpy())
             image.save(folder / f"{row}_{view}.png")
-        lines.append(f"a {('red', 'green', 'blue')[row % 3]} circle {row // 3},{row}_chosen.png,{row}_rejected.png")
+        cells = [f"a {('red', 'green', 'blue')[row % 3]} circle {row // 3}", f"{row}_chosen.png", f"{row}_rejected.png"]
+        lines.append(",".join([*cells, *([f"{0.3 + row / 100}", "0.25"] if scores else [])]))
     table = folder / "pairs.csv"
     table.write_text("\n".join(lines) + "\n")
     return table

@@ -44,6 +44,18 @@ REFUSALS = {
     "bitsandbytes": Refusal(("optim.name=adamw8bit",), 3, r'pip install "t2ialign\[bnb\]"'),
     "xformers": Refusal(("train.attention=xformers",), 3, r'pip install "t2ialign\[xformers\]"'),
     "timesteps": Refusal(("noiser.max_timestep=5000",), 2, "the model has 1000"),
+    "inversion steps": Refusal(("noiser={name: inversion, steps: 1001}",), 2, "steps is 1001, and the model has 1000"),
+    "rollout steps": Refusal(
+        ("noiser={name: self_rollout, grid_steps: 4, weights: reference}",), 2, "rollout_steps 5, grid_steps 4"
+    ),
+    "no average": Refusal(
+        ("noiser={name: self_rollout}",),
+        2,
+        "noiser 'self_rollout' reads the average of the weights; set optim.ema_decay",
+    ),
+    "no scores": Refusal(
+        ("objective.score_weight.score_range=1",), 2, "reads scores; data 'pairs' has none; `t2ialign data relabel`"
+    ),
     "views": Refusal(
         ("data={name: singles, path: {here}/pairs/pairs.csv}",),
         2,

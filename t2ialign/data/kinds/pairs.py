@@ -22,7 +22,7 @@ class PairData(TableData):
 
     name: str = "pairs"
     reverse: bool = False
-    """Exchange chosen and rejected, for a negative model (Diffusion-NPO, arXiv:2505.11245)."""
+    """Exchange chosen and rejected and negate their scores, for a negative model (Diffusion-NPO, arXiv:2505.11245)."""
     order: Literal["random", "easy_first"] = "random"
     """Order of the first pass: random, or by falling difference of the two scores (a curriculum); later passes are
     random."""
@@ -42,8 +42,7 @@ class PairData(TableData):
                     f"{example.origin}: data.order is easy_first, which goes by the scores of both images, and there "
                     "are none; give columns score_chosen and score_rejected (`t2ialign data relabel` writes them)"
                 )
-            chosen, rejected = example.scores[::-1] if self.reverse else example.scores
-            margins.append(chosen - rejected)
+            margins.append(example.scores[0] - example.scores[1])
         return margins
 
     def layout(self, table: Table) -> Layout:
@@ -58,12 +57,12 @@ class PairData(TableData):
 
 
 def _reversed(pairs: list[Example]) -> tuple[list[Example], list[Problem]]:
-    """Each pair with its views, and their scores with them, exchanged."""
-    exchanged = [
-        replace(pair, images=pair.images[::-1], scores=None if pair.scores is None else pair.scores[::-1])
-        for pair in pairs
-    ]
-    return exchanged, []
+    """Each pair with its views exchanged, and their scores negated: a negative model's reward is minus the reward."""
+    return [replace(pair, images=pair.images[::-1], scores=_negated(pair.scores)) for pair in pairs], []
+
+
+def _negated(scores: tuple[float, ...] | None) -> tuple[float, ...] | None:
+    return None if scores is None else tuple(-score for score in reversed(scores))
 
 
 def pair_layout(table: Table, columns: Columns) -> Layout:

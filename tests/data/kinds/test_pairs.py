@@ -208,7 +208,7 @@ def test_reversed_pairs_exchange_images_and_scores_and_drop_the_same_ties(images
         [["p", "a.png", "b.png", "0.9", "0.5"], ["q", "a.png", "b.png", "0.9", "0.1"]],
     )
     data = PairData(path=images / "s.csv", reverse=True, order="easy_first")
-    assert data.open()[0].scores == (0.5, 0.9)
+    assert data.open()[0].scores == (-0.5, -0.9)
     assert data.curriculum_scores(data.open()) == pytest.approx([0.4, 0.8])
 
 
