@@ -7,6 +7,7 @@ the same questions, so their answers can be compared.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,9 +28,11 @@ from t2ialign.training.engine import Engine
 from t2ialign.training.measurement import Measurement
 from t2ialign.types import Noised, Prediction, Weights
 
+logger = logging.getLogger(__name__)
+
 
 class PairAccuracy(NamedTuple):
-    """What held-out pairs say of a model."""
+    """What held-out pairs say of a model. All numbers but the counts are of the pairs that could be measured."""
 
     mean: float
     """Share of pairs ordered as their labels are, in [0, 1]; a tie counts one half."""
@@ -40,6 +43,8 @@ class PairAccuracy(NamedTuple):
     chosen_change: float
     """Mean change of the chosen views' error against the reference; below 0 they are denoised better."""
     rejected_change: float
+    failed: int = 0
+    """Pairs whose errors are NaN or infinite; `pairs` does not count them."""
 
 
 class HeldOutPairs:
@@ -101,13 +106,26 @@ class HeldOutPairs:
         return totals
 
     def accuracy(self, policy_error: Tensor, reference_error: Tensor) -> PairAccuracy:
-        """How two models' errors on these pairs compare. [pairs, 2] both"""
-        chosen, rejected = (policy_error - reference_error).unbind(1)
+        """How two models' errors on these pairs compare. [pairs, 2] both
+
+        Raises:
+            DataError: no pair could be measured.
+        """
+        change = policy_error - reference_error
+        measured = change.isfinite().all(1)
+        failed = int((~measured).sum())
+        if failed == len(change):
+            raise DataError(
+                f"none of {failed} held-out pairs can be measured: the denoising errors are NaN or infinite, as the "
+                "model's numbers overflow; use precision fp32 (or bf16), a smaller LoRA scale, or other weights"
+            )
+        chosen, rejected = change[measured].unbind(1)
+        prompts = [prompt for prompt, finite in zip(self.prompts, measured, strict=True) if finite]
         shares = (chosen < rejected).double() + 0.5 * (chosen == rejected).double()
         right: list[float] = shares.tolist()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-        interval = paired_bootstrap([0.0] * len(right), right, seed=self._seed, clusters=self.prompts)
+        interval = paired_bootstrap([0.0] * len(right), right, seed=self._seed, clusters=prompts)
         changes = (float(chosen.mean()), float(rejected.mean()))
-        return PairAccuracy(interval.mean, interval.low, interval.high, len(right), *changes)
+        return PairAccuracy(interval.mean, interval.low, interval.high, len(right), *changes, failed)
 
 
 class HeldOutAccuracy(Measurement):
@@ -134,6 +152,8 @@ class HeldOutAccuracy(Measurement):
             (self._reference,) = self._held_out.errors(self._policy, ["reference"])
         (errors,) = self._held_out.errors(self._policy, ["policy"])
         found = self._held_out.accuracy(errors, self._reference)
+        if found.failed:
+            logger.warning("%s", _failures(found))
         engine.log(recorded(found))
         return found
 
@@ -169,8 +189,14 @@ def recorded(found: PairAccuracy) -> dict[str, Any]:
 
 def describe(found: PairAccuracy) -> str:
     """The accuracy in a sentence."""
+    failures = f"; {_failures(found)}" if found.failed else ""
     return (
         f"held-out pair accuracy {found.mean:.1%} (95 % interval {found.low:.1%} to {found.high:.1%}, "
         f"{found.pairs} pairs); error of the chosen views {found.chosen_change:+.3g}, of the rejected ones "
-        f"{found.rejected_change:+.3g} against the reference"
+        f"{found.rejected_change:+.3g} against the reference{failures}"
     )
+
+
+def _failures(found: PairAccuracy) -> str:
+    total = found.pairs + found.failed
+    return f"{found.failed} of {total} held-out pairs are left out: their errors are NaN or infinite"

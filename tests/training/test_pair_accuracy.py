@@ -40,6 +40,17 @@ def test_accuracy_by_hand(sd15_folder: Path, tmp_path: Path):
     assert 0 <= found.low < found.mean < found.high <= 1
 
 
+def test_errors_that_are_not_finite_are_left_out_and_counted_never_wrong_answers(sd15_folder: Path, tmp_path: Path):
+    questions = held_out(lora_policy(sd15_folder), tmp_path)
+    policy = torch.tensor([[0.0, 1], [0, 1], [1, 0], [0, 1], [torch.nan, 1], [0, torch.inf]])
+    found = questions.accuracy(policy, torch.zeros(6, 2))
+    assert (found.mean, found.pairs, found.failed) == (0.75, 4, 2)
+    assert (found.chosen_change, found.rejected_change) == (0.25, 0.75)
+    assert "2 of 6 held-out pairs are left out: their errors are NaN or infinite" in describe(found)
+    with pytest.raises(DataError, match="none of 6 held-out pairs can be measured"):
+        questions.accuracy(policy, torch.full((6, 2), torch.nan))
+
+
 def test_the_interval_resamples_prompts_and_not_pairs(sd15_folder: Path, tmp_path: Path):
     # the six pairs have prompts of two words' difference; given one prompt, nothing is left to resample
     questions = held_out(lora_policy(sd15_folder), tmp_path)
