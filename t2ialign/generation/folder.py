@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from t2ialign.config.generation import GenerationConfig
@@ -64,7 +63,8 @@ def generate_folder(
         max_failed: share of this process's images that may be not finite; they are warned of and not written.
 
     Raises:
-        InputError: no prompts; the folder holds images made with other settings, or made by something else.
+        InputError: no prompts, or one that is no text; the folder holds images made with other settings, or made by
+            something else.
         DataError: more images are not finite; the others are there.
         ValueError: not one index for each prompt, or an index twice.
         TryAgainError: the disk is full.
@@ -89,7 +89,7 @@ def generate_folder(
     allowed = max_failed * len(own)
     saved = 0
     with _bar(progress and bool(missing)) as bar:
-        task = bar.add_task(f"images in {escape(str(out))}", total=len(own), completed=len(own) - len(missing))
+        task = bar.add_task(f"images in {out}", total=len(own), completed=len(own) - len(missing))
         for image, picture in zip(missing, pictures, strict=True):
             if isinstance(picture, NotFinite):
                 failed[image.file] = picture
@@ -112,6 +112,11 @@ def generate_folder(
 def _plan(prompts: Sequence[str], indices: Sequence[int] | None, settings: GenerationConfig) -> list[PlannedImage]:
     if not prompts:
         raise InputError("no prompts to make images of; give at least one")
+    for prompt in prompts:
+        try:
+            prompt.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"prompt {prompt!a}: holds bytes that are not UTF-8, or half a character") from None
     numbers = range(len(prompts)) if indices is None else indices
     if len(set(numbers)) != len(prompts):
         raise ValueError(f"{len(prompts)} prompts but {len(set(numbers))} different indices")
@@ -141,5 +146,5 @@ def _is_whole(path: Path) -> bool:
 
 
 def _bar(visible: bool) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, TextColumn("remaining"), TimeRemainingColumn(), disable=not visible)

@@ -246,6 +246,17 @@ def test_a_folder_of_something_else_is_left_alone(policy: Policy, tmp_path: Path
     assert {path.name for path in tmp_path.iterdir()} == {"holiday.png", ".lock"}
 
 
+def test_a_prompt_that_is_no_text_is_an_input_error(policy: Policy, tmp_path: Path):
+    with pytest.raises(InputError, match=r"prompt 'caf\\udce9': holds bytes that are not UTF-8"):
+        folder(policy, tmp_path, ["a cat", "caf\udce9"])
+
+
+def test_the_bar_names_the_folder_as_it_stands(policy: Policy, tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder(policy, Path("[red]:cat:"), ["a cat"], progress=True)
+    assert "[red]:cat:" in capsys.readouterr().out
+
+
 def test_no_prompts_is_an_input_error(policy: Policy, tmp_path: Path):
     with pytest.raises(InputError, match="no prompts"):
         folder(policy, tmp_path, prompts=[])
