@@ -85,18 +85,25 @@ class ValidationImages(Measurement):
             engine.tracker.image("validation/base_left_policy_right", sheet, engine.step)
         scores: dict[str, float] = {}
         for name, scorer in self._scorers.items():
-            for who, made in (("base", self._base), ("policy", images)):
-                values = self._scores(scorer, made)
-                if values:
-                    scores[f"validation/{name}/{who}"] = sum(values) / len(values)
+            base, policy = (self._scores(name, scorer, made) for made in (self._base, images))
+            both = sorted(base.keys() & policy.keys())  # the two means are of the same prompts
+            if both:
+                for who, values in (("base", base), ("policy", policy)):
+                    scores[f"validation/{name}/{who}"] = sum(values[place] for place in both) / len(both)
         if scores:
             engine.log(scores)
 
-    def _scores(self, scorer: Scorer, made: Sequence[Image.Image | NotFinite]) -> list[float]:
-        """The scores of the images that there are."""
-        images = [image for image in made if not isinstance(image, NotFinite)]
-        prompts = [p for p, image in zip(self._prompts, made, strict=True) if not isinstance(image, NotFinite)]
-        return [value for value in scorer(images, prompts) if value is not None] if images else []
+    def _scores(self, name: str, scorer: Scorer, made: Sequence[Image.Image | NotFinite]) -> dict[int, float]:
+        """Number of the prompt -> score, of the images that there are and that have one."""
+        images = {place: image for place, image in enumerate(made) if not isinstance(image, NotFinite)}
+        if not images:
+            return {}
+        answers = scorer(list(images.values()), [self._prompts[place] for place in images])
+        scores = {place: score for place, score in zip(images, answers, strict=True) if score is not None}
+        if len(scores) < len(images):
+            unscored = len(images) - len(scores)
+            logger.warning(f"reward {name} gave no score to {unscored} of {len(images)} validation images")
+        return scores
 
     def _shown(self, image: Image.Image | NotFinite) -> Image.Image:
         """The image, or a crossed-out square for one that is not finite."""

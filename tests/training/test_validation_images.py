@@ -56,3 +56,29 @@ def test_a_validation_image_that_is_not_finite_is_crossed_out_and_not_scored(
         side = policy.backbone.resolution
         crossed = sheet.crop((side + 2, side + 2, 2 * side + 2, 2 * side + 2))
         assert {color for _, color in crossed.getcolors()} == {(255, 255, 255), (255, 0, 0)}
+
+
+def test_means_are_of_prompts_that_are_scored_on_both_sides_and_what_has_no_score_is_counted(
+    sd15_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    policy = toys.lora_policy(sd15_folder, moved=0.1)
+    engine = toys.engine(policy, tmp_path)
+    logged: dict[str, float] = {}
+    monkeypatch.setattr(engine, "log", logged.update)
+    answers = iter([[1.0, 2.0, None], [None, 5.0, 7.0], [None] * 3, [None] * 3])
+    images = ValidationImages(
+        policy,
+        ["a cat", "a dog", "a hat"],
+        tmp_path / "validation",
+        every=1,
+        steps=1,
+        generation=GenerationConfig(inference_steps=1),
+        scorers={"some": lambda *_: next(answers), "none": lambda *_: next(answers)},
+    )
+    with caplog.at_level(logging.WARNING, logger="t2ialign"):
+        images.measure(engine)
+    assert logged == {"validation/some/base": 2.0, "validation/some/policy": 5.0}
+    assert [record.message for record in caplog.records if "no score" in record.message] == [
+        f"reward {name} gave no score to {count} of 3 validation images"
+        for name, count in (("some", 1), ("some", 1), ("none", 3), ("none", 3))
+    ]
