@@ -60,7 +60,7 @@ def scan(root: Path, prompts: PromptSet, *, images_per_prompt: int = 4, pattern:
         pattern: names without suffix, from `index` and `image`, both from 0; or with it, to take that kind only.
 
     Raises:
-        InputError: there is no such folder, or the pattern does not tell images apart.
+        InputError: there is no such folder, the pattern does not tell images apart, or two files are one image.
     """
     names = compare_names(root, prompts, images_per_prompt, pattern)
     read = in_threads(_read, names.expected)
@@ -126,7 +126,7 @@ def compare_names(root: Path, prompts: PromptSet, images_per_prompt: int, patter
     """Which files have the names of images of the prompts.
 
     Raises:
-        InputError: there is no such folder, or the pattern does not tell images apart.
+        InputError: there is no such folder, the pattern does not tell images apart, or two files are one image.
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder of images")
@@ -141,6 +141,13 @@ def compare_names(root: Path, prompts: PromptSet, images_per_prompt: int, patter
         for k in range(images_per_prompt):
             stem = stem_pattern.format(index=prompt.index, image=k)
             paths = [path for path in by_stem[stem] if only in ("", path.suffix.lower())]
+            if len(paths) > 1:
+                names = " and ".join(path.name for path in paths)
+                kind = f"{stem_pattern}{paths[0].suffix.lower()}"
+                raise InputError(
+                    f"{root}: {names} are both image {k} of prompt {prompt.index}; remove one, or choose their kind by "
+                    f"--pattern '{kind}'"
+                )
             if paths:
                 by_stem[stem].remove(paths[0])
                 expected.append(ExpectedFile(prompt.index, k, paths[0]))

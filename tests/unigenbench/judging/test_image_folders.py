@@ -6,9 +6,12 @@ import io
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -55,13 +58,29 @@ def test_a_folder_as_it_should_be_has_no_problems(folder: Path):
 def test_names_follow_the_pattern_and_any_suffix(tmp_path: Path):
     noise(0).save(tmp_path / "3.0.webp")
     noise(1).save(tmp_path / "3.1.jpg")
-    noise(2).save(tmp_path / "3.1.png")
     found = scan(tmp_path, prompts(3), images_per_prompt=2, pattern="{index}.{image}")
-    assert [(file.path.name, file.format) for file in found.found] == [("3.0.webp", "WEBP"), ("3.1.png", "PNG")]
-    assert found.extra == (tmp_path / "3.1.jpg",)
+    assert [(file.path.name, file.format) for file in found.found] == [("3.0.webp", "WEBP"), ("3.1.jpg", "JPEG")]
+    noise(2).save(tmp_path / "3.1.png")
     only = scan(tmp_path, prompts(3), images_per_prompt=2, pattern="{index}.{image}.jpg")
     assert [file.path.name for file in only.found] == ["3.1.jpg"]
     assert [absent.path.name for absent in only.missing] == ["3.0.jpg"]
+
+
+@given(st.lists(st.sampled_from([".png", ".PNG", ".jpg", ".jpeg", ".webp"]), min_size=1, max_size=3, unique=True))
+def test_of_two_files_that_are_one_image_none_is_judged_unsaid(suffixes: list[str]):
+    with TemporaryDirectory() as folder:
+        for number, suffix in enumerate(suffixes):
+            noise(number).save(Path(folder) / f"3_0{suffix}")
+        if len(suffixes) == 1:
+            assert [file.path.suffix for file in scan(Path(folder), prompts(3), images_per_prompt=1).found] == suffixes
+            return
+        with pytest.raises(InputError, match="are both image 0 of prompt 3; remove one"):
+            scan(Path(folder), prompts(3), images_per_prompt=1)
+        for suffix in suffixes:
+            if [other.lower() for other in suffixes].count(suffix.lower()) == 1:
+                pattern = f"{{index}}_{{image}}{suffix}"
+                (only,) = scan(Path(folder), prompts(3), images_per_prompt=1, pattern=pattern).found
+                assert only.path.suffix == suffix
 
 
 def test_a_pattern_may_name_folders(tmp_path: Path):
