@@ -66,7 +66,7 @@ def _describe(now: Progress) -> str:
         expected = "" if now.expected_cost is None else f" of about {now.expected_cost:.2f}"
         parts.append(f"cost {now.cost:.2f}{expected}")
     if now.ending:
-        parts.append("ending with the calls in flight; interrupt again to drop them")
+        parts.append("ending once the calls in flight are answered; interrupt to drop them")
     elif now.wait is not None:
         parts.append(f"waiting until {now.wait.until:%H:%M:%S}: {now.wait.reason}")
     return ", ".join(parts)
