@@ -15,6 +15,8 @@ from t2ialign.backbones.base import Backbone
 from t2ialign.schedules import Schedule
 from t2ialign.types import Conditioning, Weights, flatten_views
 
+ROUNDED_BY_AUTOCAST = (nn.Linear, nn.Conv2d)
+
 
 class Policy:
     """A backbone's denoiser under a choice of weights.
@@ -61,7 +63,15 @@ class Policy:
         self._apply(self.resolve("policy"))
 
     def _frozen_copy(self, dtype: torch.dtype | None) -> nn.Module:
-        return copy.deepcopy(self.denoiser).requires_grad_(False).eval().to(dtype=dtype)
+        """A copy that answers bit by bit as the denoiser does.
+
+        What autocast rounds to `dtype` in each pass is rounded once; norms keep their type, in which it leaves them.
+        """
+        frozen = copy.deepcopy(self.denoiser).requires_grad_(False).eval()
+        for module in frozen.modules():
+            if dtype is not None and isinstance(module, ROUNDED_BY_AUTOCAST):
+                module.to(dtype=dtype)
+        return frozen
 
     @property
     def device(self) -> torch.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from toys import backbone, batch, dpo, engine, lora_policy, move
 from t2ialign.backbones.adapters import adapter_parameters, add_adapter
 from t2ialign.config.schema import Lora
 from t2ialign.policy import EMA, Policy
+from t2ialign.rng import generator
 
 SECOND = "second"
 
@@ -224,6 +226,23 @@ def test_full_fine_tuning_measures_against_a_frozen_copy(sd15_folder: Path, tmp_
     assert not any(parameter.requires_grad for parameter in policy.copies["reference"].parameters())
     with pytest.raises(ValueError, match="cannot answer as 'ema'"):
         answer(policy, "ema")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_half_precision_a_full_fine_tuning_starts_at_ln_2_whatever_the_weights(
+    dtype: torch.dtype, sd15_folder: Path
+):
+    """Weights that half precision cannot hold, norms among them, as pretrained ones are."""
+    made = backbone(sd15_folder)
+    with torch.no_grad():
+        for name, parameter in made.denoiser.named_parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator("weights", name))
+    policy = Policy(made, full_finetune=True, autocast=dtype)
+    assert torch.equal(answer(policy, "reference"), answer(policy, "policy"))
+    losses = dpo(policy, batch(policy, [0, 1, 2]), beta=5000).losses
+    torch.testing.assert_close(losses.detach(), torch.full_like(losses, math.log(2)), atol=1e-7, rtol=0)
+    kept = [parameter.dtype for parameter in policy.copies["reference"].parameters() if parameter.ndim > 1]
+    assert set(kept) == {dtype}  # half of the memory of a float32 copy
 
 
 def test_an_objective_without_reference_costs_no_copy(sd15_folder: Path):
