@@ -87,12 +87,15 @@ def write_page(
     head, tail = page(runs, comparisons, records, cautions, embed=embed).split(_IMAGES)
     partial = out.with_name(f".{out.name}.partial")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with partial.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(head)
-        for identity, media_type, content in album.blocks():
-            file.write(f'<script type="{media_type}" id="{identity}">{content}</script>\n')
-        file.write(tail)
-    os.replace(partial, out)
+    try:
+        with partial.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(head)
+            for identity, media_type, content in album.blocks():
+                file.write(f'<script type="{media_type}" id="{identity}">{content}</script>\n')
+            file.write(tail)
+        os.replace(partial, out)
+    finally:
+        partial.unlink(missing_ok=True)
     size = out.stat().st_size
     large = [f"{out} has {size / 1e6:.0f} MB and opens slowly; --thumbs 256 makes it smaller"]
     return Written(out, size, album.warnings() + (large if size > LARGE_PAGE else []))

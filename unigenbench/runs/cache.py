@@ -35,6 +35,7 @@ class ReplyCache:
         """Opens or makes the file.
 
         Raises:
+            TryAgainError: the disk is full.
             DataError: it is no SQLite file, or cannot be written.
         """
         with disk_errors(path):
@@ -47,6 +48,8 @@ class ReplyCache:
             self._writer = sqlite3.connect(path, check_same_thread=False, timeout=60)
             self._writer.execute("PRAGMA synchronous=FULL")
         except sqlite3.Error as error:
+            if _is_full_disk(error):
+                raise self._full(error) from error
             raise DataError(f"{path}: cannot be used as a cache of replies: {error}; name another file") from error
         self._waiting: list[tuple[str, str]] = []
         self._next: asyncio.Task[None] | None = None
@@ -89,9 +92,12 @@ class ReplyCache:
             with self._writer:
                 self._writer.executemany("INSERT OR REPLACE INTO replies VALUES (?, ?)", rows)
         except sqlite3.OperationalError as error:
-            raise TryAgainError(f"{self._path}: {error}; free some space and run the same command again") from error
+            raise self._full(error) from error
         except sqlite3.Error as error:
             raise self._damaged(error) from error
+
+    def _full(self, error: sqlite3.Error) -> TryAgainError:
+        return TryAgainError(f"{self._path}: {error}; free some space and run the same command again")
 
     def _damaged(self, error: sqlite3.Error) -> DataError:
         return DataError(f"{self._path}: {error}; remove the file, or name another with --cache")
@@ -100,6 +106,11 @@ class ReplyCache:
         """Closes the file; nothing waits to be written when every `put` has returned."""
         self._reader.close()
         self._writer.close()
+
+
+def _is_full_disk(error: sqlite3.Error) -> bool:
+    """Whether SQLite ran out of space; it says so in words, and names no code before Python 3.11."""
+    return isinstance(error, sqlite3.OperationalError) and "full" in str(error)
 
 
 def reply_to_json(reply: JudgeReply) -> str:

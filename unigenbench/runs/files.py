@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -36,20 +36,32 @@ def disk_errors(place: Path) -> Iterator[None]:
 
 
 def atomic_write(path: Path, text: str) -> None:
-    """Writes a file whole or not at all: temporary name, fsync, rename.
+    """Writes a file whole or not at all; see `write_together`."""
+    write_together({path: text})
+
+
+def write_together(files: Mapping[Path, str]) -> None:
+    """Writes all of the files or none, and leaves nothing else behind: temporary names, fsync, then rename.
 
     Lone surrogates, which no file can hold, are written as \\udXXX, their form in JSON.
 
     Raises:
         TryAgainError, InputError: as `disk_errors`.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    with disk_errors(path):
-        with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+    partials = {path: path.with_name(f".{path.name}.partial") for path in files}
+    try:
+        for path, partial in partials.items():
+            with disk_errors(path), partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(files[path])
+                file.flush()
+                os.fsync(file.fileno())
+        for path, partial in partials.items():
+            with disk_errors(path):
+                partial.replace(path)
+    finally:
+        for partial in partials.values():
+            with suppress(OSError):
+                partial.unlink()
 
 
 def lock_folder(folder: Path) -> FileLock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from made_runs import judgement, manifest, prompt_set
 
 from unigenbench.errors import BenchError, InputError, ServerError, TryAgainError
 from unigenbench.runs.cache import ReplyCache
-from unigenbench.runs.files import LineLog, archive_folder, atomic_write, lock_folder
+from unigenbench.runs.files import LineLog, archive_folder, atomic_write, lock_folder, write_together
 from unigenbench.runs.store import RunStore
 
 REFUSALS = {
@@ -50,8 +51,43 @@ def test_what_the_system_refuses_is_one_message_with_the_place(
         with pytest.raises(kind, match=str(tmp_path)):
             archive_folder(run) if operation == "rename" else RunStore(run, manifest(), prompt_set(1, tmp_path))
     assert (run / "run.json").read_bytes() == before
+    assert not list(tmp_path.rglob("*.partial"))
     with RunStore(run, manifest(), prompt_set(1, tmp_path)) as store:
         assert len(store.last) == 1  # and the folder is not locked
+
+
+@pytest.mark.parametrize("fails_at", [1, 2])
+@pytest.mark.parametrize("operation", ["fsync", "open"])
+def test_of_files_that_belong_together_all_are_written_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str, fails_at: int
+):
+    files = {tmp_path / name: name for name in ("a", "b")}
+    (tmp_path / "a").write_text("before")
+    calls, whole = 0, getattr(*((os, "fsync") if operation == "fsync" else (Path, "open")))
+
+    def full(*args, **options):
+        nonlocal calls
+        calls += 1
+        return refuse(errno.ENOSPC)() if calls == fails_at else whole(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*(os, "fsync") if operation == "fsync" else (Path, "open"), full)
+        with pytest.raises(TryAgainError, match=f"{'ab'[fails_at - 1]}: the disk is full"):
+            write_together(files)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_text() == "before"
+    write_together(files)
+    assert {path: path.read_text() for path in tmp_path.iterdir()} == files
+
+
+def test_a_cache_on_a_full_disk_asks_for_space_wherever_sqlite_notices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    class Full(sqlite3.Connection):
+        def execute(self, *_: object) -> sqlite3.Cursor:
+            raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(sqlite3, "connect", lambda path, **_: Full(path))
+    with pytest.raises(TryAgainError, match=r"replies\.sqlite: database or disk is full; free some space"):
+        ReplyCache(tmp_path / "replies.sqlite")
 
 
 def test_a_file_in_the_way_is_named(tmp_path: Path):

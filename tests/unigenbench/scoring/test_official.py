@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import csv
+import errno
 import json
 import os
 from hashlib import sha256
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from hand_made import CASE_A, case_a_prompts, case_b, judgement, log, prompt, prompt_set, run, write_case_a
 
-from unigenbench.errors import DataError, InputError
+from unigenbench.errors import DataError, InputError, TryAgainError
 from unigenbench.prompts import read_prompts
 from unigenbench.runs.store import RunStore, open_log
 from unigenbench.scoring import official
@@ -158,16 +159,16 @@ def test_an_import_keeps_what_else_lies_in_its_folder(tmp_path: Path):
 
 
 def test_an_export_that_breaks_leaves_neither_file(tmp_path: Path, monkeypatch):
-    made, written = some_failed(), []
+    made, synced, fsync = some_failed(), [], os.fsync
 
-    def full(path: Path, content: str) -> None:
-        if written:
-            raise OSError(28, "No space left on device")
-        written.append(path)
-        path.write_text(content)
+    def full(descriptor: int) -> None:
+        if synced:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        synced.append(descriptor)
+        fsync(descriptor)
 
-    monkeypatch.setattr("unigenbench.scoring.official.exporting.atomic_write", full)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(TryAgainError, match=r"\.json: the disk is full"):
         export_official(made, tmp_path)
     assert files_below(tmp_path) == set()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 
 from unigenbench.errors import DataError
 from unigenbench.protocol.values import as_text
-from unigenbench.runs.files import atomic_write
+from unigenbench.runs.files import write_together
 from unigenbench.scoring.official.counting import count_rows, counted
 from unigenbench.scoring.official.table import COLUMNS, FOLDER, ResultRow, read_rows
 from unigenbench.scoring.verdicts import ImageKey, ImageVerdicts, check_log
@@ -121,18 +120,5 @@ def export_official(log: RunLog, folder: Path | None = None, *, model: str | Non
     writer.writerows([getattr(row, column) for column in COLUMNS] for row in rows)
     files = stem.with_name(f"{stem.name}.csv"), stem.with_name(f"{stem.name}.json")
     contents = table.getvalue(), json.dumps(scores.as_json(), ensure_ascii=False, indent=4)
-    _write_together(dict(zip(files, contents, strict=True)))
+    write_together(dict(zip(files, contents, strict=True)))
     return Exported(*files, rows=len(rows), failed=scores.skipped)
-
-
-def _write_together(files: Mapping[Path, str]) -> None:
-    """Writes all of the files or none: names are given once every content is on the disk."""
-    partial = {path: path.with_name(f".{path.name}.partial") for path in files}
-    try:
-        for path, content in files.items():
-            atomic_write(partial[path], content)
-        for path, written in partial.items():
-            os.replace(written, path)
-    finally:
-        for written in partial.values():
-            written.unlink(missing_ok=True)
