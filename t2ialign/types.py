@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from t2ialign.objectives.base import ErrorSpace
     from t2ialign.schedules import Schedule
 
 
@@ -127,6 +128,8 @@ class Prediction:
     [N, V, C, H, W]"""
     context: Tensor | None = None
     """Sums over the rows of all processes that the objective asked for."""
+    space: ErrorSpace = "noise"
+    """In which terms errors are measured."""
 
     def _rows(self, tensor: Tensor) -> Tensor:
         return tensor.flatten(0, 1)
@@ -139,20 +142,28 @@ class Prediction:
         return rows.view_as(noised.x_0)
 
     def _error(self, prediction: Tensor) -> Tensor:
-        """Mean squared error in noise space, so that beta means the same for epsilon- and v-prediction. [N, V]"""
+        """Mean squared error; in noise space beta means the same for epsilon- and v-prediction. [N, V]"""
+        return self.difference(prediction, self.space).square().mean(dim=(2, 3, 4))
+
+    def difference(self, prediction: Tensor, space: ErrorSpace) -> Tensor:
+        """What is wrong with a prediction of the network, in the terms of `space`. [N, V, C, H, W]"""
+        if space == "network":
+            return prediction - self.target
         noised = self.noised
         x_t, timesteps = self._rows(noised.x_t), noised.timesteps.flatten()
-        _, noise = self.schedule.to_x0_noise(self._rows(prediction), x_t, timesteps)
-        return (noise.view_as(noised.noise) - noised.noise).square().mean(dim=(2, 3, 4))
+        x_0, noise = self.schedule.to_x0_noise(self._rows(prediction), x_t, timesteps)
+        if space == "x0":
+            return x_0.view_as(noised.x_0) - noised.x_0
+        return noise.view_as(noised.noise) - noised.noise
 
     @cached_property
     def policy_error(self) -> Tensor:
-        """||noise - noise_theta||^2 / (C*H*W). [N, V]"""
+        """||noise - noise_theta||^2 / (C*H*W), in noise space. [N, V]"""
         return self._error(self.policy)
 
     @cached_property
     def reference_error(self) -> Tensor:
-        """||noise - noise_ref||^2 / (C*H*W). [N, V]
+        """||noise - noise_ref||^2 / (C*H*W), in noise space. [N, V]
 
         Raises:
             ValueError: the prediction was made without a reference.
@@ -162,20 +173,11 @@ class Prediction:
         return self._error(self.reference)
 
     @cached_property
-    def _policy_x0_noise(self) -> tuple[Tensor, Tensor]:
-        noised = self.noised
-        found = self.schedule.to_x0_noise(self._rows(self.policy), self._rows(noised.x_t), noised.timesteps.flatten())
-        return found[0].view_as(noised.x_0), found[1].view_as(noised.x_0)
-
-    @property
     def policy_x0(self) -> Tensor:
         """The policy's one-step estimate of x_0. [N, V, C, H, W]"""
-        return self._policy_x0_noise[0]
-
-    @property
-    def policy_noise(self) -> Tensor:
-        """The noise that the policy's prediction stands for. [N, V, C, H, W]"""
-        return self._policy_x0_noise[1]
+        noised = self.noised
+        x_0, _ = self.schedule.to_x0_noise(self._rows(self.policy), self._rows(noised.x_t), noised.timesteps.flatten())
+        return x_0.view_as(noised.x_0)
 
 
 @dataclass(frozen=True)

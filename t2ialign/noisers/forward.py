@@ -19,7 +19,7 @@ class ForwardNoiser(TimestepNoiser):
             InputError: the schedule has fewer timesteps.
         """
         x_0 = batch.latents
-        timesteps = self.timesteps(batch, schedule, draws)
+        timesteps = self.draw_timesteps(batch, schedule, draws)
         noise = draws.normal(tuple(x_0.shape[2:]), "noise")[:, None].expand_as(x_0)
         x_t = schedule.add_noise(x_0.flatten(0, 1), noise.flatten(0, 1), timesteps.flatten())
         return Noised(x_t.view_as(x_0), x_0, noise, timesteps)

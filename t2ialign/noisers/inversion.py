@@ -59,8 +59,7 @@ class InversionNoiser(TimestepNoiser):
             raise InputError(f"noiser.steps is {self.steps}, and the model has {num_train_timesteps} timesteps")
 
     def passes(self, views: int, num_train_timesteps: int) -> float:
-        low, high = self.span(num_train_timesteps)
-        steps = evaluations(self.steps, num_train_timesteps, self.grid, low, high)
+        steps = evaluations(self.steps, num_train_timesteps, self.grid, self.drawn(num_train_timesteps))
         return views * (1 + self.corrections) * steps
 
     def __call__(self, batch: Batch, policy: Denoiser, schedule: Schedule, draws: Draws) -> Noised:
@@ -69,7 +68,7 @@ class InversionNoiser(TimestepNoiser):
             InputError: the schedule has fewer timesteps.
         """
         x_0 = batch.latents
-        timesteps = self.timesteps(batch, schedule, draws)
+        timesteps = self.draw_timesteps(batch, schedule, draws)
         rows, tau = x_0.flatten(0, 1), timesteps.flatten()
         x_t = invert(
             policy,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Sequence
+from typing import Annotated
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 from typing_extensions import Self
@@ -22,34 +25,47 @@ class TimestepNoiser(Noiser, ABC):
     """The least noisy timestep that is drawn; what a picture shows is decided at the noisy ones."""
     max_timestep: int | None = Field(default=None, ge=1)
     """Timesteps below this are drawn; those of the whole schedule without it."""
+    timesteps: list[Annotated[int, Field(ge=0)]] | None = Field(default=None, min_length=1)
+    """These alone are drawn, each as often as it stands here; 249, 499, 749, 999 are all that a four-step Turbo model
+    knows."""
 
     @model_validator(mode="after")
     def _not_empty(self) -> Self:
         if self.max_timestep is not None and self.min_timestep >= self.max_timestep:
             raise ValueError(f"min_timestep {self.min_timestep} is not below max_timestep {self.max_timestep}")
+        if self.timesteps is not None and (self.min_timestep or self.max_timestep):
+            raise ValueError("give either timesteps or their bounds min_timestep and max_timestep")
         return self
 
-    def span(self, num_train_timesteps: int) -> tuple[int, int]:
-        """(the least timestep that is drawn, the one above the largest)."""
-        return self.min_timestep, self.max_timestep or num_train_timesteps
+    def drawn(self, num_train_timesteps: int) -> Sequence[int]:
+        """The timesteps of which one is drawn."""
+        if self.timesteps is not None:
+            return self.timesteps
+        return range(self.min_timestep, self.max_timestep or num_train_timesteps)
 
     def check(self, num_train_timesteps: int) -> None:
         """
         Raises:
             InputError: the schedule has fewer timesteps.
         """
-        low, high = self.span(num_train_timesteps)
-        if not low < high <= num_train_timesteps:
+        drawn = self.drawn(num_train_timesteps)
+        if not drawn or max(drawn) >= num_train_timesteps:
+            asked = f"{list(drawn)}" if self.timesteps else f"from {self.min_timestep} to below {self.max_timestep}"
             raise InputError(
-                f"noiser: timesteps from {low} to below {high} are asked for, and the model has {num_train_timesteps}; "
-                "lower noiser.max_timestep or noiser.min_timestep"
+                f"noiser: timesteps {asked} are asked for, and the model has {num_train_timesteps}; "
+                "lower noiser.max_timestep, noiser.min_timestep or noiser.timesteps"
             )
 
-    def timesteps(self, batch: Batch, schedule: Schedule, draws: Draws) -> Tensor:
+    def draw_timesteps(self, batch: Batch, schedule: Schedule, draws: Draws) -> Tensor:
         """The drawn timesteps, expanded to the views. [N, V] int64
 
         Raises:
             InputError: the schedule has fewer timesteps.
         """
         self.check(schedule.num_train_timesteps)
-        return draws.timesteps(*self.span(schedule.num_train_timesteps))[:, None].expand(-1, batch.views)
+        drawn = self.drawn(schedule.num_train_timesteps)
+        if isinstance(drawn, range):
+            timesteps = draws.timesteps(drawn.start, drawn.stop)
+        else:
+            timesteps = torch.tensor(drawn, device=batch.keys.device)[draws.timesteps(0, len(drawn))]
+        return timesteps[:, None].expand(-1, batch.views)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:  # a config is validated without torch
 
 FrozenWeights = Literal["reference", "old", "ema"]
 """Weights that answer beside the policy, without a gradient."""
+ErrorSpace = Literal["network", "noise", "x0"]
+"""In which terms a prediction is wrong."""
 ExampleField = Literal["scores", "labels"]
 
 
@@ -39,6 +41,11 @@ class Objective(Component):
     """A loss over predictions; a frozen config section that is callable and keeps no state."""
 
     slot: ClassVar[str] = "objective"
+    space: ErrorSpace = "noise"
+    """In which terms errors are measured. noise: the noise that a prediction stands for, so that beta means the same
+    for epsilon- and v-prediction; v's error counts times alpha_t there, little at the noisiest timesteps, and at zero
+    terminal SNR not at all at the last. network: the network's own output, as public v-prediction scripts do. x0: the
+    image, whose error is the noise's times sigma_t / alpha_t."""
     views: ClassVar[int | None] = None
     """How many views of an example it compares; None for any number."""
     required_weights: ClassVar[tuple[FrozenWeights, ...]] = ()

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from t2ialign.objectives.base import Objective, row_weights
+from t2ialign.objectives.base import ErrorSpace, Objective, row_weights
 from t2ialign.types import Batch, LossOutput, Prediction
 
 
@@ -25,7 +25,7 @@ class Denoising(Objective):
     """Error of the first view (for pairs, the chosen image), by default squared, in the network's parameterisation."""
 
     name: str = "denoising"
-    space: Literal["network", "noise", "x0"] = "network"
+    space: ErrorSpace = "network"
     """What is compared: the network's own output; the noise that it stands for, which differs for v-prediction only;
     or x_0, whose error is the noise's times sigma_t / alpha_t, so that high noise counts most (Self-NPO)."""
     loss: Literal["mse", "pseudo_huber"] = "mse"
@@ -34,15 +34,7 @@ class Denoising(Objective):
     """h of the pseudo-Huber loss; 1e-3 in Self-NPO."""
 
     def __call__(self, prediction: Prediction, batch: Batch) -> LossOutput:
-        difference = self._difference(prediction)
+        difference = prediction.difference(prediction.policy, self.space)[:, 0]
         error = difference.square() if self.loss == "mse" else pseudo_huber(difference, self.huber_scale)
         losses = error.mean(dim=(1, 2, 3))
         return LossOutput(losses, row_weights(batch, losses), {self.loss: losses.detach()})
-
-    def _difference(self, prediction: Prediction) -> Tensor:
-        """What is wrong in the first view. [N, C, H, W]"""
-        if self.space == "x0":
-            return (prediction.policy_x0 - prediction.noised.x_0)[:, 0]
-        if self.space == "noise":
-            return (prediction.policy_noise - prediction.noised.noise)[:, 0]
-        return prediction.policy[:, 0] - prediction.target[:, 0]

@@ -83,8 +83,9 @@ class MaPOv2(Objective):
     """Fits the first view and widens its margin over the second, as the paper's second version does; no reference."""
 
     name: str = "mapo_v2"
-    beta: float = Field(gt=0)
-    """Exponent of the bounded scores, and 1 / weight of the margin term: 8 to 1024 in the paper, by task."""
+    beta: float = Field(ge=1)
+    """Exponent of the bounded scores, and 1 / weight of the margin term: 8 to 1024 in the paper, by task. Below 1 the
+    gradient would be infinite where a score is 0."""
 
     views: ClassVar[int | None] = 2
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -67,9 +67,9 @@ def _row(tau: int, steps: int, total: int, grid: Grid) -> tuple[list[int], list[
     return [FINAL, *destinations], destinations
 
 
-def evaluations(steps: int, schedule_length: int, grid: Grid, low: int, high: int) -> float:
-    """Steps of a row, on average over tau uniform in [low, high)."""
-    return sum(len(_row(tau, steps, schedule_length, grid)[1]) for tau in range(low, high)) / (high - low)
+def evaluations(steps: int, schedule_length: int, grid: Grid, timesteps: Sequence[int]) -> float:
+    """Steps of a row, on average over its timesteps tau."""
+    return sum(len(_row(tau, steps, schedule_length, grid)[1]) for tau in timesteps) / len(timesteps)
 
 
 @torch.no_grad()

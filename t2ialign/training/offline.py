@@ -11,7 +11,7 @@ from t2ialign.config.schema import OfflineConfig
 from t2ialign.data.encoding.dataset import Encoded
 from t2ialign.data.loading.loader import Batches
 from t2ialign.noisers.base import Noiser
-from t2ialign.objectives.base import Objective
+from t2ialign.objectives.base import ErrorSpace, Objective
 from t2ialign.policy import Policy
 from t2ialign.rng import Draws, keyed_seed
 from t2ialign.training.core import Core
@@ -31,14 +31,15 @@ def compute_loss(
     schedule = policy.schedule
     noised = noiser(batch, policy, schedule, Draws(seed, batch.keys))
     rows = (noised.x_t, noised.timesteps, batch.cond, batch.geometry)
-    mismatched = _mismatched(policy, batch, noised) if objective.needs_mismatched else None
+    space = objective.space
+    mismatched = _mismatched(policy, batch, noised, space) if objective.needs_mismatched else None
     # before the policy's pass, so that nothing stands between that pass and its backward
     frozen = {weights: policy.predict(*rows, weights) for weights in objective.required_weights}
     if policy.dropouts:
         # torch draws dropout from its global state, which a restart would not find again
         torch.manual_seed(keyed_seed(seed, int(batch.keys[0]), "lora dropout"))  # pyright: ignore[reportUnknownMemberType]
     prediction = Prediction(
-        policy.predict(*rows), frozen.pop("reference", None), noised, schedule, mismatched, others=frozen
+        policy.predict(*rows), frozen.pop("reference", None), noised, schedule, mismatched, others=frozen, space=space
     )
     sums = objective.context(prediction, batch)
     if sums is not None:
@@ -47,12 +48,12 @@ def compute_loss(
 
 
 @torch.no_grad()
-def _mismatched(policy: Policy, batch: Batch, noised: Noised) -> Prediction:
+def _mismatched(policy: Policy, batch: Batch, noised: Noised, space: ErrorSpace) -> Prediction:
     """Policy and reference on the same x_t, each row under the prompt of the row before it."""
     cond = batch.cond.map(lambda tensor: tensor.roll(1, 0))
     rows = (noised.x_t, noised.timesteps, cond, batch.geometry)
     reference = policy.predict(*rows, "reference")
-    return Prediction(policy.predict(*rows), reference, noised, policy.schedule)
+    return Prediction(policy.predict(*rows), reference, noised, policy.schedule, space=space)
 
 
 class OfflineLoop:

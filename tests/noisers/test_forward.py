@@ -73,3 +73,21 @@ def test_ranges_that_hold_no_timestep_are_refused():
     for noiser in (ForwardNoiser(max_timestep=1001), ForwardNoiser(min_timestep=1000)):
         with pytest.raises(InputError, match=r"noiser: timesteps from .* and the model has 1000"):
             noised([1], noiser=noiser)
+
+
+def test_listed_timesteps_alone_are_drawn_as_often_as_they_are_listed():
+    turbo = ForwardNoiser(timesteps=[249, 499, 749, 999])
+    found = noised(list(range(400)), noiser=turbo).timesteps
+    assert torch.equal(found[:, 0], found[:, 1])
+    counts = [int((found[:, 0] == timestep).sum()) for timestep in (249, 499, 749, 999)]
+    assert sum(counts) == 400
+    assert min(counts) > 60
+    twice = noised(list(range(400)), noiser=ForwardNoiser(timesteps=[10, 10, 20])).timesteps[:, 0]
+    assert 220 < int((twice == 10).sum()) < 310
+    with pytest.raises(InputError, match=r"timesteps \[5, 1000\] are asked for, and the model has 1000"):
+        ForwardNoiser(timesteps=[5, 1000]).check(1000)
+    with pytest.raises(ValidationError, match="either timesteps or their bounds"):
+        ForwardNoiser(timesteps=[5], min_timestep=1)
+    for wrong in ([], [-1]):
+        with pytest.raises(ValidationError, match="timesteps"):
+            ForwardNoiser(timesteps=wrong)

@@ -164,8 +164,8 @@ def test_passes_are_the_mean_over_timesteps():
     noiser = InversionNoiser(steps=10, corrections=1)
     assert noiser.passes(2, 1000) == pytest.approx(2 * 2 * (sum(max(1, -(-tau // 100)) for tau in range(1000)) / 1000))
     assert InversionNoiser(steps=10, min_timestep=999).passes(1, 1000) == 10
-    assert evaluations(10, 1000, "released", 0, 1000) == pytest.approx(6.382)  # 1 + .998 + .898 + … + .198
-    assert evaluations(10, 1000, "released_0.22", 0, 4) == 0.5  # nothing is below 0 and 1
+    assert evaluations(10, 1000, "released", range(1000)) == pytest.approx(6.382)  # 1 + .998 + .898 + … + .198
+    assert evaluations(10, 1000, "released_0.22", range(4)) == 0.5  # nothing is below 0 and 1
 
 
 @pytest.mark.parametrize(

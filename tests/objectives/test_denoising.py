@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from t2ialign.objectives.denoising import Denoising, pseudo_huber
+from t2ialign.objectives.dpo import DiffusionDPO
 from t2ialign.schedules import PredictionType, VPSchedule
 from t2ialign.types import Batch, Conditioning, Noised, Prediction
 
@@ -85,3 +88,29 @@ def test_pseudo_huber_is_a_parabola_near_0_and_the_distance_far_away():
     output = objective(*at_high_noise("epsilon", difference=0.3))
     assert output.losses.item() == pytest.approx((0.09 + 0.01) ** 0.5 - 0.1)
     assert list(output.metrics) == ["pseudo_huber"]
+
+
+def test_at_zero_terminal_snr_the_networks_own_space_leaves_dpo_a_gradient():
+    """alpha 0: x_t is the noise itself, whatever the network says, so in noise space nothing is wrong with it."""
+    schedule = VPSchedule(torch.tensor([0.5, 0.0], dtype=torch.float64), "v_prediction", 1.0)
+    draw = torch.Generator().manual_seed(0)
+    x_0, noise = (torch.randn(1, 2, 1, 2, 2, dtype=torch.float64, generator=draw) for _ in range(2))
+    batch = Batch(torch.zeros(1), torch.zeros(1), x_0, Conditioning(torch.zeros(1, 1, 1, 1)))
+    for timestep, spaces in ((1, {"network": True, "noise": False}), (0, {"network": True, "noise": True})):
+        timesteps = torch.full((1, 2), timestep)
+        x_t = schedule.add_noise(x_0[0], noise[0], timesteps[0])[None]
+        for space, has_gradient in spaces.items():
+            policy = torch.zeros_like(x_0, requires_grad=True)
+            objective = DiffusionDPO.model_validate({"beta": 10, "space": space})
+            made = Prediction(
+                policy, torch.zeros_like(x_0), Noised(x_t, x_0, noise, timesteps), schedule, space=objective.space
+            )
+            (gradient,) = torch.autograd.grad(objective(made, batch).losses.sum(), policy)
+            assert bool(gradient.any()) is has_gradient, (timestep, space)
+
+
+def test_under_v_prediction_the_error_of_the_network_is_the_noises_over_alpha_squared():
+    made, _ = at_high_noise("v_prediction", difference=0.3)
+    network, noise = (replace(made, reference=0 * made.policy, space=space) for space in ("network", "noise"))
+    torch.testing.assert_close(network.policy_error, noise.policy_error / 0.36)
+    torch.testing.assert_close(network.reference_error, noise.reference_error / 0.36)

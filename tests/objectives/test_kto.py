@@ -9,7 +9,7 @@ import pytest
 import torch
 from of_errors import batch, errors, outcome, prediction, tensor
 
-from t2ialign.objectives.kto import DiffusionKTO, diffusion_kto_loss, gain_sums, kl_baseline
+from t2ialign.objectives.kto import DiffusionKTO, diffusion_kto_loss, gain_sums, kl_baseline, mean_gain
 
 ONES = torch.ones(2, dtype=torch.float64)
 LABELS = tensor([1.0], [0.0])
@@ -117,3 +117,64 @@ def test_the_baseline_comes_from_the_sums_of_all_processes_where_the_step_hands_
     made.__dict__.update(policy_error=policy, reference_error=reference)
     assert objective(made, batch(2, 1, scores=LABELS)).metrics["kl"] == 3
     torch.testing.assert_close(objective.context(made, batch(2, 1)), torch.tensor([3.0, 2.0], dtype=torch.float64))
+
+
+def test_the_original_baseline_keeps_a_negative_mean():
+    policy, reference = tensor([0.10], [0.20]), tensor([0.11], [0.20])
+    other = (tensor([0.31], [0.43]), tensor([0.30], [0.40]))  # gains -0.01 and -0.03 under the wrong prompts
+    clamped = outcome(DiffusionKTO(beta=10), policy, reference, scores=LABELS, mismatched=other)
+    original = outcome(DiffusionKTO(beta=10, baseline="original"), policy, reference, scores=LABELS, mismatched=other)
+    assert clamped.metrics["kl"].item() == 0
+    assert original.metrics["kl"].item() == pytest.approx(-0.02)
+    # 10 * (0.01 + 0.02) and -10 * (0 + 0.02)
+    torch.testing.assert_close(original.metrics["margin"], torch.tensor([0.3, -0.2], dtype=torch.float64))
+    with pytest.raises(ValueError, match="baseline 'original' needs predictions under other prompts"):
+        outcome(DiffusionKTO(beta=10, baseline="original"), policy, reference, scores=LABELS)
+
+
+def test_the_sigmoid_baseline_is_the_middle_of_both_kinds_however_many_there_are():
+    reference = tensor([0.5], [0.5], [0.5])
+    policy = reference - tensor([0.02], [0.04], [-0.01])  # gains of two liked and one disliked image
+    output = outcome(DiffusionKTO(beta=10, baseline="sigmoid"), policy, reference, scores=tensor([1], [1], [0]))
+    assert output.metrics["kl"].item() == pytest.approx((0.03 - 0.01) / 2)
+    one_kind = outcome(DiffusionKTO(beta=10, baseline="sigmoid"), policy, reference, scores=tensor([1], [1], [1]))
+    assert one_kind.metrics["kl"].item() == pytest.approx((0.05 / 3) / 2)
+
+
+def test_the_mean_of_nothing_is_0():
+    assert mean_gain(torch.zeros(2)).item() == 0
+
+
+@pytest.mark.parametrize(
+    ("utility", "loss", "slope"),
+    [
+        # at margin 0.75: sigma(0.75) = 0.679179
+        ("kahneman_tversky", 0.320821, -0.679179 * 0.320821),
+        ("loss_averse", 0.386871, -0.320821),
+        ("risk_seeking", -1.136871, -0.679179),
+    ],
+)
+def test_utilities_by_hand(utility: str, loss: float, slope: float):
+    gain = torch.tensor([0.00075, -0.00075], dtype=torch.float64, requires_grad=True)
+    found = diffusion_kto_loss(gain, torch.tensor([True, False]), 0.0, 1000, utility)  # type: ignore[arg-type]
+    torch.testing.assert_close(found.loss, torch.full((2,), loss, dtype=torch.float64), atol=1e-6, rtol=0)
+    (gradient,) = torch.autograd.grad(found.loss.sum(), gain)
+    torch.testing.assert_close(gradient / 1000, torch.tensor([slope, -slope], dtype=torch.float64), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("utility", ["kahneman_tversky", "loss_averse", "risk_seeking"])
+def test_an_untouched_policy_has_the_loss_that_the_objective_states(utility: str):
+    objective = DiffusionKTO.model_validate({"beta": 1000, "baseline": "batch", "utility": utility})
+    policy = errors(2, 1, seed=0)
+    found = outcome(objective, policy, policy, scores=LABELS).losses
+    torch.testing.assert_close(found, torch.full_like(found, objective.initial_loss))
+
+
+def test_saturated_is_where_the_utility_is_flat():
+    reference = tensor([0.5], [0.5])
+    policy = reference - tensor([0.1], [0.1])  # beta 100: margins +10 of the liked and -10 of the disliked image
+    for utility, flat in (("kahneman_tversky", [1, 1]), ("loss_averse", [1, 0]), ("risk_seeking", [0, 1])):
+        objective = DiffusionKTO.model_validate({"beta": 100, "utility": utility})
+        same = (reference, reference)  # under other prompts nothing changed: the baseline is 0
+        found = outcome(objective, policy, reference, scores=LABELS, mismatched=same)
+        assert found.metrics["saturated"].tolist() == flat

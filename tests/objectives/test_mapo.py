@@ -109,3 +109,9 @@ def test_no_reference_is_needed_and_none_is_measured():
         metrics = outcome(objective, tensor([0.1, 0.2]), None).metrics
         assert "chosen_change" not in metrics
         assert metrics["implicit_accuracy"].item() == 1
+
+
+def test_at_the_least_beta_the_second_version_has_a_gradient_at_errors_whose_score_is_0():
+    error = torch.tensor([[200.0, 1e4], [0.0, 50.0]], requires_grad=True)  # exp(-200) is 0 in float32
+    (gradient,) = torch.autograd.grad(mapo_v2_loss(error, 1.0).loss.sum(), error)
+    assert gradient.isfinite().all()
