@@ -41,7 +41,7 @@ test-slow: install
 test-browser: install
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || { \
 	  echo "make test-browser needs Chromium; on Debian: apt-get install chromium" >&2; exit 3; }
-	$(BIN)/python -m pytest -m browser tests/unigenbench/report/test_report_browser.py
+	$(BIN)/python -m pytest -m browser tests/report tests/unigenbench/report
 
 format: install
 	$(BIN)/ruff check --fix .

@@ -24,10 +24,10 @@ from typing import Any, NamedTuple
 from t2ialign.config.reader import load
 from t2ialign.demo.evaluation import PromptResult, compare_models, judge
 from t2ialign.demo.settings import Settings
-from t2ialign.demo.tables import interval
 from t2ialign.demo.training import equal_steps
 from t2ialign.errors import TryAgainError
 from t2ialign.models import family_of
+from t2ialign.report.comparison import in_points
 from t2ialign.shapes.caption import prompts as shapes_prompts
 from t2ialign.shapes.data import write_dataset
 from t2ialign.storage.atomic import atomic_write
@@ -219,7 +219,7 @@ def table(found: dict[str, Any], head: str) -> str:
             ratio = one["diversity"]
             spread = f"{ratio['mean']:.2f}" if ratio and other == "base" else ""
             told = found[other]["what"] if other != "base" else "base"
-            values = " | ".join(interval(shifts[key]) for key in SHOWN)
+            values = " | ".join(in_points(shifts[key]) for key in SHOWN)
             lines.append(f"| {one['what']} − {told} | {values} | {spread} |")
     return "\n".join(lines) + "\n"
 

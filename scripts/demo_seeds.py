@@ -17,7 +17,7 @@ from typing import Any
 
 from t2ialign.demo.pipeline import run_demo
 from t2ialign.demo.settings import SHEET, Settings
-from t2ialign.demo.tables import interval
+from t2ialign.report.comparison import in_points
 from t2ialign.statistics import prompts_for_mean, prompts_for_share
 from t2ialign.storage.atomic import atomic_write
 from t2ialign.storage.resources import shipped
@@ -38,7 +38,7 @@ def table(seeds: Mapping[int, Mapping[str, Any]], compared: str, pair: str) -> l
     lines.append("|---" * (len(SHOWN) + 2) + "|")
     model = pair.split(" - ")[0]
     for seed, found in seeds.items():
-        shifts = [interval(found[compared]["differences"][pair][key]) for key in SHOWN]
+        shifts = [in_points(found[compared]["differences"][pair][key]) for key in SHOWN]
         ratio = found[compared]["diversity"][model]["diversity"]
         told = "–" if ratio is None else "{mean:.2f} ({low:.2f} to {high:.2f})".format(**ratio)
         lines.append(f"| seed {seed} | {' | '.join(shifts)} | {told} |")

@@ -17,6 +17,7 @@ from PIL import Image
 from t2ialign.errors import DataError
 from t2ialign.progress import track
 from t2ialign.shapes import diversity
+from t2ialign.shapes.constraint import counted
 from t2ialign.shapes.realism import residual
 from t2ialign.shapes.scene import Scene, Thing
 from t2ialign.shapes.taste import taste
@@ -55,7 +56,7 @@ class ImageMeasures(NamedTuple):
     scene: dict[str, Any] | None
     """What is seen."""
     verdicts: list[dict[str, Any]]
-    """criterion, claim, right"""
+    """criterion, claim, right; seen, the number of things that a claim counts, None of other claims"""
 
 
 def measure(prompt: str, image: Image.Image) -> ImageMeasures:
@@ -72,7 +73,12 @@ def measure(prompt: str, image: Image.Image) -> ImageMeasures:
         unreadable=judged.seen.reason if isinstance(judged.seen, Unreadable) else None,
         scene=None if seen is None else {**asdict(seen), "things": [asdict(thing) for thing in seen.things]},
         verdicts=[
-            {"criterion": verdict.criterion, "claim": str(verdict.constraint), "right": verdict.right}
+            {
+                "criterion": verdict.criterion,
+                "claim": str(verdict.constraint),
+                "right": verdict.right,
+                "seen": None if seen is None else counted(verdict.constraint, seen),
+            }
             for verdict in judged.verdicts
         ],
     )

@@ -13,6 +13,7 @@ from t2ialign.demo.pair_set import PairSet
 from t2ialign.demo.settings import FOLDERS, TIMINGS, Settings
 from t2ialign.demo.training import passes
 from t2ialign.generation.folder import RECORD
+from t2ialign.report.comparison import in_points
 
 
 def summarise(
@@ -89,7 +90,7 @@ def goals(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
     agreed = [agreement["verdicts"]["mean"] for agreement in measured["independent_verifier"].values()]
 
     def points(shift: Mapping[str, float]) -> str:
-        return f"{100 * shift['mean']:+.1f} points ({100 * shift['low']:+.1f} to {100 * shift['high']:+.1f})"
+        return in_points(shift, " points")
 
     faithful, liked, more = (over_base[key] for key in ("faithfulness", "taste_satisfied", "more_to_taste"))
     found = [

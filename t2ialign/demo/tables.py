@@ -13,6 +13,7 @@ from rich.text import Text
 
 from t2ialign.config.reader import read_yaml
 from t2ialign.demo.settings import MODELS, Recipes
+from t2ialign.report.comparison import in_points
 from t2ialign.report.run_folder import TRAINING
 
 
@@ -49,19 +50,14 @@ def _table(summary: Mapping[str, Any], compared: Mapping[str, Any], title: str) 
         table.add_column(f"{name}, {compared['guidance'][name]:g}", justify="right")
     shown = ("aligned - base", "aligned - sft")
     for pair in shown:
-        table.add_column(f"{pair}, points", justify="right")
+        table.add_column(f"{pair.replace(' - ', ' − ')}, points", justify="right")
     for entry in summary["measures"]:
         key = entry["key"]
         means = [f"{compared['models'][name][key]:.1%}" if key != "more_to_taste" else "" for name in MODELS]
         shifts = [compared["differences"][pair][key] for pair in shown]
         style = "green" if shifts[0]["low"] > 0 else "red" if shifts[0]["high"] < 0 else ""
-        table.add_row(entry["name"], *means, *(interval(shift) for shift in shifts), style=style)
+        table.add_row(entry["name"], *means, *(in_points(shift) for shift in shifts), style=style)
     return table
-
-
-def interval(shift: Mapping[str, float]) -> str:
-    """A difference in points with its interval, for example "+5.1 (+2.7 to +7.5)"."""
-    return "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * shift[key] for key in ("mean", "low", "high")))
 
 
 def next_commands(run_dir: Path, model: Path, recipes: Recipes, guidance: float) -> list[tuple[str, str]]:

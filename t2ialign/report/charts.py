@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from unigenbench.formatting import with_minus
+
 WIDTH, HEIGHT = 380, 210
 LEFT, RIGHT, TOP, BOTTOM = 56, 370, 10, 180
 """The plot area inside the chart, in SVG units."""
@@ -72,6 +74,7 @@ def line_chart(
     curves = {label: _curve(np.asarray(steps, float), np.asarray(values, float)) for label, values in series.items()}
     low, high = _value_range([(raw, smooth) for _, raw, smooth in curves.values()], list(guides.values()))
     first, last = float(steps[0]), float(steps[-1])
+    heights = ticks(low, high)
 
     def place(x: np.ndarray, y: np.ndarray) -> str:
         return " ".join(
@@ -88,12 +91,11 @@ def line_chart(
         note,
         lines,
         [Guide(_scale(value, low, high, BOTTOM, TOP), label) for label, value in guides.items()],
+        [Tick(_scale(value, first, last, LEFT, RIGHT), f"{value:.0f}") for value in step_ticks(first, last)],
         [
-            Tick(_scale(value, first, last, LEFT, RIGHT), f"{value:.0f}")
-            for value in ticks(first, last)
-            if value % 1 == 0
+            Tick(_scale(value, low, high, BOTTOM, TOP), label)
+            for value, label in zip(heights, numbers(heights), strict=True)
         ],
-        [Tick(_scale(value, low, high, BOTTOM, TOP), number(value)) for value in ticks(low, high)],
     )
 
 
@@ -140,8 +142,20 @@ def ticks(low: float, high: float, at_most: int = 5) -> list[float]:
     return [index * step for index in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
-def number(value: float) -> str:
-    """A number at the precision a reader can use: 3 significant digits."""
+def step_ticks(first: float, last: float) -> list[float]:
+    """Round steps with room for their labels, and the last step."""
+    room = 0.12 * (last - first)
+    return [*(step for step in ticks(first, last) if step % 1 == 0 and step < last - room), last]
+
+
+def numbers(values: Sequence[float]) -> list[str]:
+    """Numbers at the precision that tells them apart."""
+    written = ([number(value, digits) for value in values] for digits in range(3, 16))
+    return next((labels for labels in written if len(set(labels)) == len(values)), [str(value) for value in values])
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A number at the precision a reader can use, in significant digits."""
     if value == 0 or abs(value) < 1e-12:
         return "0"
-    return f"{value:.3g}" if 1e-3 <= abs(value) < 1e5 else f"{value:.1e}"
+    return with_minus(f"{value:.{digits}g}" if 1e-3 <= abs(value) < 1e5 else f"{value:.{digits - 2}e}")

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from t2ialign.report.images import data_uri
 from t2ialign.report.run_folder import VERDICTS, read_json_lines
+from unigenbench.formatting import with_minus
 
 FIRST_PAIRS = 50
 """Image pairs shown from the top of the list, whatever their verdicts: a sheet of 100 images."""
 CHANGED_PAIRS = 6
 """Image pairs shown of those that got better, and of those that got worse."""
+
+
+FEWEST = 5
+"""With fewer prompts or statements the ends of an interval say next to nothing."""
 
 
 class ImagePair(NamedTuple):
@@ -55,6 +61,24 @@ class Bar(NamedTuple):
     aligned: dict[str, float]
     difference: dict[str, float]
     """mean, low, high"""
+
+
+def is_thin(estimate: Mapping[str, float]) -> bool:
+    """Whether an interval is not worth showing: it rests on too little, or all that it rests on is alike."""
+    return estimate.get("n", FEWEST) < FEWEST or estimate["low"] == estimate["high"]
+
+
+def direction(shift: Mapping[str, float]) -> str:
+    """What a difference with mean, low and high means, in a word: better, worse, or unclear."""
+    if shift.get("n", FEWEST) < FEWEST or shift["low"] <= 0 <= shift["high"]:
+        return "unclear"
+    return "better" if shift["low"] > 0 else "worse"
+
+
+def in_points(shift: Mapping[str, float], unit: str = "") -> str:
+    """A difference with its interval, for example "+5.1 (+2.7 to +7.5)"; thin intervals are withheld."""
+    mean, low, high = (with_minus(f"{100 * shift[key]:+.1f}") for key in ("mean", "low", "high"))
+    return f"{mean}{unit} ({'interval thin' if is_thin(shift) else f'{low} to {high}'})"
 
 
 def disagreements(run_dir: Path, summary: dict[str, Any]) -> list[Disagreement]:

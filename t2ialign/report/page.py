@@ -13,11 +13,12 @@ import jinja2
 from t2ialign.config.reader import validated
 from t2ialign.errors import InputError
 from t2ialign.objectives.base import Objective
-from t2ialign.report.comparison import bars, disagreements, galleries
+from t2ialign.report.comparison import FEWEST, bars, direction, disagreements, galleries, is_thin
 from t2ialign.report.run_folder import SUMMARY, TRAINING, flatten, read_config, read_json
 from t2ialign.report.training import findings, training_charts
 from t2ialign.storage.atomic import atomic_write
 from t2ialign.training.trackers import METRICS, read_metrics
+from unigenbench.formatting import with_minus
 
 DPO = "dpo"
 """The objective whose metrics are read as docs/dpo-metrics.md says."""
@@ -54,6 +55,7 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         environment=flatten(read_json(training / "environment.json") or {}),
         summary=summary,
         steps=rows[-1]["step"] if rows else 0,
+        fewest=FEWEST,
         galleries=galleries(run_dir) if summary else [],
         bars=bars(summary) if summary else [],
         disagreements=disagreements(run_dir, summary) if summary else [],
@@ -86,7 +88,9 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
-    environment.filters["points"] = lambda value: f"{100 * value:+.1f}"
+    environment.filters["points"] = lambda value: with_minus(f"{100 * value:+.1f}")
+    environment.filters["direction"] = direction
+    environment.tests["thin"] = is_thin
     environment.filters["minutes"] = lambda seconds: f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
     return environment.get_template("report.html.j2")
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from t2ialign.report.charts import Chart, line_chart
+from unigenbench.formatting import with_minus
 
 
 class ChartSpec(NamedTuple):
@@ -44,7 +45,7 @@ _CHARTS = (
     ),
     ChartSpec(
         "Saturated pairs",
-        "share whose loss is flat, which hardly teach any more: margin > 5, with kto < -5 too",
+        "share whose loss is flat, which hardly teach any more: margin > 5, with kto < −5 too",
         {"saturated": "share"},
         {},
     ),
@@ -145,7 +146,7 @@ def _change_finding(chosen: float, rejected: float, gain: str | None) -> Finding
     if chosen > 0 and rejected > 0:
         text = (
             "The policy denoises both images of the training pairs worse than the reference did "
-            f"(chosen {chosen:+.2g}, rejected {rejected:+.2g})."
+            f"(chosen {_signed(chosen)}, rejected {_signed(rejected)})."
         )
         if gain is not None:
             return Finding("note", f"{text} Images can get worse that way; these did not. {gain}")
@@ -157,10 +158,14 @@ def _change_finding(chosen: float, rejected: float, gain: str | None) -> Finding
     if chosen <= 0 <= rejected:
         return Finding(
             "good",
-            f"The chosen images are denoised better ({chosen:+.2g}) and the rejected ones worse ({rejected:+.2g}), as "
-            "intended.",
+            f"The chosen images are denoised better ({_signed(chosen)}) and the rejected ones worse "
+            f"({_signed(rejected)}), as intended.",
         )
     return None
+
+
+def _signed(value: float) -> str:
+    return with_minus(f"{value:+.2g}")
 
 
 def _held_out_gain(summary: Mapping[str, Any] | None) -> str | None:

@@ -82,6 +82,13 @@ def _a(spec: Spec) -> str:
     return f"an {spec}" if str(spec).startswith("orange") else f"a {spec}"
 
 
+def counted(constraint: Constraint, scene: Scene) -> int | None:
+    """The things of a scene that a statement of kind total or count is about; None for other kinds."""
+    if constraint.kind not in ("total", "count"):
+        return None
+    return sum(constraint.kind == "total" or constraint.subject.matches(thing) for thing in scene.things)
+
+
 def holds(constraint: Constraint, scene: Scene) -> bool:
     """True where the scene satisfies the constraint; a scene without things satisfies none but the background's."""
     matching = [thing for thing in scene.things if constraint.subject.matches(thing)]
@@ -90,14 +97,12 @@ def holds(constraint: Constraint, scene: Scene) -> bool:
     if not scene.things:
         return False
     match constraint.kind:
-        case "total":
-            return len(scene.things) == constraint.value
+        case "total" | "count":
+            return counted(constraint, scene) == constraint.value
         case "every":
             return len(matching) == len(scene.things)
         case "exists":
             return bool(matching)
-        case "count":
-            return len(matching) == constraint.value
         case "absent":
             return not matching
         case "same color":

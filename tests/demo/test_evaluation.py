@@ -39,6 +39,11 @@ def test_an_image_is_measured_by_both_preferences_apart():
     assert seen.things[0].color == "red"
 
 
+def test_a_claim_that_counts_keeps_what_was_seen():
+    verdicts = measure("two rings", picture(size="small")).verdicts
+    assert ("things in the picture: 2", 1) in [(one["claim"], one["seen"]) for one in verdicts]
+
+
 def test_taste_is_satisfied_where_all_that_is_left_open_is_to_taste():
     assert measure("a red circle", picture()).taste_satisfied == 1
     assert measure("a small red circle", picture(size="small")).taste_satisfied == 1  # only the background is open

@@ -1,5 +1,6 @@
 """The report: self-contained, escaped, complete for a comparison and for a plain training run."""
 
+import itertools
 import json
 import math
 import re
@@ -8,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import chromium
 from PIL import Image
 
 from t2ialign.errors import DataError, InputError
-from t2ialign.report.charts import LEFT, RIGHT, line_chart, ticks, trailing_mean
+from t2ialign.report.charts import LEFT, RIGHT, line_chart, numbers, ticks, trailing_mean
+from t2ialign.report.comparison import in_points
 from t2ialign.report.images import data_uri
 from t2ialign.report.page import write_report
 from t2ialign.report.training import findings, training_charts
@@ -134,7 +137,79 @@ def test_headline_and_criteria_are_shown_in_points(tmp_path):
     page = Page(write_report(comparison(tmp_path / "demo")))
     for shown in ("61.2 %", "66.8 %", "+5.6", "+3.1", "+8.1", "Attribute - Color", "2 min 05 s", "One training seed."):
         assert shown in page.text
-    assert [attrs["class"] for tag, attrs in page.tags if tag == "span" and "gain" in attrs.get("class", "")]
+    assert [attrs["class"] for tag, attrs in page.tags if tag == "span" and "better" in attrs.get("class", "")]
+    assert "+5.6 better" in page.text
+
+
+def changed(folder: Path, **shift: float) -> str:
+    """What a reader sees of a comparison whose one difference has other numbers."""
+    run = comparison(folder)
+    content = summary()
+    content["equal"]["differences"]["aligned - base"]["faithfulness"] = SHIFT | shift
+    content["criteria"]["Attribute - Color"]["difference"] = SHIFT | shift
+    (run / "summary.json").write_text(json.dumps(content))
+    return re.sub(r"\s+", " ", Page(write_report(run)).text)
+
+
+@pytest.mark.parametrize(
+    ("shift", "shown"),
+    [
+        ({"mean": -0.0561, "low": -0.08, "high": -0.03}, "−5.6 worse −8.0 to −3.0"),
+        ({"mean": 0.01, "low": -0.02, "high": 0.04}, "+1.0 unclear −2.0 to +4.0"),
+        ({"mean": 0.0, "low": 0.0, "high": 0.0}, "0.0 unclear thin"),
+        ({"n": 4}, "+5.6 unclear thin"),
+        ({"n": 5}, "+5.6 better +3.1 to +8.1"),
+    ],
+)
+def test_a_difference_is_a_word_with_a_minus_sign_and_no_thin_interval(shift: dict, shown: str, tmp_path: Path):
+    text = changed(tmp_path / "demo", **shift)
+    assert text.count(shown) >= 2  # among the measures, and of the criterion
+    assert "aligned − base" in text
+    assert not re.search(r"(?<![\w–])-\d", text.partition("Settings")[0])
+
+
+def test_a_difference_in_points_withholds_a_thin_interval():
+    assert in_points(SHIFT) == "+5.6 (+3.1 to +8.1)"
+    assert in_points(SHIFT | {"mean": -0.01, "low": -0.02}, " points") == "−1.0 points (−2.0 to +8.1)"
+    assert in_points(SHIFT | {"n": 4}) == "+5.6 (interval thin)"
+
+
+def test_criteria_say_how_many_statements_and_prompts_they_are_of(tmp_path: Path):
+    assert "100 statements of 1 prompt " in changed(tmp_path / "one", n=1)
+    assert "100 statements of 40 prompts " in changed(tmp_path / "more", n=40)
+
+
+def test_a_claim_that_counts_says_what_was_asked_and_what_was_seen(tmp_path: Path):
+    run = comparison(tmp_path / "demo")
+    rows = [json.loads(line) for line in (run / "verdicts.jsonl").read_text().splitlines()]
+    rows[0]["base"]["verdicts"] = [{"criterion": "", "claim": "things in the picture: 2", "right": False, "seen": 3}]
+    rows[0]["aligned"]["verdicts"] = [{"criterion": "", "claim": "there is a ring", "right": True, "seen": None}]
+    (run / "verdicts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = Page(write_report(run)).text
+    assert "things in the picture: 2 asked, 3 seen" in text
+    assert "there is a ring asked" not in text
+
+
+@pytest.mark.browser
+def test_a_phone_shows_what_was_found_without_scrolling_sideways(tmp_path: Path):
+    path = write_report(comparison(tmp_path / "demo"))
+    with chromium() as context:
+        page = context.new_page()
+        page.set_viewport_size({"width": 390, "height": 844})
+        page.goto(path.as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        for place in ("td[data-name='aligned − base']", ".criterion .difference", ".criterion .shares"):
+            box = page.locator(place).first.bounding_box()
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= 390
+        ends = page.locator(".criterion .scale > span")
+        assert ends.all_inner_texts() == ["0", "25", "50", "75", "100"]
+        assert ends.last.bounding_box()["x"] + ends.last.bounding_box()["width"] <= 390
+
+
+def test_bars_have_their_scale_up_to_its_end(tmp_path: Path):
+    text = re.sub(r"\s+", " ", Page(write_report(comparison(tmp_path / "demo"))).text)
+    assert "0255075100" in text.partition("Verified accuracy by criterion")[2].replace(" ", "")
 
 
 def test_pairs_that_got_better_and_worse_are_shown_with_their_numbers(tmp_path):
@@ -331,6 +406,30 @@ def test_long_series_are_thinned_without_losing_their_mean():
 
 def test_trailing_mean_by_hand():
     np.testing.assert_allclose(trailing_mean(np.array([1.0, 3.0, 5.0, 7.0]), 2), [1, 2, 4, 6])
+
+
+def test_labels_of_an_axis_differ():
+    assert numbers([0.6935, 0.694, 0.6945]) == ["0.6935", "0.694", "0.6945"]
+    assert numbers([0.0, 0.5]) == ["0", "0.5"]
+
+
+@pytest.mark.parametrize("steps", [2, 10, 137, 1000, 12345])
+def test_the_axis_of_steps_shows_its_end(steps: int):
+    chart = line_chart("loss", "", range(1, steps + 1), {"loss": [1.0] * steps})
+    assert chart.x_ticks[-1] == (RIGHT, str(steps))
+    assert all(b.position - a.position > 0.12 * (RIGHT - LEFT) for a, b in itertools.pairwise(chart.x_ticks))
+
+
+def test_axes_and_findings_have_minus_signs():
+    assert [tick.label for tick in line_chart("", "", [1, 2], {"": [-3.0, -1.0]}).y_ticks] == [
+        "−3",
+        "−2.5",
+        "−2",
+        "−1.5",
+        "−1",
+    ]
+    [*_, change] = findings(metrics(10), initial_loss=LN_2)  # the last 2 of 10 steps: chosen -9e-5 and -1e-4
+    assert "denoised better (−9.5e−05)" in change.text
 
 
 def test_ticks_are_round_and_inside():

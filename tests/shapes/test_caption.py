@@ -26,7 +26,7 @@ from t2ialign.shapes.caption import (
     split_of,
     write,
 )
-from t2ialign.shapes.constraint import CRITERIA, Constraint, Spec, holds
+from t2ialign.shapes.constraint import CRITERIA, Constraint, Spec, counted, holds
 from t2ialign.shapes.families import FAMILIES, WORDS
 from t2ialign.shapes.scene import Scene, Thing, sample_scene
 
@@ -226,6 +226,15 @@ def test_constraints_hold_and_fail_by_hand():
     ]
     assert all(holds(constraint, scene) for text in right for constraint in constraints(text))
     assert not any(all(holds(constraint, scene) for constraint in constraints(text)) for text in wrong)
+
+
+def test_things_are_counted_for_statements_of_a_number():
+    scene = Scene("navy", (Thing("ring", "red", "large", 16, 20), Thing("ring", "blue", "small", 48, 44)))
+    found = {
+        constraint.kind: counted(constraint, scene) for constraint in constraints("three shapes, none of them red")
+    }
+    assert found == {"total": 2, "absent": None}
+    assert counted(Constraint("count", "", Spec(color="red"), value=2), scene) == 1
 
 
 def test_an_empty_scene_satisfies_nothing_but_its_background():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import hand_made
 import pytest
+from browser import PATIENCE, chromium
 from PIL import Image
 
 from unigenbench.report.build import write_page
@@ -18,13 +18,6 @@ from unigenbench.types import RunLog
 
 pytestmark = pytest.mark.browser
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND",
-)  # fmt: skip
-PATIENCE = 120_000
-"""ms; machines that run tests may be busy"""
 HOSTILE = "</script><script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\">"
 PROMPTS = hand_made.prompt_set(
     [
@@ -90,16 +83,8 @@ class Opened:
 
 @pytest.fixture(scope="module")
 def context() -> Iterator[Any]:
-    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if executable is None:
-        pytest.skip(f"no browser ({', '.join(BROWSERS)}); install Debian's chromium, or look at the report yourself")
-    api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=FLAGS, timeout=PATIENCE)
-        context = browser.new_context(offline=True, viewport={"width": 1200, "height": 900})
-        context.set_default_timeout(PATIENCE)
+    with chromium() as context:
         yield context
-        browser.close()
 
 
 @pytest.fixture(scope="module")
