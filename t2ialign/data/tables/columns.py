@@ -117,6 +117,17 @@ def match_column(table: Table, role: Role, columns: Columns | None) -> str | Non
     return found[0] if found else None
 
 
+def check_named_columns(table: Table, columns: Columns) -> None:
+    """Checks that the columns which the config names are there, whether or not this kind of data reads them.
+
+    Raises:
+        DataError: one is not.
+    """
+    for role in ROLES:
+        if columns.named(role) is not None:
+            match_column(table, role, columns)
+
+
 def find_column(table: Table, role: Role, columns: Columns | None) -> str:
     """The column that has a role.
 

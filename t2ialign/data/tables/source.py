@@ -22,7 +22,7 @@ from t2ialign.data.account import (
 )
 from t2ialign.data.base import DataConfig, Example, StoredImage
 from t2ialign.data.images import ImageDigests, in_threads, open_image
-from t2ialign.data.tables.columns import Columns
+from t2ialign.data.tables.columns import Columns, check_named_columns
 from t2ialign.data.tables.folders import images_without_row
 from t2ialign.data.tables.table import Row, Table, find_table, is_file, read_table
 from t2ialign.errors import DataError, InputError
@@ -127,6 +127,7 @@ class TableData(DataConfig):
     def read(self, *, decode: bool) -> Reading:
         """All rows, usable or not, whatever `on_bad` and `ties` say; with `decode` damaged images are found too."""
         table = self._table()
+        check_named_columns(table, self.columns)
         layout = self.layout(table)
         outcomes = [layout.read(row) for row in table.rows]
         examples = [outcome for outcome in outcomes if isinstance(outcome, Example)]

@@ -17,6 +17,7 @@ from t2ialign.config import component
 from t2ialign.data.images import open_image
 from t2ialign.data.kinds.pairs import PairData
 from t2ialign.data.kinds.singles import SingleData
+from t2ialign.data.tables.columns import Columns
 from t2ialign.errors import DataError, InputError
 
 HEADER = ["prompt", "chosen", "rejected"]
@@ -230,6 +231,14 @@ def test_a_named_column_must_be_there(images: Path):
     assert (
         "data.columns.chosen is 'chosn', but columns are prompt, chosen, rejected; did you mean \"chosen\"?" in message
     )
+
+
+@pytest.mark.parametrize("role", list(Columns.model_fields))
+def test_a_named_column_must_be_there_even_where_it_is_not_read(images: Path, role: str):
+    path = write_csv(images / "pairs.csv", HEADER, [["fox", "a.png", "b.png"]])
+    message = refused(PairData(path=path, columns=Columns.model_validate({role: "rejcted"})))
+    assert f"data.columns.{role} is 'rejcted', but columns are " in message
+    assert message.endswith('; did you mean "rejected"?')
 
 
 def test_two_columns_that_mean_the_same_are_not_guessed_between(images: Path):
