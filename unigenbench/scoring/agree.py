@@ -11,6 +11,7 @@ import numpy as np
 from unigenbench import statistics as stats
 from unigenbench.errors import InputError
 from unigenbench.scoring.counts import CRITERION, DIMENSION_COLUMNS, count_run
+from unigenbench.scoring.manifest import judge_model
 from unigenbench.scoring.pairing import BOTH, NEITHER, ONLY_FIRST, ONLY_SECOND, Pairing, judged, pair, same_question
 from unigenbench.scoring.scores import macro
 from unigenbench.scoring.verdicts import verdicts_by_image
@@ -51,16 +52,14 @@ def agree(logs: Sequence[RunLog], *, bootstrap: int = 2000, seed: int = 0) -> di
 
 
 def _about(log: RunLog) -> dict[str, Any]:
-    judge = log.manifest.get("judge") or {}
-    name = (judge.get("spec") or {}).get("model") or judge.get("name")
-    return {"run": str(log.path), "judge": name, "judge_id": judge.get("id"), "judged": len(judged(log))}
+    judge_id = log.manifest["judge"]["id"]
+    return {"run": str(log.path), "judge": judge_model(log), "judge_id": judge_id, "judged": len(judged(log))}
 
 
 def agree_pair(pairing: Pairing, bootstrap: int, seed: int) -> dict[str, Any]:
     """The entries of one pair of judges."""
     drawn = stats.multiplicities(len(pairing.prompts), bootstrap, seed)
-    flat = pairing.counts.reshape(len(pairing.prompts), -1).astype(np.float64)
-    replicates = (drawn @ flat).reshape(bootstrap, *pairing.counts.shape[1:])
+    replicates = np.tensordot(drawn, pairing.counts, 1)
     made: dict[str, Any] = {
         "images": pairing.shared,
         "prompts": len(pairing.prompts),
@@ -74,10 +73,7 @@ def agree_pair(pairing: Pairing, bootstrap: int, seed: int) -> dict[str, Any]:
             counts = pairing.counts[:, columns].sum((0, 1))
             interval = stats.interval(stats.kappas(replicates[:, columns].sum(1)))
             entry = stats.agreement(*map(int, counts))._asdict()
-            made[section][id] = {
-                **entry,
-                "kappa_ci": list(interval) if interval and entry["kappa"] is not None else None,
-            }
+            made[section][id] = {**entry, "kappa_ci": list(interval) if interval else None}
     return made
 
 
@@ -176,10 +172,10 @@ def rank_agreement(logs: Sequence[RunLog]) -> dict[str, Any]:
     """
     overalls: dict[str, dict[str, float]] = {}
     for log in logs:
-        judge = str((log.manifest.get("judge") or {}).get("id"))
+        judge = log.manifest["judge"]["id"]
         score = macro(count_run(log).dimensions).score
         if score is not None:
-            overalls.setdefault(judge, {})[str((log.manifest.get("images") or {}).get("root"))] = score
+            overalls.setdefault(judge, {})[str(log.manifest["images"].get("root"))] = score
     if len(overalls) != 2:
         raise InputError(f"--rank: runs of {len(overalls)} judges; give runs of two, over the same folders of images")
     first, second = overalls.values()

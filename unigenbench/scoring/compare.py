@@ -13,9 +13,9 @@ from unigenbench import statistics as stats
 from unigenbench.errors import BenchError, InputError
 from unigenbench.formatting import plural
 from unigenbench.scoring.counts import CRITERION, DIMENSION_COLUMNS, failed_by_status
+from unigenbench.scoring.manifest import images_per_prompt, judge_model
 from unigenbench.scoring.pairing import ONLY_FIRST, ONLY_SECOND, Pairing, pair
 from unigenbench.scoring.scores import FEW_PROMPTS
-from unigenbench.scoring.verdicts import images_per_prompt
 from unigenbench.types import RunLog
 
 MEASURES = ("prompts", "rubric", "judge", "images")
@@ -105,11 +105,11 @@ def compare(
 
 def _measures(log: RunLog) -> dict[str, Any]:
     """What must be the same for scores to be of the same thing."""
-    rubric, judge = log.manifest.get("rubric"), log.manifest.get("judge") or {}
+    rubric = log.manifest["rubric"]
     return {
         "prompts": f"{log.prompts.name} ({log.prompts.sha256[:12]})",
-        "rubric": f"{rubric.get('id')} ({str(rubric.get('sha256'))[:12]})" if isinstance(rubric, dict) else str(rubric),
-        "judge": f"{(judge.get('spec') or {}).get('model') or judge.get('name')} ({judge.get('id')})",
+        "rubric": f"{rubric['id']} ({str(rubric.get('sha256'))[:12]})",
+        "judge": f"{judge_model(log)} ({log.manifest['judge']['id']})",
         "images": f"{images_per_prompt(log)} per prompt",
     }
 
@@ -123,7 +123,7 @@ def _differing(first: RunLog, second: RunLog) -> list[tuple[str, str, str]]:
 
 def judge_differences(first: RunLog, second: RunLog) -> list[tuple[str, Any, Any]]:
     """(key, first value, second value) of what differs in the configurations of two runs' judges; None: not set."""
-    was, now = ((log.manifest.get("judge") or {}).get("spec") or {} for log in (first, second))
+    was, now = (log.manifest["judge"]["spec"] for log in (first, second))
     return [(key, was.get(key), now.get(key)) for key in sorted({*was, *now}) if was.get(key) != now.get(key)]
 
 
@@ -203,7 +203,7 @@ def _permuted(groups: Groups, swapped: np.ndarray) -> np.ndarray:
 
     Both runs have the same test points, so that an exchange turns the sign of a prompt's difference of counts.
     """
-    difference = (groups.second - groups.first).astype(np.float64)
+    difference = groups.second - groups.first
     total = np.broadcast_to(groups.total.sum(0), (len(swapped), difference.shape[1]))
     return stats.ratio(difference.sum(0) - 2 * (swapped @ difference), total)
 
@@ -249,7 +249,7 @@ def _about(log: RunLog) -> dict[str, Any]:
     return {
         "run": str(log.path),
         "run_id": log.manifest.get("run_id", log.path.name),
-        "judge_id": (log.manifest.get("judge") or {}).get("id"),
+        "judge_id": log.manifest["judge"]["id"],
         "category": log.prompts.name,
         "selection": log.prompts.selection,
         "judged": sum(judgement.status == "ok" for judgement in log.judgements),

@@ -7,21 +7,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from unigenbench.errors import DataError, InputError
+from unigenbench.scoring.manifest import images_per_prompt, samples_per_image
 from unigenbench.scoring.official import official_verdicts
-from unigenbench.scoring.verdicts import (
-    ImageKey,
-    ImageVerdicts,
-    images_per_prompt,
-    samples_per_image,
-    verdicts_by_image,
-)
+from unigenbench.scoring.verdicts import ImageKey, ImageVerdicts, verdicts_by_image
 from unigenbench.taxonomy import CRITERIA, DIMENSIONS, THEMES
 from unigenbench.types import Prompt, RunLog
 
@@ -64,7 +59,7 @@ class Counts:
     """[P, 27]"""
     passed: np.ndarray
     """for each image whether all its test points were met: 1, 0, or -1 where it was not judged. [P, images]"""
-    language: str = "en"
+    language: str
 
     @cached_property
     def dimensions(self) -> list[Group]:
@@ -109,14 +104,14 @@ class Counts:
         ]
 
     def _group(self, section: str, id: str, columns: Any, rows: Sequence[bool] | None = None) -> Group:
-        kept = np.ones(len(self.prompts), int) if rows is None else np.asarray(rows, int)
+        kept = 1 if rows is None else np.asarray(rows)
         counts = (table[:, columns].sum(1) * kept for table in (self.correct, self.total, self.expected))
         return Group(section, id, *counts)
 
 
 def _order(name: str) -> tuple[int, str]:
-    """Numbers by their size, before and after words by the alphabet."""
-    digits = name.split("-")[0].split(" ")[0]
+    """Sorts numbers, and ranges by their start, by size, and words by the alphabet."""
+    digits = name.split("-")[0]
     return (int(digits), "") if digits.isdigit() else (0, name)
 
 
@@ -130,7 +125,7 @@ def length_bins(texts: Sequence[str], language: str) -> list[str]:
     unit = "characters" if language == "zh" else "words"
     lengths = np.array([len(text) if language == "zh" else len(text.split()) for text in texts])
     inner = np.quantile(lengths, np.arange(1, LENGTH_BINS) / LENGTH_BINS)
-    place = np.searchsorted(np.unique(inner), lengths, side="left")
+    place = np.searchsorted(np.unique(inner), lengths)
     ends = {bin: (lengths[place == bin].min(), lengths[place == bin].max()) for bin in np.unique(place)}
     return [f"{ends[bin][0]}-{ends[bin][1]} {unit}" for bin in place]
 
@@ -139,8 +134,8 @@ def tabulate(
     prompts: Sequence[Prompt],
     verdicts: Mapping[ImageKey, ImageVerdicts],
     images: int,
-    samples: int = 1,
-    language: str = "en",
+    samples: int,
+    language: str,
 ) -> Counts:
     """Counts of the verdicts on images.
 
@@ -189,7 +184,7 @@ def count_run(log: RunLog, *, missing: Missing = "exclude", compat: Compat = "na
             f"{log.path}: {without} of {len(verdicts) + without} images have no verdict ({_failures(log)}); "
             "judge them, or say --missing exclude or zero"
         )
-    return Counts(made.prompts, made.correct, made.expected, made.expected, np.maximum(made.passed, 0), made.language)
+    return replace(made, total=made.expected, passed=np.maximum(made.passed, 0))
 
 
 def _verdicts(log: RunLog, compat: Compat, missing: Missing) -> dict[ImageKey, ImageVerdicts]:
@@ -202,8 +197,7 @@ def _verdicts(log: RunLog, compat: Compat, missing: Missing) -> dict[ImageKey, I
 
 def _failures(log: RunLog) -> str:
     counts = failed_by_status(log)
-    unseen = "some never came to their turn" if not counts else ""
-    return ", ".join(f"{count} {status}" for status, count in counts.items()) or unseen
+    return ", ".join(f"{count} {status}" for status, count in counts.items()) or "some never came to their turn"
 
 
 def failed_by_status(log: RunLog) -> dict[str, int]:
@@ -216,7 +210,7 @@ def reliable_interval(entry: Mapping[str, Any]) -> tuple[float, float] | None:
     all prompts are alike: the bootstrap then has no width, which is not certainty.
     """
     interval = entry.get("ci")
-    if interval is None or entry.get("prompts", LEAST_PROMPTS) < LEAST_PROMPTS or interval[0] == interval[1]:
+    if interval is None or entry["prompts"] < LEAST_PROMPTS or interval[0] == interval[1]:
         return None
     low, high = interval
     return low, high

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unigenbench.errors import InputError
+from unigenbench.scoring.manifest import image_folder
 from unigenbench.types import PromptSet, RunLog
 
 FILE = Path(__file__).parents[1] / "data" / "leaderboard.json"
@@ -93,17 +94,16 @@ def why_not(log: RunLog, summary: Mapping[str, Any]) -> list[str]:
     What the run says of itself is believed only where it is to its disadvantage.
     """
     manifest = log.manifest
-    rubric = manifest.get("rubric") or {}
     own_words = str(manifest.get("banner") or "the run says so") if not manifest.get("comparable") else None
     reasons = against_board(
         log.prompts,
         judge=_judge_name(log),
-        images_per_prompt=(manifest.get("images") or {}).get("per_prompt") or 0,
+        images_per_prompt=manifest["images"]["per_prompt"],
     )
-    wording = str(rubric.get("id") if isinstance(rubric, Mapping) else rubric)
+    wording = manifest["rubric"]["id"]
     if not wording.startswith("official"):
         reasons.append(f"its judge was asked in the wording {wording!r}, not the official one")
-    share = summary["coverage"]["share"] or 0.0
+    share = summary["coverage"]["share"]
     if share < LEAST_COVERAGE:
         reasons.append(f"{share:.1%} of its images have verdicts, fewer than {LEAST_COVERAGE:.0%}")
     if summary["policy"]["missing"] != "exclude":
@@ -162,8 +162,8 @@ def note_on(judge: str) -> str:
 
 
 def _judge_name(log: RunLog) -> str:
-    judge = log.manifest.get("judge") or {}
-    return str(judge.get("name") or (judge.get("spec") or {}).get("model"))
+    judge = log.manifest["judge"]
+    return str(judge.get("name") or judge["spec"].get("model"))
 
 
 def _own(category: str, log: RunLog, summary: Mapping[str, Any]) -> BoardRow:
@@ -171,10 +171,9 @@ def _own(category: str, log: RunLog, summary: Mapping[str, Any]) -> BoardRow:
     overall = summary["overall"]["macro"]
     if overall is None:
         raise InputError(f"{log.path}: no image has a verdict")
-    root = str((log.manifest.get("images") or {}).get("root") or log.path)
-    share = summary["coverage"]["share"] or 0.0
     sections = (
         {id: 100 * entry["score"] for id, entry in summary[section].items() if entry["score"] is not None}
         for section in ("dimensions", "criteria")
     )
-    return BoardRow(category, f"{Path(root).name} (this run)", None, f"{share:.1%}", 100 * overall, *sections)
+    share = f"{summary['coverage']['share']:.1%}"
+    return BoardRow(category, f"{image_folder(log)} (this run)", None, share, 100 * overall, *sections)

@@ -7,7 +7,6 @@ text says mean of criteria); the overall score is the mean of the ten dimensions
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -85,7 +84,7 @@ def summarise(
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": manifest.get("run_id", log.path.name),
-        "judge_id": (manifest.get("judge") or {}).get("id"),
+        "judge_id": manifest["judge"]["id"],
         "category": log.prompts.name,
         "data_version": log.prompts.version,
         "selection": log.prompts.selection,
@@ -155,7 +154,7 @@ def coverage(log: RunLog, counts: Counts) -> dict[str, Any]:
     judged = {image_key(judgement)[:2] for judgement in log.judgements if judgement.status == "ok"}
     return {
         "images_expected": images,
-        "images_found": (log.manifest.get("images") or {}).get("found", len(seen)),
+        "images_found": log.manifest["images"].get("found", len(seen)),
         "judged": len(judged),
         "failed_by_status": failed_by_status(log),
         "testpoints_expected": int(counts.expected.sum()),
@@ -194,11 +193,9 @@ def _skipped(scores: OfficialScores) -> list[str]:
 
 def _warnings(log: RunLog, counts: Counts) -> list[str]:
     found = [f"{log.prompts.path.name}:{repair.line}: {repair.what}" for repair in log.prompts.repairs]
-    flagged = Counter(
-        flag for prompt in counts.prompts for point in prompt.points for flag in point.flags if flag == "ungrounded"
-    )
-    if flagged:
-        found.append(f"{flagged['ungrounded']} test points ask for what their prompt does not say; they count")
+    ungrounded = sum("ungrounded" in point.flags for prompt in counts.prompts for point in prompt.points)
+    if ungrounded:
+        found.append(f"{ungrounded} test points ask for what their prompt does not say; they count")
     used = int((counts.total.sum(1) > 0).sum())
     if 0 < used < FEW_PROMPTS:
         found.append(f"intervals rest on {plural(used, 'prompt')} and are too narrow; have at least {FEW_PROMPTS}")

@@ -7,11 +7,6 @@ from typing import NamedTuple
 from unigenbench.errors import DataError
 from unigenbench.types import Judgement, RunLog
 
-OFFICIAL_IMAGES = 4
-"""Images per prompt of the official benchmark."""
-MOST_IMAGES = 10_000
-"""Images per prompt that are scored."""
-
 
 class ImageKey(NamedTuple):
     """Which image of a run a judgement is of, and which of its samples."""
@@ -33,7 +28,7 @@ class ImageVerdicts(NamedTuple):
 def image_key(judgement: Judgement) -> ImageKey:
     """What a judgement is of; its own key ends in the number of the sample."""
     sample = judgement.key.rpartition("/")[2]
-    return ImageKey(judgement.prompt_index, judgement.image_index, int(sample) if sample.isdigit() else 0)
+    return ImageKey(judgement.prompt_index, judgement.image_index, int(sample) if sample.isdecimal() else 0)
 
 
 def verdicts_by_image(log: RunLog) -> dict[ImageKey, ImageVerdicts]:
@@ -62,22 +57,3 @@ def check_log(log: RunLog) -> None:
         if judgement.status == "ok" and given != needed:
             found = f"{given} verdicts for {needed} test points"
             raise DataError(f"{where}: {found}; delete the line, and repeat the command that judged it")
-
-
-def images_per_prompt(log: RunLog) -> int:
-    """How many images each prompt of a complete run has: as the manifest says, else as many as were seen.
-
-    Raises:
-        DataError: more than any run has; tables have a column for each.
-    """
-    stated = (log.manifest.get("images") or {}).get("per_prompt")
-    seen = max((judgement.image_index + 1 for judgement in log.judgements), default=OFFICIAL_IMAGES)
-    number = int(stated) if stated else seen
-    if number > MOST_IMAGES:
-        raise DataError(f"{log.path}: {number} images per prompt; at most {MOST_IMAGES} can be scored, mend run.json")
-    return number
-
-
-def samples_per_image(log: RunLog) -> int:
-    """How often each image of a complete run is judged."""
-    return int((log.manifest.get("images") or {}).get("samples") or 1)

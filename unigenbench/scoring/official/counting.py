@@ -70,7 +70,7 @@ def count_rows(rows: Iterable[ResultRow]) -> OfficialScores:
         pairs = counted(row)
         skipped += pairs is None
         for label, met in pairs or ():
-            for counts, name in ((primary, label.split("-", 1)[0]), (sub, label)):
+            for counts, name in ((primary, label.split("-")[0]), (sub, label)):
                 entry = counts.setdefault(name, [0, 0])
                 entry[0] += met
                 entry[1] += 1

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from unigenbench.errors import DataError
 from unigenbench.protocol.values import as_text
 from unigenbench.runs.files import write_together
+from unigenbench.scoring.manifest import image_folder
 from unigenbench.scoring.official.counting import count_rows, counted
 from unigenbench.scoring.official.table import COLUMNS, FOLDER, ResultRow, read_rows
 from unigenbench.scoring.verdicts import ImageKey, ImageVerdicts, check_log
@@ -81,7 +82,7 @@ def _export_row(log: RunLog, prompt: Prompt, judgement: Judgement) -> ResultRow:
         testpoint=repr(labels),
         output=as_text(judgement.raw),
         result_json=json.dumps(result, ensure_ascii=False, indent=4),
-        img_path=_image_path(log.manifest.get("images") or {}, judgement),
+        img_path=_image_path(log.manifest["images"], judgement),
     )
 
 
@@ -110,15 +111,14 @@ def export_official(log: RunLog, folder: Path | None = None, *, model: str | Non
     """
     folder = folder or log.path / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    root = str((log.manifest.get("images") or {}).get("root") or log.path)
-    stem = folder / f"{model or Path(root).name}_{log.prompts.name}"
+    name = f"{model or image_folder(log)}_{log.prompts.name}"
     rows = export_rows(log)
     scores = count_rows(rows)
-    table = io.StringIO(newline="")
+    table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(COLUMNS)
     writer.writerows([getattr(row, column) for column in COLUMNS] for row in rows)
-    files = stem.with_name(f"{stem.name}.csv"), stem.with_name(f"{stem.name}.json")
+    files = folder / f"{name}.csv", folder / f"{name}.json"
     contents = table.getvalue(), json.dumps(scores.as_json(), ensure_ascii=False, indent=4)
     write_together(dict(zip(files, contents, strict=True)))
     return Exported(*files, rows=len(rows), failed=scores.skipped)

@@ -53,7 +53,7 @@ def import_official(
     shutil.rmtree(partial, ignore_errors=True)
     try:
         with RunStore(partial, manifest, prompts) as store:
-            (partial / KEPT.parent).mkdir(exist_ok=True)
+            (partial / KEPT.parent).mkdir()
             shutil.copyfile(path, partial / KEPT)
             for judgement in judgements:
                 store.append(judgement)
@@ -68,7 +68,7 @@ def _move_into(partial: Path, run: Path) -> None:
 
     The manifest, by which a folder is taken for a run, is moved last.
     """
-    run.mkdir(parents=True, exist_ok=True)
+    run.mkdir(exist_ok=True)
     for path in sorted(partial.iterdir(), key=lambda path: path.name == MANIFEST):
         if path.is_dir() and (run / path.name).is_dir():
             shutil.rmtree(run / path.name)

@@ -54,7 +54,7 @@ def read_rows(path: Path) -> list[ResultRow]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
-    reader = csv.reader(io.StringIO(text, newline=""))
+    reader = csv.reader(io.StringIO(text))
     try:
         rows = list(_rows(path, reader))
     except csv.Error as error:
