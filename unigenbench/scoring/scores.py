@@ -96,7 +96,7 @@ def summarise(
         **({"official": by_script.as_json()} if by_script else {}),
         "usage": manifest.get("usage"),
         "cost": manifest.get("cost"),
-        "comparable": bool(manifest.get("comparable", False)),
+        "comparable": bool(manifest.get("comparable")),
         "banner": manifest.get("banner"),
         "warnings": _warnings(log, counts) + (_skipped(by_script) if by_script else []),
     }

@@ -57,6 +57,50 @@ def test_other_images_and_failures_are_left_out_and_counted():
     assert (pair["images"], pair["other_image"], pair["only_first"], pair["only_second"]) == (4, 1, 1, 0)
 
 
+def test_another_image_is_no_disagreement():
+    # alpha is that of the images both were shown
+    prompts = prompt_set([prompt(i, "Style", "Text Generation") for i in range(6)])
+    first, second = run(prompts, case_b, images=1), run(prompts, lambda i, j, k: i % 2, images=1, judge=OTHER)
+    one, *rest = second.judgements
+    other = log(prompts, [replace(one, image_sha256="f" * 64), *rest], images=1, judge=OTHER)
+    without = log(prompts, rest, images=1, judge=OTHER)
+    alphas = [agree([first, one], bootstrap=5)["krippendorff_alpha"] for one in (second, other, without)]
+    assert alphas[1] == alphas[2] != alphas[0]
+    assert corrected(first, other, bootstrap=5)["images_shared"] == 5
+
+
+def test_an_image_that_is_not_known_is_taken_for_the_one_of_its_name():
+    # an import does not hash images that are elsewhere
+    prompts = prompt_set([prompt(i, "Style") for i in range(6)])
+    first = run(prompts, case_b, images=1)
+    unknown = [replace(one, image_sha256="") for one in first.judgements]
+    assert agree([first, log(prompts, unknown, images=1)], bootstrap=5)["pairs"][0]["images"] == 6
+    other = [replace(one, image_sha256="f" * 64) for one in first.judgements]
+    with pytest.raises(InputError, match="6 have the same number, none is of the same images and prompts"):
+        agree([first, log(prompts, other, images=1)], bootstrap=5)
+
+
+def test_the_interval_of_a_dimension_pools_its_criteria():
+    # one table of answers, once under two criteria of a dimension and once under one of them
+    found = []
+    for labels in (("Attribute - Color", "Attribute - Size"), ("Attribute - Color", "Attribute - Color")):
+        prompts = prompt_set([prompt(i, *labels) for i in range(12)])
+        logs = [run(prompts, case_b), run(prompts, lambda i, j, k: (i * j + k) % 3 < 2, judge=OTHER)]
+        found.append(agree(logs, bootstrap=50)["pairs"][0])
+    assert found[0]["dimensions"]["attribute"] == found[1]["dimensions"]["attribute"]
+    assert found[0]["criteria"]["attribute.color"] != found[1]["criteria"]["attribute.color"]
+
+
+def test_judges_are_named_by_model_or_name():
+    prompts = prompt_set([prompt(i, "Style") for i in range(3)])
+    shapes = {"id": "0" * 12, "name": "shapes", "spec": {"kind": "shapes"}}
+    found = agree([run(prompts, case_b), run(prompts, case_b, judge=shapes)], bootstrap=5)
+    assert found["judges"] == [
+        {"run": "runs/made", "judge": "none", "judge_id": JUDGE["id"], "judged": 12},
+        {"run": "runs/made", "judge": "shapes", "judge_id": "0" * 12, "judged": 12},
+    ]
+
+
 def test_three_judges_with_gaps():
     # the third has judged half; alpha is that of the matrix with gaps
     from unigenbench.statistics import krippendorff_alpha
@@ -97,6 +141,27 @@ def test_a_biased_judge_is_corrected_to_the_truth():
     assert entry["refused"] is None
 
 
+def test_a_corrected_dimension_pools_its_criteria():
+    # of 40 prompts a half is good; the judge says yes to 9 of 10 good ones and to 1 of 10 others, in both criteria
+    prompts = prompt_set([prompt(i, "Attribute - Color", "Attribute - Size") for i in range(40)])
+    whole = run(prompts, lambda i, j, k: i % 2 ^ (i // 2 % 10 == 0), images=1)
+    trusted = run(prompts, lambda i, j, k: i % 2, images=1, judge=OTHER)
+    found = corrected(whole, trusted, bootstrap=50)
+    for entry in (found["overall"]["all"], found["dimensions"]["attribute"], found["criteria"]["attribute.size"]):
+        assert (entry["rate"], entry["sensitivity"], entry["specificity"]) == (0.5, 0.9, 0.9)
+        assert entry["corrected"] == pytest.approx(0.5)
+
+
+def test_a_corrected_rate_stays_a_share():
+    # yes to 5 of 8 good images of the part and to all of the rest: the formula alone says 0.875 / 0.625
+    prompts = prompt_set([prompt(i, "Style") for i in range(24)])
+    whole = run(prompts, lambda i, j, k: i >= 3 and i != 8, images=1)
+    trusted = run(prompt_set(prompts.prompts[:9]), lambda i, j, k: i < 8, images=1, judge=OTHER)
+    entry = corrected(whole, trusted, bootstrap=200)["dimensions"]["style"]
+    assert entry["corrected"] == entry["ci"][1] == 1
+    assert 0 < entry["ci"][0] < 1
+
+
 def test_a_judge_that_guesses_is_not_corrected():
     prompts = prompt_set([prompt(i, "Style") for i in range(40)])
     whole = run(prompts, lambda i, j, k: i % 2, images=1)
@@ -117,7 +182,12 @@ def test_ranks_of_models_by_hand():
         for name, pair in scores.items()
     ]
     found = rank_agreement(logs)
+    assert found["judges"] == [JUDGE["id"], OTHER["id"]]
     assert found["models"]["b"] == [0.5, 0.4]
     assert found["kendall_tau"] == pytest.approx((1 - 2) / 3)
     with pytest.raises(InputError, match="runs of 1 judges"):
         rank_agreement(logs[:3])
+    # an order needs two models that both have judged
+    assert rank_agreement([*logs[:2], *logs[3:5]])["kendall_tau"] == 1
+    with pytest.raises(InputError, match="1 folders of images judged by both; an order needs two"):
+        rank_agreement([*logs[:2], *logs[4:]])

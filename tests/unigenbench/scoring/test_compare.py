@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -192,6 +193,50 @@ def test_runs_that_share_nothing_are_refused():
         quick(first, second)
 
 
+def test_runs_of_other_images_of_the_same_prompts_are_compared():
+    first = run(PROMPTS, case_b)
+    others = [replace(one, image_sha256=f"b{one.image_sha256}") for one in first.judgements]
+    assert quick(first, log(PROMPTS, others))["shared"]["images"] == 160
+
+
+def test_a_run_without_judgements_shares_nothing():
+    with pytest.raises(InputError, match=r"160 and 0 are judged, 0 have the same number, none is of the same prompts$"):
+        quick(run(PROMPTS, case_b), log(PROMPTS, []))
+
+
+def test_a_comparison_says_what_each_run_is():
+    part = prompt_set(PROMPTS.prompts, selection="first 40")
+    lost = [judgement(one, 0, None, "refused") for one in part.prompts[:2]]
+    second = log(part, [*lost, *run(part, better).judgements[2 * 4 :]], run_id="r2")
+    found = quick(run(PROMPTS, case_b), second)
+    assert found["a"] == {
+        "run": "runs/made", "run_id": "made", "judge_id": JUDGE["id"], "category": "made", "selection": None,
+        "judged": 160, "failed_by_status": {}, "failed_share": 0.0,
+    }  # fmt: skip
+    assert found["b"] == found["a"] | {
+        "run_id": "r2", "selection": "first 40", "judged": 152, "failed_by_status": {"refused": 2},
+        "failed_share": 2 / 154,
+    }  # fmt: skip
+    unnamed = {key: value for key, value in second.manifest.items() if key != "run_id"}
+    assert quick(second, replace(second, manifest=unnamed))["b"]["run_id"] == "made"
+
+
+def test_prompts_of_a_difference_are_those_with_test_points_in_it():
+    prompts = prompt_set([prompt(0, "Attribute - Color"), prompt(1, "Attribute - Size", "Style"), prompt(2, "Style")])
+    found = quick(run(prompts, case_b, images=1), run(prompts, better, images=1))
+    entries = found["dimensions"] | found["criteria"]
+    told = {id: (entry["prompts"], entry["total"]) for id, entry in entries.items() if entry["total"]}
+    assert told == {"style": (2, 2), "attribute": (2, 2), "attribute.color": (1, 1), "attribute.size": (1, 1)}
+    assert (found["overall"]["micro"]["prompts"], found["overall"]["micro"]["total"]) == (3, 4)
+
+
+@pytest.mark.parametrize(("count", "warned"), [(20, False), (19, True)])
+def test_a_difference_on_fewer_than_twenty_prompts_is_warned_of(count: int, warned: bool):
+    part = prompt_set(PROMPTS.prompts[:count])
+    few = f"intervals rest on {count} prompts and are too narrow; have at least 20"
+    assert quick(run(part, case_b), run(part, better))["warnings"] == ([few] if warned else [])
+
+
 def test_judges_that_differ_are_told_by_the_keys_that_differ():
     first = run(PROMPTS, case_b, judge={**JUDGE, "spec": {"model": "m", "temperature": 0.0, "kind": "openai"}})
     second = run(PROMPTS, case_b, judge={"spec": {"model": "m", "temperature": 0.7, "kind": "openai"}, "id": "other"})
@@ -199,6 +244,24 @@ def test_judges_that_differ_are_told_by_the_keys_that_differ():
         quick(first, second)
     [warning] = [text for text in quick(first, second, allow=["judge"])["warnings"] if "judge" in text]
     assert "temperature 0.0" in warning
+
+
+def test_what_differs_is_told_as_it_was_set():
+    specs = {"model": "a", "extra": {"top_k": 1}, "seed": 1, "same": "x"}, {"model": "b", "extra": {}, "same": "x"}
+    first, second = (
+        run(PROMPTS, case_b, judge={"spec": spec, "id": str(place)}, rubric={"id": "own", "sha256": str(place) * 64})
+        for place, spec in enumerate(specs)
+    )
+    rubric, judge = quick(first, second, allow=["judge", "rubric"])["warnings"]
+    assert f"differ in rubric (own ({'0' * 12}); own ({'1' * 12}));" in rubric
+    assert 'differ in judge (extra {"top_k": 1}, model a, seed 1; extra {}, model b, seed not set);' in judge
+
+
+def test_judges_that_differ_in_no_key_are_told_by_model_or_name_and_id():
+    first = run(PROMPTS, case_b, judge={"spec": {"kind": "shapes"}, "id": "1", "name": "shapes"})
+    second = run(PROMPTS, case_b, judge={"spec": {"kind": "shapes"}, "id": "2", "name": "shapes"})
+    with pytest.raises(InputError, match=r"differ in judge: shapes \(1\); shapes \(2\)\."):
+        quick(first, second)
 
 
 def test_intervals_that_little_stands_behind_are_not_shown_as_certain():

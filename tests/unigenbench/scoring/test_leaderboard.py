@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,9 @@ def test_a_fair_run_gets_its_place():
     own = 100 * summary["overall"]["macro"]
     assert found.own is not None
     assert found.own.overall == own
+    assert (found.own.model, found.own.coverage) == ("model (this run)", "100.0%")
+    for section, shown in (("dimensions", found.own.dimensions), ("criteria", found.own.criteria)):
+        assert shown == {id: pytest.approx(100 * entry["score"]) for id, entry in summary[section].items()}
     assert found.rank == 1 + sum(row.overall > own for row in found.rows)
 
 
@@ -95,6 +99,48 @@ def test_an_unfair_run_is_never_set_beside_the_published_rows(prompts, manifest,
     assert found.rank is None
     assert found.own is not None
     assert re.search(reason, "; ".join(found.reasons))
+
+
+def test_a_tie_shares_the_better_place():
+    log, summary = made()
+    second = standing("en").rows[1].overall
+    tied = summary | {"overall": summary["overall"] | {"macro": second / 100}}
+    found = standing(None, log, tied)
+    assert found.own is not None
+    assert found.own.overall == second
+    assert found.rank == 2
+
+
+@pytest.mark.parametrize(("judged", "fair"), [(0.99, True), (0.9899, False)])
+def test_99_percent_of_the_images_are_enough(judged: float, fair: bool):
+    log, summary = made()
+    found = standing(None, log, summary | {"coverage": {"share": judged}})
+    assert found.reasons == ([] if fair else ["99.0% of its images have verdicts, fewer than 99%"])
+
+
+@pytest.mark.parametrize(("banner", "reason"), [("judged twice", "judged twice"), (None, "the run says so")])
+def test_a_run_that_calls_itself_not_comparable_is_believed(banner: str | None, reason: str):
+    log, summary = made(comparable=False, banner=banner)
+    assert standing("en", log, summary).reasons == [reason]
+
+
+def test_a_judge_without_a_name_is_known_by_its_model():
+    log, summary = made(judge={"spec": {"model": "gemini-2.5-pro"}, "id": "1" * 12})
+    assert standing(None, log, summary).rank is not None
+
+
+def test_a_run_without_verdicts_has_no_place():
+    log, _ = made()
+    empty = replace(log, judgements=())
+    with pytest.raises(InputError, match="runs/made: no image has a verdict"):
+        standing("en", empty, summarise(empty, bootstrap=5))
+
+
+def test_a_run_of_images_in_the_current_folder_is_named_by_its_own():
+    log, summary = made(folder={"root": "."})
+    found = standing("en", log, summary)
+    assert found.own is not None
+    assert found.own.model == "made (this run)"
 
 
 @pytest.mark.parametrize(
