@@ -109,3 +109,8 @@ def write_case_a(path: Path) -> Path:
                 image_path = f"eval_data/en/m/{index}_{image}.png"
                 writer.writerow([index, f"prompt {index}", repr(list(labels)), "the reply", text, image_path])
     return path
+
+
+def files_below(folder: Path) -> set[str]:
+    """Paths of everything in a folder, relative to it."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}

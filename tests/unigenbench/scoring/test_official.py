@@ -7,17 +7,17 @@ import csv
 import errno
 import json
 import os
-from hashlib import sha256
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hand_made import CASE_A, case_a_prompts, case_b, judgement, log, prompt, prompt_set, run, write_case_a
+from hand_made import case_b, files_below, judgement, log, prompt, prompt_set, run
 
-from unigenbench.errors import DataError, InputError, TryAgainError
+from unigenbench.errors import DataError, TryAgainError
 from unigenbench.prompts import read_prompts
-from unigenbench.runs.store import RunStore, open_log
+from unigenbench.runs.store import open_log
 from unigenbench.scoring import official
-from unigenbench.scoring.official import COLUMNS, ResultRow, counted, export_official, import_official
+from unigenbench.scoring.official import ResultRow, counted, export_official, import_official, read_rows
 from unigenbench.scoring.scores import summarise
 from unigenbench.taxonomy import CRITERIA, DIMENSIONS
 
@@ -66,7 +66,7 @@ def test_exported_files_are_read_to_the_numbers_of_the_summary(tmp_path: Path, l
     made = some_failed(language=language)
     summary = summarise(made, bootstrap=10)
     files = export_official(made, tmp_path)
-    assert files.csv.name == "model_made.csv"
+    assert (files.csv, files.json) == (tmp_path / "model_made.csv", tmp_path / "model_made.json")
     assert (files.rows, files.failed) == (160, 3)
 
     primary, sub, without = read_as_described(files.csv)
@@ -98,7 +98,7 @@ def test_exported_files_look_as_described(tmp_path: Path):
     files = export_official(some_failed(), tmp_path, model="m")
     text = files.csv.read_text(encoding="utf-8")
     assert text.startswith("index,prompt,testpoint,output,result_json,img_path\n")
-    assert "\r" not in text
+    assert b"\r" not in files.csv.read_bytes()
     with files.csv.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["index"]) for row in rows] == [i for i in range(40) for _ in range(4)]
@@ -124,40 +124,6 @@ def test_an_imported_export_gives_the_same_summary(tmp_path: Path):
     assert open_log(tmp_path / "run") == back
 
 
-def test_import_keeps_why_a_row_has_no_verdicts(tmp_path: Path):
-    made = import_official(write_case_a(tmp_path / "a.csv"), case_a_prompts(), tmp_path / "run", judge="someone")
-    failed = [judgement for judgement in made.judgements if judgement.status != "ok"]
-    assert [(j.prompt_index, j.image_index, j.verdicts) for j in failed] == [(1, 3, None), (2, 2, None)]
-    assert "0.5" in failed[1].error
-    assert failed[0].error.startswith("a.csv:")
-    assert made.manifest["comparable"] is False
-    assert "unknown" in made.manifest["banner"]
-
-
-def files_below(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
-
-
-def test_an_import_that_breaks_leaves_no_run_and_the_mended_one_goes_in(tmp_path: Path, monkeypatch):
-    table, before = write_case_a(tmp_path / "a.csv"), files_below(tmp_path)
-    for broken in ("append", "__enter__", "__exit__"):
-        with monkeypatch.context() as patched:
-            patched.setattr(RunStore, broken, lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-            with pytest.raises(OSError, match="No space"):
-                import_official(table, case_a_prompts(), tmp_path / "run", judge="x")
-        assert files_below(tmp_path) == before, broken
-    assert len(import_official(table, case_a_prompts(), tmp_path / "run", judge="x").judgements) == 12
-
-
-def test_an_import_keeps_what_else_lies_in_its_folder(tmp_path: Path):
-    (tmp_path / "run/official").mkdir(parents=True)
-    (tmp_path / "run/notes.txt").write_text("mine")
-    made = import_official(write_case_a(tmp_path / "a.csv"), case_a_prompts(), tmp_path / "run", judge="x")
-    assert (tmp_path / "run/notes.txt").read_text() == "mine"
-    assert open_log(tmp_path / "run") == made
-    assert not list(tmp_path.glob(".*"))
-
-
 def test_an_export_that_breaks_leaves_neither_file(tmp_path: Path, monkeypatch):
     made, synced, fsync = some_failed(), [], os.fsync
 
@@ -173,68 +139,20 @@ def test_an_export_that_breaks_leaves_neither_file(tmp_path: Path, monkeypatch):
     assert files_below(tmp_path) == set()
 
 
-@pytest.mark.parametrize("image", ["0_1234567890.png", "0_99999.png", "elsewhere.png"])
-def test_the_number_of_an_image_takes_no_memory(tmp_path: Path, image: str):
-    made = import_official(damaged(tmp_path, img_path=image), case_a_prompts(), tmp_path / "run", judge="x")
-    assert made.manifest["images"]["per_prompt"] == 2
+def test_an_export_that_is_refused_makes_no_folder(tmp_path: Path):
+    odd = log(prompt_set([prompt(0, "Style")]), [judgement(prompt(9, "Style"), 0, [1])])
+    with pytest.raises(DataError, match="made/9/0/0: the run's prompts have no index 9"):
+        export_official(odd, tmp_path / "out")
+    assert files_below(tmp_path) == set()
 
 
-def test_half_a_character_in_a_table_is_imported_as_a_replacement(tmp_path: Path):
-    result = json.dumps({"score": [1] * len(CASE_A[0][0]), "analysis": ["a \ud83d"] * len(CASE_A[0][0])})
-    made = import_official(damaged(tmp_path, result_json=result), case_a_prompts(), tmp_path / "run", judge="x")
-    assert set(made.judgements[0].analyses) == {"a \ufffd"}
-
-
-def test_import_hashes_the_images_where_they_are(tmp_path: Path):
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures/0_1.png").write_bytes(b"an image")
-    made = import_official(
-        write_case_a(tmp_path / "a.csv"), case_a_prompts(), tmp_path / "run", judge="x", images=tmp_path / "pictures"
-    )
-    assert [j.image_sha256 for j in made.judgements[:3]] == ["", sha256(b"an image").hexdigest(), ""]
-    assert made.manifest["images"]["root"] == str(tmp_path / "pictures")
-
-
-def damaged(tmp_path: Path, **cells: str) -> Path:
-    row = {
-        "index": "0", "prompt": "prompt 0", "testpoint": repr(list(CASE_A[0][0])), "output": "", "result_json": "null",
-        "img_path": "0_0.png",
-    }  # fmt: skip
-    path = tmp_path / "damaged.csv"
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerow(row | cells)
-        writer.writerow(row | {"img_path": "0_1.png"})
-    return path
-
-
-@pytest.mark.parametrize(
-    ("cells", "message"),
-    [
-        ({"index": "zero"}, r"damaged.csv:2: index: 'zero' is no number"),
-        ({"index": "9"}, r"damaged.csv:2: index 9: not in made.csv"),
-        ({"img_path": "0_1.png"}, r"damaged.csv:3: image 1 of prompt 0 is that of line 2 too"),
-        ({"testpoint": "Style"}, r"testpoint: 'Style' is no list"),
-        ({"testpoint": "['Style']"}, r"damaged.csv:2: index 0: test points \['Style'\], but made.csv has"),
-    ],
-)
-def test_a_damaged_import_is_refused_with_its_line(tmp_path: Path, cells: dict[str, str], message: str):
-    with pytest.raises(DataError, match=message):
-        import_official(damaged(tmp_path, **cells), case_a_prompts(), tmp_path / "run", judge="x")
-    assert not (tmp_path / "run").exists()
-
-
-def test_import_refuses_a_file_of_another_kind_and_a_folder_in_use(tmp_path: Path):
-    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(DataError, match="no column 'index'; columns are a, b"):
-        import_official(tmp_path / "other.csv", case_a_prompts(), tmp_path / "run", judge="x")
-    with pytest.raises(InputError, match="cannot be read"):
-        import_official(tmp_path / "none.csv", case_a_prompts(), tmp_path / "run", judge="x")
-    file = write_case_a(tmp_path / "a.csv")
-    import_official(file, case_a_prompts(), tmp_path / "run", judge="x")
-    with pytest.raises(InputError, match="holds a run"):
-        import_official(file, case_a_prompts(), tmp_path / "run", judge="x")
+def test_an_export_goes_into_any_folder_and_by_default_into_that_of_the_run(tmp_path: Path):
+    prompts = prompt_set([prompt(0, "Style")])
+    made = replace(run(prompts, case_b, folder={"root": ".", "pattern": "{index}-{image}.jpg"}), path=tmp_path / "r1")
+    files = export_official(made, tmp_path / "new" / "folder")
+    assert files.csv == tmp_path / "new/folder/r1_made.csv"
+    assert read_rows(files.csv)[3].img_path == "0-3.jpg"
+    assert export_official(made, model="m").csv == tmp_path / "r1/official/m_made.csv"
 
 
 def row(result: str, labels: str = "['Style', 'Text Generation']") -> ResultRow:

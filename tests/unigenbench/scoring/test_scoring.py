@@ -295,16 +295,16 @@ def test_a_log_that_does_not_fit_its_prompts_is_refused():
 
 @pytest.mark.parametrize("compat", ["native", "official"])
 def test_every_judgement_of_an_image_counts(compat):
-    # two judgements of each image, one of them yes: half of 2 x 3 prompts x 2 images
+    # three judgements of each image, two of them yes: of 3 x 3 prompts x 2 images
     prompts = prompt_set([prompt(i, "Style") for i in range(3)])
     judged = [
-        replace(judgement(p, image, [sample]), key=f"made/{p.index}/{image}/{sample}")
+        replace(judgement(p, image, [min(sample, 1)]), key=f"made/{p.index}/{image}/{sample}")
         for p in prompts.prompts
         for image in range(2)
-        for sample in range(2)
+        for sample in range(3)
     ]
-    summary = summarise(log(prompts, judged, images=2, folder={"samples": 2}), compat=compat, bootstrap=10)
-    assert fractions(summary["dimensions"]) == {"style": "6/12"}
-    assert summary["dimensions"]["style"]["expected"] == 12
+    summary = summarise(log(prompts, judged, images=2, folder={"samples": 3}), compat=compat, bootstrap=10)
+    assert fractions(summary["dimensions"]) == {"style": "12/18"}
+    assert summary["dimensions"]["style"]["expected"] == 18
     assert summary["coverage"]["share"] == 1.0
     assert summary["per_prompt"]["all_pass_image_rate"] == 0.0  # an image passes if every judgement says so

@@ -108,9 +108,11 @@ def export_official(log: RunLog, folder: Path | None = None, *, model: str | Non
     Args:
         folder: where to; None is "official" in the run folder.
         model: first part of the names; None is the name of the folder of images, as in the official script.
+
+    Raises:
+        DataError: the log does not fit its prompts.
     """
     folder = folder or log.path / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
     name = f"{model or image_folder(log)}_{log.prompts.name}"
     rows = export_rows(log)
     scores = count_rows(rows)
@@ -120,5 +122,6 @@ def export_official(log: RunLog, folder: Path | None = None, *, model: str | Non
     writer.writerows([getattr(row, column) for column in COLUMNS] for row in rows)
     files = folder / f"{name}.csv", folder / f"{name}.json"
     contents = table.getvalue(), json.dumps(scores.as_json(), ensure_ascii=False, indent=4)
+    folder.mkdir(parents=True, exist_ok=True)
     write_together(dict(zip(files, contents, strict=True)))
     return Exported(*files, rows=len(rows), failed=scores.skipped)
