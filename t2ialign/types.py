@@ -66,7 +66,7 @@ class Batch:
     """N examples of V views each."""
 
     keys: Tensor
-    """Global sample numbers, the only source of a row's randomness. [N] int64"""
+    """The only source of a row's randomness: global sample numbers, or below 0 those of fixed draws. [N] int64"""
     rows: Tensor
     """The data set's row of each example, by which what was computed once for it is found. [N] int64"""
     latents: Tensor
@@ -130,6 +130,8 @@ class Prediction:
     """Sums over the rows of all processes that the objective asked for."""
     space: ErrorSpace = "noise"
     """In which terms errors are measured."""
+    known_reference_error: Tensor | None = None
+    """The reference's error, where it was computed before and no prediction was made. [N, V]"""
 
     def _rows(self, tensor: Tensor) -> Tensor:
         return tensor.flatten(0, 1)
@@ -168,6 +170,8 @@ class Prediction:
         Raises:
             ValueError: the prediction was made without a reference.
         """
+        if self.known_reference_error is not None:
+            return self.known_reference_error
         if self.reference is None:
             raise ValueError("this prediction has no reference; the objective must name it in required_weights")
         return self._error(self.reference)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from pydantic import Field
+
 from t2ialign.config.component import Component
 
 if TYPE_CHECKING:  # a config is validated without torch
@@ -20,6 +22,9 @@ class Noiser(Component):
     """Reaches x_t; may ask the policy (inversion, self-rollout). A frozen config section that is callable."""
 
     slot: ClassVar[str] = "noiser"
+    draws: int | None = Field(default=None, ge=1)
+    """Fixed draws of timestep, noise, latent and prompt dropout that each row has, and that epochs repeat in turn: the
+    reference's error of a draw is then computed once. Every visit draws anew if empty."""
 
     @abstractmethod
     def __call__(self, batch: Batch, policy: Denoiser, schedule: Schedule, draws: Draws) -> Noised:
@@ -36,6 +41,11 @@ class Noiser(Component):
     def required_weights(self) -> tuple[NoiserWeights, ...]:
         """Frozen weights that it asks beside the policy. default: none"""
         return ()
+
+    @property
+    def follows_policy(self) -> bool:
+        """Whether x_t changes as the policy is trained, so that nothing can be computed of it once. default: False"""
+        return False
 
     def passes(self, views: int, num_train_timesteps: int) -> float:
         """UNet passes without gradient, on average, for an example of `views` views. default: 0"""

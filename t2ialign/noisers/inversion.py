@@ -53,6 +53,10 @@ class InversionNoiser(TimestepNoiser):
     def required_weights(self) -> tuple[NoiserWeights, ...]:
         return ("reference",) if self.weights == "reference" else ()
 
+    @property
+    def follows_policy(self) -> bool:
+        return self.weights == "policy"
+
     def check(self, num_train_timesteps: int) -> None:
         super().check(num_train_timesteps)
         if self.steps > num_train_timesteps:

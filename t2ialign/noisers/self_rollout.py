@@ -43,6 +43,10 @@ class SelfRolloutNoiser(Noiser):
     def required_weights(self) -> tuple[NoiserWeights, ...]:
         return (self.weights,)
 
+    @property
+    def follows_policy(self) -> bool:
+        return self.weights == "ema"
+
     def check(self, num_train_timesteps: int) -> None:
         """
         Raises:

@@ -50,6 +50,8 @@ class Objective(Component):
     """How many views of an example it compares; None for any number."""
     required_weights: ClassVar[tuple[FrozenWeights, ...]] = ()
     """Weights whose predictions are made for it beside the policy's."""
+    reads_reference_error_only: ClassVar[bool] = False
+    """Whether of the reference nothing but `reference_error` is read, so that with fixed draws it is computed once."""
     batch_dependent: ClassVar[bool] = False
     """Whether an example's loss depends on the others of its micro-batch, which then has a part in what is learnt."""
     margin_key: ClassVar[str] = "beta"

@@ -114,6 +114,7 @@ class DiffusionDPO(Objective):
 
     views: ClassVar[int | None] = 2
     required_weights: ClassVar[tuple[FrozenWeights, ...]] = ("reference",)
+    reads_reference_error_only: ClassVar[bool] = True
 
     @model_validator(mode="after")
     def _bounded_by_beta_alone(self) -> Self:

@@ -39,6 +39,7 @@ class IPO(Objective):
 
     views: ClassVar[int | None] = 2
     required_weights: ClassVar[tuple[FrozenWeights, ...]] = ("reference",)
+    reads_reference_error_only: ClassVar[bool] = True
 
     def margin_multiplier(self) -> float:
         return self.beta / 2

@@ -97,6 +97,7 @@ class DiffusionKTO(Objective):
 
     views: ClassVar[int | None] = 1
     required_weights: ClassVar[tuple[FrozenWeights, ...]] = ("reference",)
+    reads_reference_error_only: ClassVar[bool] = True
     batch_dependent: ClassVar[bool] = True
 
     @property

@@ -102,6 +102,7 @@ class Listwise(Objective):
     """Strength of the KL bound; beta / 2 multiplies the difference of per-element mean squared errors."""
 
     required_weights: ClassVar[tuple[FrozenWeights, ...]] = ("reference",)
+    reads_reference_error_only: ClassVar[bool] = True
 
     def margin_multiplier(self) -> float:
         return self.beta / 2

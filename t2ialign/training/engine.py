@@ -77,6 +77,8 @@ class Engine:
         self.stop_requested = False
         self.should_stop = False
         self.tracker: Tracker | None = None
+        self.carried: dict[str, dict[str, Tensor]] = {}
+        """What else is saved with a checkpoint, by name; after `start` what the restored one held."""
         self._trained = policy.trained_parameters()
         self._scale = LossScale(half)
         self._window: list[LossOutput] = []
@@ -211,7 +213,7 @@ class Engine:
     def _tensors(self) -> dict[str, dict[str, Tensor]]:
         moments = pack_moments(self.optimizer)
         trained: dict[str, Tensor] = {**self._trained}
-        groups = {"trained": trained, "optimizer": moments, "ema": self.policy.ema_parameters()}
+        groups = {"trained": trained, "optimizer": moments, "ema": self.policy.ema_parameters(), **self.carried}
         return {stem: group for stem, group in groups.items() if group}
 
     def _state(self) -> dict[str, Any]:
@@ -242,6 +244,7 @@ class Engine:
         checkpoint.copy_into(tensors["trained"], dict(self._trained), folder)
         checkpoint.copy_into(tensors.get("ema", {}), self.policy.ema_parameters(), folder)
         restore_moments(self.optimizer, tensors.get("optimizer", {}))
+        self.carried = {stem: group for stem, group in tensors.items() if stem not in ("trained", "optimizer", "ema")}
         self.step, self.samples_seen = state["step"], state["samples_seen"]
         self._scale.value, self._scale.good_steps = state["loss_scale"]
         self.metrics = state["metrics"]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from t2ialign.config.schema import OfflineConfig
 from t2ialign.data.encoding.dataset import Encoded
@@ -19,32 +20,55 @@ from t2ialign.training.encoding import encode_data
 from t2ialign.training.loop import Hook, train_steps
 from t2ialign.training.parallel import Parallel, SingleProcess
 from t2ialign.training.preflight import Plan
+from t2ialign.training.reference_errors import CARRIED, ReferenceErrors
 from t2ialign.types import Batch, LossOutput, Noised, Prediction
 
 ALONE = SingleProcess()
 
 
 def compute_loss(
-    policy: Policy, batch: Batch, noiser: Noiser, objective: Objective, seed: int, parallel: Parallel = ALONE
+    policy: Policy,
+    batch: Batch,
+    noiser: Noiser,
+    objective: Objective,
+    seed: int,
+    parallel: Parallel = ALONE,
+    known: ReferenceErrors | None = None,
 ) -> LossOutput:
-    """The objective of one batch: x_t is reached, the frozen weights and then the policy predict."""
+    """The objective of one batch: x_t is reached, the frozen weights and then the policy predict.
+
+    Args:
+        known: the reference's errors of earlier visits, if rows have fixed draws; those of this one are added.
+    """
     schedule = policy.schedule
     noised = noiser(batch, policy, schedule, Draws(seed, batch.keys))
     rows = (noised.x_t, noised.timesteps, batch.cond, batch.geometry)
     space = objective.space
     mismatched = _mismatched(policy, batch, noised, space) if objective.needs_mismatched else None
     # before the policy's pass, so that nothing stands between that pass and its backward
-    frozen = {weights: policy.predict(*rows, weights) for weights in objective.required_weights}
+    found = None if known is None else known.find(batch)
+    asked = [weights for weights in objective.required_weights if weights != "reference" or found is None]
+    frozen = {weights: policy.predict(*rows, weights) for weights in asked}
     if policy.dropouts:
         # torch draws dropout from its global state, which a restart would not find again
         torch.manual_seed(keyed_seed(seed, int(batch.keys[0]), "lora dropout"))  # pyright: ignore[reportUnknownMemberType]
     prediction = Prediction(
         policy.predict(*rows), frozen.pop("reference", None), noised, schedule, mismatched, others=frozen, space=space
     )
+    if known is not None:
+        prediction = _with_known(prediction, batch, known, found, parallel)
     sums = objective.context(prediction, batch)
     if sums is not None:
         prediction = replace(prediction, context=parallel.sum(sums))
     return objective(prediction, batch)
+
+
+def _with_known(
+    prediction: Prediction, batch: Batch, known: ReferenceErrors, found: Tensor | None, parallel: Parallel
+) -> Prediction:
+    """The prediction with the reference's errors as the table has them, so that every visit sees the same."""
+    known.share(batch, prediction.reference_error if found is None else None, parallel)
+    return replace(prediction, reference=None, known_reference_error=known.find(batch))
 
 
 @torch.no_grad()
@@ -68,10 +92,15 @@ class OfflineLoop:
         self.config = config
         self._plan = plan
         self.encoded: Encoded | None = None
+        self._known: ReferenceErrors | None = None
 
     def prepare(self, core: Core) -> None:
         """Encodes what the cache lacks, every process its share."""
         self.encoded = encode_data(self.config, self.config.data, self._plan.source, core)
+        if self.config.noiser.draws is not None:
+            saved = core.engine.carried.get(CARRIED)
+            self._known = ReferenceErrors(len(self.encoded), self.config.noiser.draws, self.encoded.views, saved)
+            core.engine.carried = {CARRIED: self._known.tensors}
 
     @property
     def needs_encoders(self) -> bool:
@@ -99,6 +128,7 @@ class OfflineLoop:
             null=core.policy.null(),
             epoch_indices=data.epoch_indices(source),
             curriculum_scores=data.curriculum_scores(source),
+            draws=config.noiser.draws,
         )
 
     def run(self, core: Core, hooks: Sequence[Hook]) -> None:
@@ -110,5 +140,5 @@ class OfflineLoop:
         for batch in self.batches(core):
             batch = batch.to(core.policy.device)
             yield lambda batch=batch: compute_loss(
-                core.policy, batch, config.noiser, config.objective, config.seed, core.parallel
+                core.policy, batch, config.noiser, config.objective, config.seed, core.parallel, self._known
             )

@@ -17,6 +17,7 @@ from t2ialign.errors import InputError, TryAgainError
 from t2ialign.objectives.base import Passes
 from t2ialign.training.core import check_attention
 from t2ialign.training.optimization import check_optimizer
+from t2ialign.training.reference_errors import check_fixed_draws, visits_per_row
 
 FLOAT32 = 4
 """Bytes of a trained number, of each of AdamW's two moments, and of its average."""
@@ -54,6 +55,8 @@ class Plan(NamedTuple):
     """The model's configuration; None where only its weights would tell."""
     disk: Disk | None
     """None where the model's configuration is not at hand."""
+    visits: float
+    """How often the run sees each example, on average."""
 
     @property
     def identity(self) -> dict[str, Callable[[], str]]:
@@ -91,12 +94,14 @@ def check(config: OfflineConfig, world_size: int) -> Plan:
     prompts = _check_validation(config)
     source = config.data.open()
     check_required_fields(config, source)
+    visits = visits_per_row(config, source)
+    check_fixed_draws(config, visits)
     held_out = None if config.validation.pairs is None else config.validation.pairs.open()
     disk = None if facts is None else estimate_disk(config, facts, source)
     if disk is not None:
         check_disk(config.run_dir, disk)
     passes = example_passes(config) if facts is None else example_passes(config, facts.num_train_timesteps)
-    return Plan(per_step, source, held_out, prompts, passes, facts, disk)
+    return Plan(per_step, source, held_out, prompts, passes, facts, disk, visits)
 
 
 def example_passes(config: OfflineConfig, num_train_timesteps: int = 1000) -> Passes:

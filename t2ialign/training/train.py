@@ -84,6 +84,8 @@ def open_run(config: Config, parallel: Parallel, console: Console | None = None)
     if console is not None and parallel.is_main:
         _report_unused(plan, console)
         _report_batch_dependence(config, console)
+        if config.noiser.draws is not None:
+            console.print(f"each example is visited {plan.visits:.3g} times, with {config.noiser.draws} fixed draws")
     core = build(
         config,
         parallel,

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from t2ialign.data.encoding.dataset import Encoded, LoadedRows, Reader
-from t2ialign.data.loading.sampler import Order
+from t2ialign.data.loading.sampler import Group, Order
 from t2ialign.errors import UserError
 from t2ialign.rng import Draws
 from t2ialign.types import Batch, Conditioning
@@ -48,6 +48,7 @@ class Batches:
         null: the unconditional conditioning. [1, L, D]
         epoch_indices: the examples of an epoch, by index; default: every example once.
         curriculum_scores: of each example, for a curriculum; see `Order`.
+        draws: fixed draws of each example, which later epochs repeat in turn; default: every visit draws anew.
         pin_memory: page-locked memory, for copies to a GPU; default: where there is one.
 
     Raises:
@@ -68,6 +69,7 @@ class Batches:
         null: Conditioning | None = None,
         epoch_indices: Sequence[int] | None = None,
         curriculum_scores: Sequence[float] | None = None,
+        draws: int | None = None,
         pin_memory: bool | None = None,
     ):
         if prompt_dropout and null is None:
@@ -79,6 +81,7 @@ class Batches:
         self.workers = workers
         self.prompt_dropout = prompt_dropout
         self.null = None if null is None else null.to("cpu", torch.float32)
+        self.draws = draws
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
         buckets = [range(len(encoded)) if epoch_indices is None else epoch_indices]
         self._order = Order(buckets, seed=seed, micro_batch=micro_batch, curriculum_scores=curriculum_scores)
@@ -93,8 +96,14 @@ class Batches:
         for group, raw in zip(groups, self._raw_rows(), strict=False):
             if isinstance(raw, _Failure):
                 raise raw.error
-            batch = self._batch(torch.tensor(group.keys), torch.tensor(group.examples), self.encoded.complete(raw))
+            batch = self._batch(self._keys(group), torch.tensor(group.examples), self.encoded.complete(raw))
             yield _pinned(batch) if self.pin_memory else batch
+
+    def _keys(self, group: Group) -> torch.Tensor:
+        """What the randomness of a group's examples is keyed by. [m] int64"""
+        if self.draws is None:
+            return torch.tensor(group.keys)
+        return fixed_keys(torch.tensor(group.examples), torch.tensor(group.epochs), self.draws)
 
     def _raw_rows(self) -> Iterator[LoadedRows | _Failure]:
         groups = self._order.groups(cursor=self.cursor, rank=self.rank, world_size=self.world_size)
@@ -119,13 +128,23 @@ class Batches:
         return replace(batch, cond=_without_prompts(batch.cond, dropped, self.null))
 
 
+def fixed_keys(rows: torch.Tensor, epochs: torch.Tensor, draws: int) -> torch.Tensor:
+    """Keys of rows with fixed draws: below 0, which no global sample number is. [N] int64"""
+    return -1 - (rows * draws + epochs % draws)
+
+
+def fixed_draws(keys: torch.Tensor, draws: int) -> torch.Tensor:
+    """Which of its fixed draws each key of `fixed_keys` stands for. [N] int64"""
+    return (-1 - keys) % draws
+
+
 def assemble_batch(
     keys: torch.Tensor, rows: torch.Tensor, encoded: LoadedRows, latents: torch.Tensor, views: int
 ) -> Batch:
     """The batch of encoded rows: one image is expanded to all views, and padding that all lists share is cut off.
 
     Args:
-        keys: global sample numbers. [N]
+        keys: global sample numbers, or those of fixed draws. [N]
         rows: the data set's row of each example. [N]
         encoded: these rows.
         latents: x_0 drawn from the rows' posteriors. [N, V or 1, C, h, w]

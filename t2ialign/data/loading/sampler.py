@@ -23,6 +23,8 @@ class Group(NamedTuple):
     examples: list[int]
     """Indices into the data set. [m]"""
     bucket: int
+    epochs: list[int]
+    """Which pass through the bucket each example belongs to. [m]"""
 
 
 def permutation(seed: int, bucket: int, epoch: int, size: int) -> np.ndarray:
@@ -69,8 +71,10 @@ class Order:
         """The micro-batch at a position of the stream, number >= 0."""
         m = self.micro_batch
         bucket, j = self._bucket_group(number)
-        examples = [self._example(bucket, position) for position in range(j * m, (j + 1) * m)]
-        return Group(list(range(number * m, (number + 1) * m)), examples, bucket)
+        positions = range(j * m, (j + 1) * m)
+        examples = [self._example(bucket, position) for position in positions]
+        epochs = [position // len(self.buckets[bucket]) for position in positions]
+        return Group(list(range(number * m, (number + 1) * m)), examples, bucket, epochs)
 
     def groups(self, *, cursor: int = 0, rank: int = 0, world_size: int = 1) -> Iterator[Group]:
         """A rank's share of the stream, without end, from the `cursor`-th example on.
