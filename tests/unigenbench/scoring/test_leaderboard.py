@@ -127,6 +127,8 @@ def test_a_run_that_calls_itself_not_comparable_is_believed(banner: str | None, 
 def test_a_judge_without_a_name_is_known_by_its_model():
     log, summary = made(judge={"spec": {"model": "gemini-2.5-pro"}, "id": "1" * 12})
     assert standing(None, log, summary).rank is not None
+    log, summary = made(judge={"spec": {"model": "another"}, "id": "1" * 12})
+    assert standing(None, log, summary).reasons[0].startswith("its judge is another, not ")
 
 
 def test_a_run_without_verdicts_has_no_place():

@@ -96,6 +96,7 @@ def test_a_run_of_no_prompts_has_no_scores():
 def test_fewer_than_twenty_judged_prompts_are_warned_of(judged: int, warned: bool):
     few = f"intervals rest on {judged} prompt{'s' if judged > 1 else ''} and are too narrow; have at least 20"
     assert quick(judged_in_part(25, judged, *ALL_TEN))["warnings"] == ([few] if warned else [])
+    assert (quick(judged_in_part(25, judged, "Style"))["warnings"][0] == few) == warned
 
 
 def test_a_run_without_verdicts_is_not_warned_of_its_scores():
