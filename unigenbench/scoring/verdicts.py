@@ -13,7 +13,7 @@ class ImageKey(NamedTuple):
 
     prompt_index: int
     image_index: int
-    sample: int = 0
+    sample: int
     """counts the judgements of one image, where a run asks more than once"""
 
 
