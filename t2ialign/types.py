@@ -81,6 +81,10 @@ class Batch:
     """False where a ragged list has no view. [N, V] bool"""
     weights: Tensor | None = None
     """0 for rows that only keep ranks in step. [N]"""
+    inverted: Tensor | None = None
+    """The views' inverted latents at one level of a stored trajectory. [N, V, C, H, W]"""
+    levels: Tensor | None = None
+    """Which of the stored levels those are. [N] int64"""
 
     def __len__(self) -> int:
         return self.keys.shape[0]

@@ -27,6 +27,17 @@ class InversionPath:
     asked_again: Tensor
     """Timestep of each step's corrections. [B, S] int64"""
 
+    def to(self, device: torch.device) -> InversionPath:
+        return InversionPath(self.levels.to(device), self.asked.to(device), self.asked_again.to(device))
+
+
+def leg_path(start: int, stop: int, steps: int, rows: int) -> InversionPath:
+    """The path of rows that all go from one level to a noisier one, over levels as equal as integers allow."""
+    first = max(start, 0)
+    between = [first + round(place * (stop - first) / steps) for place in range(1, steps + 1)]
+    levels = torch.tensor([[start, *between]]).expand(rows, -1)
+    return InversionPath(levels, network_timesteps(levels[:, :-1]), levels[:, 1:])
+
 
 def inversion_path(
     timesteps: Tensor, steps: int, schedule: Schedule, grid: Grid, correction: CorrectionTimestep
@@ -50,7 +61,7 @@ def inversion_path(
     firsts = torch.tensor([asked + [0] * (longest - 1 - len(asked)) for _, asked in rows])
     asked = firsts.view(len(rows), longest - 1)
     again = network_timesteps(levels[:, 1:]) if correction == "destination" else asked
-    return InversionPath(*(tensor.to(timesteps.device) for tensor in (levels, asked, again)))
+    return InversionPath(levels, asked, again).to(timesteps.device)
 
 
 def _row(tau: int, steps: int, total: int, grid: Grid) -> tuple[list[int], list[int]]:

@@ -68,7 +68,7 @@ def build(
         accumulation=accumulation,
         run_dir=config.run_dir,
         seed=config.seed,
-        identity={**(identity or {}), "backbone": backbone.fingerprint, **_init_identity(config.lora)},
+        identity={**(identity or {}), "backbone": backbone.fingerprint, **init_identity(config.lora)},
         keep=config.checkpoint.keep,
         half=config.train.precision == "fp16",
         parallel=parallel,
@@ -77,7 +77,8 @@ def build(
     return Core(policy, engine, parallel)
 
 
-def _init_identity(lora: Lora | None) -> dict[str, str]:
+def init_identity(lora: Lora | None) -> dict[str, str]:
+    """What the reference is beside the backbone: a digest of the LoRA that training starts from, if any."""
     if lora is None or lora.init is None:
         return {}
     return {"lora.init": hashlib.sha256(lora_file(lora.init).read_bytes()).hexdigest()[:16]}

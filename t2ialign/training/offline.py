@@ -10,6 +10,7 @@ from torch import Tensor
 
 from t2ialign.config.schema import OfflineConfig
 from t2ialign.data.encoding.dataset import Encoded
+from t2ialign.data.encoding.trajectories import Trajectories
 from t2ialign.data.loading.loader import Batches
 from t2ialign.noisers.base import Noiser
 from t2ialign.objectives.base import ErrorSpace, Objective
@@ -21,6 +22,7 @@ from t2ialign.training.loop import Hook, train_steps
 from t2ialign.training.parallel import Parallel, SingleProcess
 from t2ialign.training.preflight import Plan
 from t2ialign.training.reference_errors import CARRIED, ReferenceErrors
+from t2ialign.training.trajectories import store_trajectories
 from t2ialign.types import Batch, LossOutput, Noised, Prediction
 
 ALONE = SingleProcess()
@@ -93,10 +95,12 @@ class OfflineLoop:
         self._plan = plan
         self.encoded: Encoded | None = None
         self._known: ReferenceErrors | None = None
+        self._trajectories: Trajectories | None = None
 
     def prepare(self, core: Core) -> None:
         """Encodes what the cache lacks, every process its share."""
         self.encoded = encode_data(self.config, self.config.data, self._plan.source, core)
+        self._trajectories = store_trajectories(self.config, self._plan.source, self.encoded, core)
         if self.config.noiser.draws is not None:
             saved = core.engine.carried.get(CARRIED)
             self._known = ReferenceErrors(len(self.encoded), self.config.noiser.draws, self.encoded.views, saved)
@@ -129,6 +133,7 @@ class OfflineLoop:
             epoch_indices=data.epoch_indices(source),
             curriculum_scores=data.curriculum_scores(source),
             draws=config.noiser.draws,
+            trajectories=self._trajectories,
         )
 
     def run(self, core: Core, hooks: Sequence[Hook]) -> None:

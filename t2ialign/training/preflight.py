@@ -18,6 +18,7 @@ from t2ialign.objectives.base import Passes
 from t2ialign.training.core import check_attention
 from t2ialign.training.optimization import check_optimizer
 from t2ialign.training.reference_errors import check_fixed_draws, visits_per_row
+from t2ialign.training.trajectories import TrajectoryCost, trajectory_cost
 
 FLOAT32 = 4
 """Bytes of a trained number, of each of AdamW's two moments, and of its average."""
@@ -57,6 +58,8 @@ class Plan(NamedTuple):
     """None where the model's configuration is not at hand."""
     visits: float
     """How often the run sees each example, on average."""
+    trajectories: TrajectoryCost | None = None
+    """Of inverting the data once, if the noiser asks for it."""
 
     @property
     def identity(self) -> dict[str, Callable[[], str]]:
@@ -97,11 +100,14 @@ def check(config: OfflineConfig, world_size: int) -> Plan:
     visits = visits_per_row(config, source)
     check_fixed_draws(config, visits)
     held_out = None if config.validation.pairs is None else config.validation.pairs.open()
+    trajectories = trajectory_cost(config, facts, len(source))
     disk = None if facts is None else estimate_disk(config, facts, source)
+    if disk is not None and trajectories is not None:
+        disk = disk._replace(cache=disk.cache + trajectories.size)
     if disk is not None:
         check_disk(config.run_dir, disk)
     passes = example_passes(config) if facts is None else example_passes(config, facts.num_train_timesteps)
-    return Plan(per_step, source, held_out, prompts, passes, facts, disk, visits)
+    return Plan(per_step, source, held_out, prompts, passes, facts, disk, visits, trajectories)
 
 
 def example_passes(config: OfflineConfig, num_train_timesteps: int = 1000) -> Passes:

@@ -84,6 +84,12 @@ def open_run(config: Config, parallel: Parallel, console: Console | None = None)
     if console is not None and parallel.is_main:
         _report_unused(plan, console)
         _report_batch_dependence(config, console)
+        if plan.trajectories is not None:
+            cost = plan.trajectories
+            console.print(
+                f"each example is inverted once, in {cost.passes} UNet passes; {cost.size / 2**20:.0f} MiB in all. "
+                f"This pays from {cost.pays_after:.1f} visits of an example on; the run makes {plan.visits:.3g}"
+            )
         if config.noiser.draws is not None:
             console.print(f"each example is visited {plan.visits:.3g} times, with {config.noiser.draws} fixed draws")
     core = build(

@@ -111,13 +111,13 @@ def _latents(
         "rule": images.RULE,
         "dtype": cache.dtype,
     }
-    shards = Shards(_place(folder, identity), len(source))
+    shards = Shards(folder_of(folder, identity), len(source))
     side = resolution // backbone.vae_factor
     row_bytes = 2 * len(source[0].images) * backbone.latent_channels * side * side * DTYPES[cache.dtype].itemsize
     if not _fits(shards, row_bytes, cache.latents, "latents"):
         return reader
     if share.rank == 0:
-        _describe(shards, identity)
+        describe(shards, identity)
         _adopt_numbered(shards, source, identity)
     _store_latents(shards, share, reader, encoder, DTYPES[cache.dtype])
     return StoredLatents(shards)
@@ -150,7 +150,7 @@ def _adopt_numbered(shards: Shards, source: Source, identity: dict[str, Any]) ->
     if not any(_version(path) == 1 for path in folder.glob("latents-*/index.json")):
         return
     former = {**identity, "version": 1, "rows": len(source), "data": source.fingerprint}
-    stored = Shards(_place(folder, former), len(source))
+    stored = Shards(folder_of(folder, former), len(source))
     whole = [shard for shard in range(len(stored)) if stored.is_whole(shard)]
     _name_shards(shards, source, whole)
     for shard in whole:
@@ -181,8 +181,8 @@ def _chunks(rows: range, step: int) -> list[list[int]]:
 
 def _latent_tensors(parts: list[LoadedRows], dtype: torch.dtype) -> dict[str, Tensor]:
     tensors = {
-        "mean": _narrow(torch.cat([part.posterior.mean for part in parts]), dtype),
-        "std": _narrow(torch.cat([part.posterior.std for part in parts]), dtype),
+        "mean": narrow(torch.cat([part.posterior.mean for part in parts]), dtype),
+        "std": narrow(torch.cat([part.posterior.std for part in parts]), dtype),
     }
     geometry = [part.geometry for part in parts if part.geometry is not None]
     return tensors if not geometry else {**tensors, "geometry": torch.cat(geometry)}
@@ -232,36 +232,36 @@ def _text(source: Source, encoder: Encoder, folder: Path, cache: Cache, share: _
         "backbone": encoder.backbone.fingerprint,
         "dtype": cache.dtype,
     }
-    shards = Shards(_place(folder, identity), len(distinct))
+    shards = Shards(folder_of(folder, identity), len(distinct))
     null = encoder.backbone.null()
     elements = null.tokens.numel() + (0 if null.pooled is None else null.pooled.numel())
     if not _fits(shards, elements * DTYPES[cache.dtype].itemsize, cache.text, "text"):
         return PromptReader(source)
     if share.rank == 0:
-        _describe(shards, identity)
+        describe(shards, identity)
     todo = share.missing(shards, range(len(shards)))
     for shard in track(todo, "encoding prompts", len(todo)):
         cond = encoder.encode_prompts([distinct[row] for row in shards.span(shard)])
         tensors = {"tokens": cond.tokens} if cond.pooled is None else {"tokens": cond.tokens, "pooled": cond.pooled}
-        shards.write(shard, {name: _narrow(tensor, DTYPES[cache.dtype]) for name, tensor in tensors.items()})
+        shards.write(shard, {name: narrow(tensor, DTYPES[cache.dtype]) for name, tensor in tensors.items()})
     place = {prompt: number for number, prompt in enumerate(distinct)}
     return StoredText(shards, torch.tensor([[place[prompt] for prompt in row] for row in rows]))
 
 
-def _narrow(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+def narrow(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     narrowed = tensor.to(dtype)
     if not narrowed.isfinite().all():
         raise EnvironmentProblem(f"numbers up to {tensor.abs().max():.3g} do not fit data.cache.dtype; use float32")
     return narrowed
 
 
-def _place(folder: Path, identity: dict[str, Any]) -> Path:
+def folder_of(folder: Path, identity: dict[str, Any]) -> Path:
     """A folder of its own for each identity: nothing stored is ever taken for something else."""
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     return folder / f"{identity['holds']}-{key}"
 
 
-def _describe(shards: Shards, identity: dict[str, Any]) -> None:
+def describe(shards: Shards, identity: dict[str, Any]) -> None:
     path = shards.folder / "index.json"
     if not path.is_file():
         with atomic_write(path) as partial:

@@ -74,6 +74,14 @@ class Shards:
         found = [self._row(row) for row in rows]
         return {name: torch.stack([row[name] for row in found]).float() for name in found[0]}
 
+    def pick(self, name: str, rows: list[int], places: list[int]) -> Tensor:
+        """Of a tensor [rows, n, ...], one of the n of each of some rows, float32. [len(rows), ...]"""
+        found: list[Tensor] = []
+        for row, place in zip(rows, places, strict=True):
+            shard, within = divmod(row, ROWS)
+            found.append(self._shard(shard).get_slice(name)[within, place])
+        return torch.stack(found).float()
+
     def _row(self, row: int) -> dict[str, Tensor]:
         shard, within = divmod(row, ROWS)
         file = self._shard(shard)

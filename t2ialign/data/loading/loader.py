@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from t2ialign.data.encoding.dataset import Encoded, LoadedRows, Reader
+from t2ialign.data.encoding.trajectories import Trajectories
 from t2ialign.data.loading.sampler import Group, Order
 from t2ialign.errors import UserError
 from t2ialign.rng import Draws
@@ -49,10 +50,12 @@ class Batches:
         epoch_indices: the examples of an epoch, by index; default: every example once.
         curriculum_scores: of each example, for a curriculum; see `Order`.
         draws: fixed draws of each example, which later epochs repeat in turn; default: every visit draws anew.
+        trajectories: stored inversions, of which each example gets one drawn level; its latent is then the mean of its
+            posterior, which was inverted.
         pin_memory: page-locked memory, for copies to a GPU; default: where there is one.
 
     Raises:
-        ValueError: prompt dropout without `null`.
+        ValueError: prompt dropout without `null`, or with trajectories, which were inverted under the prompt.
     """
 
     def __init__(
@@ -70,10 +73,13 @@ class Batches:
         epoch_indices: Sequence[int] | None = None,
         curriculum_scores: Sequence[float] | None = None,
         draws: int | None = None,
+        trajectories: Trajectories | None = None,
         pin_memory: bool | None = None,
     ):
         if prompt_dropout and null is None:
             raise ValueError(f"prompt_dropout is {prompt_dropout}, but no null conditioning was given")
+        if prompt_dropout and trajectories is not None:
+            raise ValueError("prompt_dropout leaves out the prompt under which stored trajectories were inverted")
         self.encoded = encoded
         self.seed = seed
         self.cursor = cursor
@@ -82,6 +88,7 @@ class Batches:
         self.prompt_dropout = prompt_dropout
         self.null = None if null is None else null.to("cpu", torch.float32)
         self.draws = draws
+        self.trajectories = trajectories
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
         buckets = [range(len(encoded)) if epoch_indices is None else epoch_indices]
         self._order = Order(buckets, seed=seed, micro_batch=micro_batch, curriculum_scores=curriculum_scores)
@@ -120,6 +127,9 @@ class Batches:
     def _batch(self, keys: torch.Tensor, rows: torch.Tensor, encoded: LoadedRows) -> Batch:
         draws = Draws(self.seed, keys)
         mean, std = encoded.posterior.mean, encoded.posterior.std
+        if self.trajectories is not None:
+            batch = assemble_batch(keys, rows, encoded, mean, self.encoded.views)
+            return self.trajectories.add_to(batch, draws)
         latents = mean + std * draws.normal(tuple(mean.shape[1:]), "posterior")
         batch = assemble_batch(keys, rows, encoded, latents, self.encoded.views)
         if not self.prompt_dropout:
