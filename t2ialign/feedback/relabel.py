@@ -44,6 +44,8 @@ class Relabelled(NamedTuple):
     totals: RelabelCounts
     was_finished: bool
     """An earlier call had written it already."""
+    scores: tuple[float, float] | None = None
+    """The lowest and the highest; unknown of a folder that an earlier version wrote."""
 
     @property
     def agreement(self) -> Proportion | None:
@@ -78,9 +80,9 @@ def relabel_pairs(
         "margin": margin,
         "data": source.fingerprint,
     }
-    done = read_record(out / RECORD, settings, lambda record: RelabelCounts(**record["totals"]), whole=out / PAIRS)
+    done = read_record(out / RECORD, settings, lambda record: _finished(out, record), whole=out / PAIRS)
     if done is not None:
-        return Relabelled(out / PAIRS, done, was_finished=True)
+        return done
     pictures, found = _pictures(source)
     check_adoptable(pictures, out / IMAGES)
     scores = score_pictures(pictures, [reward], out / IMAGES / SCORES)
@@ -96,8 +98,15 @@ def relabel_pairs(
         out / IMAGES,
     )
     write_csv(out / PAIRS, COLUMNS, (_row(pair, pictures, values) for pair in decided))
-    write_record(out / RECORD, settings, {"totals": totals._asdict()})
-    return Relabelled(out / PAIRS, totals, was_finished=False)
+    known = [value for value in values if value is not None]
+    span = (min(known), max(known))
+    write_record(out / RECORD, settings, {"totals": totals._asdict(), "scores": span})
+    return Relabelled(out / PAIRS, totals, was_finished=False, scores=span)
+
+
+def _finished(out: Path, record: dict[str, Any]) -> Relabelled:
+    span = tuple(record["scores"]) if "scores" in record else None
+    return Relabelled(out / PAIRS, RelabelCounts(**record["totals"]), was_finished=True, scores=span)
 
 
 _Compared = tuple[int, int]
@@ -171,5 +180,14 @@ def describe(relabelled: Relabelled) -> str:
             f"{totals.unscored} without a score{share}",
             f"{totals.kept + totals.overturned} pairs in {relabelled.table}"
             + (" (written before)" if relabelled.was_finished else ""),
+            *_span_words(relabelled.scores),
         )
     )
+
+
+def _span_words(scores: tuple[float, float] | None) -> list[str]:
+    if scores is None:
+        return []
+    low, high = scores
+    key = f"objective.score_weight.score_range={high - low:.6g}"
+    return [f"scores from {low:.6g} to {high:.6g}; for smoothed labels: {key}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -52,6 +53,21 @@ def test_every_pair_is_kept_overturned_tied_or_unscored(tmp_path: Path):
     assert [row["label_kept"] for row in rows] == ["1", "0"]
     assert (tmp_path / "out" / rows[1]["chosen"]).read_bytes() == (tmp_path / "in" / "1l.png").read_bytes()
     assert "1 labels kept, 1 overturned, 1 tied, 1 without a score; the labels agree in 50.0%" in describe(done)
+
+
+def test_the_range_of_all_scores_is_kept_and_said_as_smoothed_labels_take_it(tmp_path: Path):
+    pairs = table(tmp_path / "in", LEVELS)
+    for was_finished in (False, True):
+        done = relabel_pairs(pairs, tmp_path / "out", BRIGHT, max_failed=0.2)
+        assert done.was_finished is was_finished
+        assert done.scores == (40, 200)  # that of the unscored pair's other image too
+        assert "scores from 40 to 200; for smoothed labels: objective.score_weight.score_range=160" in describe(done)
+    record = json.loads((tmp_path / "out" / "relabel.json").read_text())
+    del record["scores"]  # as an earlier version wrote it
+    (tmp_path / "out" / "relabel.json").write_text(json.dumps(record))
+    before = relabel_pairs(pairs, tmp_path / "out", BRIGHT, max_failed=0.2)
+    assert (before.was_finished, before.scores) == (True, None)
+    assert "smoothed" not in describe(before)
 
 
 def test_the_result_is_training_data_with_scores(tmp_path: Path):
