@@ -51,6 +51,8 @@ class Study(NamedTuple):
     loras: list[str]
     """As `t2ialign generate --lora` takes them."""
     against: tuple[str, ...] = ()
+    negatives: tuple[str, ...] = ()
+    """As `t2ialign generate --negative` takes them."""
 
 
 def t2ialign(*arguments: object) -> Command:
@@ -105,6 +107,9 @@ def studies(root: Path, model: Path, guidance: float) -> dict[str, Study]:
     def one(name: str, what: str, config: str, *overrides: str, against: tuple[str, ...] = ()) -> Study:
         return Study(what, [train(config, root / name, model, *overrides)], [str(root / name)], against)
 
+    def negative(name: str, what: str, config: str, *overrides: str) -> Study:
+        return Study(what, [train(config, root / name, model, *overrides)], [], negatives=(str(root / name),))
+
     on_pairs, on_flipped = f"data.path={root / 'pairs'}", f"data.path={root / 'pairs_flipped'}"
     on_texts = f"data.path={root / 'text_pairs'}"
     passes = equal_steps(load("configs/shapes_dpo.yaml", [on_pairs]), load("configs/shapes_sft.yaml", [on_pairs]))
@@ -143,6 +148,23 @@ def studies(root: Path, model: Path, guidance: float) -> dict[str, Study]:
             "faithful_only", "DPO, faithfulness only", "shapes_dpo", f"data.path={root / 'pairs_1'}"
         ),
     }  # fmt: skip
+    # the pairs' scores are shares of what is right, from 0 to 1, as those that the recipe of SmPO was written for
+    stored = ("noiser.weights=reference", "noiser.levels=10")
+    found |= {
+        "inpo": one("inpo", "InPO", "shapes_inpo", on_pairs, against=("dpo",)),
+        "inpo_stored": one("inpo_stored", "InPO, stored levels", "shapes_inpo", on_pairs, *stored, against=("dpo",)),
+        "smpo": one("smpo", "SmPO", "shapes_smpo", on_pairs, against=("dpo",)),
+        "smpo_stored": one("smpo_stored", "SmPO, stored levels", "shapes_smpo", on_pairs, *stored, against=("dpo",)),
+        "npo": negative("npo", "Diffusion-NPO as negative", "shapes_npo", on_pairs),
+        "self_npo": negative("self_npo", "Self-NPO as negative", "shapes_self_npo", on_pairs),
+        "self_npo_noise": negative(
+            "self_npo_noise", "Self-NPO from noise as negative", "shapes_self_npo", on_pairs, "noiser.start=noise"
+        ),
+    }
+    for name in ("npo", "self_npo"):
+        found[f"dpo_{name}"] = Study(
+            f"Diffusion-DPO with {name} as negative", [], [str(root / "dpo")], ("dpo",), (str(root / name),)
+        )  # fmt: skip
     ends = ("faithful_only", "taste_only")
     for weight in MIXTURES:
         found[f"weighted_{weight:g}"] = one(
@@ -161,8 +183,11 @@ def longest_first(names: Sequence[str]) -> list[str]:
     return sorted(names, key=lambda name: name != "iterative")
 
 
-def draw(root: Path, model: Path, guidance: float, name: str, loras: Sequence[str]) -> Command:
+def draw(
+    root: Path, model: Path, guidance: float, name: str, loras: Sequence[str], negatives: Sequence[str] = ()
+) -> Command:
     chosen = [word for lora in loras for word in ("--lora", lora)]
+    chosen += [word for lora in negatives for word in ("--negative", lora)]
     return t2ialign(
         "generate", "--model", model, "--prompts", root / "test.txt", *chosen, "--guidance", guidance, "--steps",
         SETTINGS.inference_steps, "--batch", SETTINGS.batch, "--out", root / "images" / name,
@@ -291,7 +316,7 @@ def main() -> None:
     needed = wanted(prepare(root, model, guidance), root, [every[name] for name in names])
     run(root, "prepare", needed)
     drawing = {"base": [draw(root, model, guidance, "base", [])]}
-    drawing |= {name: [draw(root, model, guidance, name, every[name].loras)] for name in names}
+    drawing |= {name: [draw(root, model, guidance, name, every[name].loras, every[name].negatives)] for name in names}
     trained = ["base", *(name for name in names if every[name].commands)]
     waves = [
         {name: [*(every[name].commands if name in every else []), *drawing[name]] for name in longest_first(trained)},

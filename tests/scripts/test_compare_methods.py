@@ -24,7 +24,8 @@ def studies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict:
 
 def test_every_training_command_is_a_config_that_loads(studies: dict):
     trained = [command for study in studies.values() for command in study.commands if "train" in command]
-    assert len(trained) == len(studies) - 1 - len(script.MIXTURES)  # iterative DPO is a script, soups train nothing
+    # iterative DPO is a script; soups, and DPO with a negative model of another study, train nothing
+    assert len(trained) == len(studies) - 1 - len(script.MIXTURES) - 2
     for command in trained:
         config = command[command.index("train") + 1]
         assert load(config, command[command.index("train") + 2 :]).run_dir.parent.is_dir()
@@ -39,6 +40,15 @@ def test_a_soup_mixes_the_two_single_preferences_and_is_held_against_weighted_la
     soup = studies["soup_0.25"]
     assert [Path(lora).name for lora in soup.loras] == ["faithful_only:0.25", "taste_only:0.75"]
     assert soup.against == ("weighted_0.25",)
+
+
+def test_a_negative_model_is_drawn_with_as_one(studies: dict, tmp_path: Path):
+    both = studies["dpo_npo"]
+    drawn = script.draw(tmp_path, ROOT / "assets" / "shapes-sd", 3.0, "dpo_npo", both.loras, both.negatives)
+    assert drawn[drawn.index("--lora") + 1] == str(tmp_path / "dpo")
+    assert drawn[drawn.index("--negative") + 1] == str(tmp_path / "npo")
+    alone = studies["self_npo"]
+    assert (alone.loras, alone.negatives) == ([], (str(tmp_path / "self_npo"),))
 
 
 def found(names: list[str]) -> dict:
