@@ -92,12 +92,19 @@ def test_the_same_numbers_give_the_same_interval():
     [
         ([], [], "non-empty"),
         ([1.0], [1.0, 2.0], "equal"),
+        ([[1.0], [2.0]], [[1.0], [3.0]], "two equal, non-empty lists"),
         ([1.0, math.nan, 2.0], [1.0, 2.0, math.inf], "2 of 3 pairs"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(base, aligned, message):
     with pytest.raises(ValueError, match=message):
         paired_bootstrap(base, aligned)
+
+
+def test_as_many_samples_are_drawn_as_asked_for():
+    base, aligned = np.zeros(40), np.random.default_rng(0).normal(size=40)
+    few, more = (paired_bootstrap(base, aligned, resamples=count) for count in (10, 1000))
+    assert (few.low, few.high) != (more.low, more.high)
 
 
 def test_wilson_bounds_solve_the_score_equation():

@@ -115,7 +115,7 @@ class Sampler:
             x = moved.where(moves.view(-1, 1, 1, 1), x)
             if record:
                 latents.append(x)
-                log_probs.append(log_prob.where(moves, torch.nan))
+                log_probs.append(log_prob)
         trajectory = Trajectory(torch.stack(latents, 1), torch.stack(log_probs, 1)) if record else None
         return Rollout(x, levels, trajectory)
 

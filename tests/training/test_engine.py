@@ -13,12 +13,20 @@ import torch
 from toys import batch, dpo, engine, gradients, lora_policy, state
 
 from t2ialign.config.schema import Optim
-from t2ialign.errors import DataError, InputError, Interrupted, TryAgainError
+from t2ialign.errors import DataError, EnvironmentProblem, InputError, Interrupted, TryAgainError
 from t2ialign.policy import Policy
 from t2ialign.training import checkpoint
 from t2ialign.training.engine import Engine
 from t2ialign.training.loop import train_steps
-from t2ialign.training.optimization import LossScale, learning_rate
+from t2ialign.training.metrics import window_sums
+from t2ialign.training.optimization import (
+    LossScale,
+    build_optimizer,
+    check_optimizer,
+    learning_rate,
+    pack_moments,
+    restore_moments,
+)
 from t2ialign.training.trackers import Tracker, read_metrics
 from t2ialign.types import LossOutput
 
@@ -383,3 +391,74 @@ def test_thirty_steps_on_one_pair_teach_it(sd15_folder: Path, tmp_path: Path):
     assert first["implicit_accuracy"] == 0.5
     assert last["implicit_accuracy"] == 1
     assert last["margin"] > 0.2
+
+
+def test_the_optimizer_has_the_keys_of_its_section():
+    optim = Optim(lr=3e-4, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.3)
+    parameter = torch.nn.Parameter(torch.ones(2))
+    (group,) = build_optimizer(optim, [parameter]).param_groups
+    found = (group["params"], group["lr"], group["betas"], group["eps"], group["weight_decay"])
+    assert found == ([parameter], 3e-4, (0.8, 0.95), 1e-6, 0.3)
+
+
+def test_an_optimizer_whose_package_is_missing_is_refused_when_built_and_when_checked(monkeypatch: Any):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    eight_bit = Optim(lr=1, name="adamw8bit")
+    for refuse in (lambda: check_optimizer(eight_bit), lambda: build_optimizer(eight_bit, [])):
+        with pytest.raises(EnvironmentProblem, match="adamw8bit needs bitsandbytes"):
+            refuse()
+    check_optimizer(Optim(lr=1))
+
+
+def test_a_scale_that_is_off_stays_1_however_many_steps_succeed():
+    idle = LossScale(False)
+    for _ in range(2001):
+        idle.succeeded()
+    assert idle.value == 1
+
+
+def test_moments_are_named_by_parameter_and_come_back_whole():
+    """Also of optimizers whose state holds plain numbers, and whose entries have dots in their names."""
+    parameters = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
+    optimizer = torch.optim.AdamW(parameters, lr=0.1)
+    for parameter in parameters:
+        parameter.grad = torch.tensor([1.0, -2.0])
+    optimizer.step()
+    optimizer.state[parameters[1]]["per.row"] = torch.tensor([7.0])
+    optimizer.state[parameters[1]]["count"] = 3
+    moments = pack_moments(optimizer)
+    assert {"0.exp_avg", "1.exp_avg", "1.per.row"} <= set(moments)
+    assert moments["1.count"].item() == 3
+    again = torch.optim.AdamW(parameters, lr=0.1)
+    restore_moments(again, moments)
+    assert again.state[parameters[1]]["per.row"].item() == 7
+    assert torch.equal(again.state[parameters[0]]["exp_avg"], optimizer.state[parameters[0]]["exp_avg"])
+
+
+def test_a_scale_counts_from_0_after_it_changed_and_is_never_below_1():
+    scale = LossScale(True)
+    for _ in range(1999):
+        scale.succeeded()
+    scale.overflowed()
+    scale.succeeded()
+    assert (scale.value, scale.good_steps) == (32768, 1)
+    for _ in range(1999):
+        scale.succeeded()
+    assert (scale.value, scale.good_steps) == (65536, 0)
+    scale.value = 1.0
+    assert scale.overflowed() is False
+    off = LossScale(False)
+    off.value = 4.0  # whatever it is, it cannot be the cause
+    assert off.overflowed() is False
+
+
+def test_the_sums_of_a_window_by_hand():
+    outputs = [
+        LossOutput(torch.tensor(losses), torch.tensor(weights), {"b": torch.tensor(b), "a": torch.tensor(a)})
+        for losses, weights, b, a in (([1.0, 2.0], [1.0, 0.5], [10.0, 20.0], 3.0), ([4.0], [2.0], [5.0], 1.0))
+    ]
+    names, sums = window_sums(outputs, stop=True)
+    assert names == ["a", "b"]
+    # 1 * 1 + 2 * 0.5 + 4 * 2; weights; rows; stop; 3 * 1.5 + 1 * 2; 10 + 20 * 0.5 + 5 * 2
+    assert sums.tolist() == [10.0, 3.5, 3.0, 1.0, 6.5, 30.0]
+    assert window_sums(outputs, stop=False)[1][3] == 0
