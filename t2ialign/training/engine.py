@@ -139,7 +139,7 @@ class Engine:
         self.parallel.reduce_gradients(parameters)
         weight = totals[1]
         gradients = [p.grad for p in parameters if p.grad is not None]
-        scale = (weight.clamp(min=1e-12) * self._scale.value).to(gradients[0].dtype)
+        scale = (weight * self._scale.value).to(gradients[0].dtype)
         torch._foreach_div_(gradients, scale)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
         norm = self.parallel.clip(parameters, self.optim.max_grad_norm)
         # the one device-to-host sync of an optimizer step: finiteness must be known before the weights change

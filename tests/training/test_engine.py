@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from t2ialign.config.schema import Optim
 from t2ialign.errors import DataError, EnvironmentProblem, InputError, Interrupted, TryAgainError
 from t2ialign.policy import Policy
 from t2ialign.training import checkpoint
+from t2ialign.training import engine as engine_module
 from t2ialign.training.engine import Engine
 from t2ialign.training.loop import train_steps
 from t2ialign.training.metrics import window_sums
@@ -27,6 +28,7 @@ from t2ialign.training.optimization import (
     pack_moments,
     restore_moments,
 )
+from t2ialign.training.parallel import SingleProcess
 from t2ialign.training.trackers import Tracker, read_metrics
 from t2ialign.types import LossOutput
 
@@ -67,6 +69,103 @@ def test_the_gradient_is_the_mean_over_all_rows_that_count(tmp_path: Path):
     assert metrics["grad_norm"] == pytest.approx(3.75)
     assert metrics["samples_seen"] == 4
     assert made.step == 1
+
+
+class OneOfTwo(SingleProcess):
+    """A process whose twin has the same rows, so that every sum is twice its own."""
+
+    world_size = 2
+
+    def __init__(self, rank: int = 0):
+        self.rank = rank
+        self.waited = 0
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        return 2 * values
+
+    def reduce_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        for parameter in parameters:
+            assert parameter.grad is not None
+            parameter.grad *= 2
+
+    def barrier(self) -> None:
+        self.waited += 1
+
+
+def test_gradients_are_summed_over_the_processes_and_divided_by_the_weight_of_all(tmp_path: Path):
+    policy = scalar_policy()
+    made = engine(policy, tmp_path, parallel=OneOfTwo())
+    metrics = made.update(losses(policy, [1, 3]))
+    assert metrics is not None
+    assert gradients(made)[0].item() == metrics["loss"] == metrics["grad_norm"] == 2
+    assert metrics["samples_seen"] == 4
+
+
+def test_a_step_starts_without_the_gradients_of_the_one_before(tmp_path: Path):
+    policy = scalar_policy()
+    made = engine(policy, tmp_path)
+    for slope in (3.0, 2.0):
+        made.update(losses(policy, [slope]))
+        assert gradients(made)[0].item() == slope
+        assert policy.w.grad is None
+
+
+def test_only_the_main_process_writes_and_all_wait_for_its_checkpoint(tmp_path: Path):
+    for rank in (1, 0):
+        policy, parallel = scalar_policy(), OneOfTwo(rank)
+        made = engine(policy, tmp_path, parallel=parallel)
+        made.start()
+        made.update(losses(policy, [1]))
+        made.log({"validation": 0.5})
+        made.save_alone()
+        assert parallel.waited == 0
+        made.save()
+        assert parallel.waited == 1
+        assert (tmp_path / "checkpoints" / "step-000001").is_dir() == (rank == 0)
+        assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == ([] if rank else [1, 1])
+
+
+def test_an_error_before_the_first_step_saves_nothing_and_after_it_the_step(tmp_path: Path):
+    policy = scalar_policy()
+    made = engine(policy, tmp_path)
+    made.save_alone()
+    assert not list(tmp_path.iterdir())
+    made.update(losses(policy, [1]))
+    made.save_alone()
+    assert (tmp_path / "checkpoints" / "step-000001").is_dir()
+
+
+def test_a_checkpoint_of_no_step_yet_is_restored(tmp_path: Path):
+    engine(scalar_policy(2.0), tmp_path).save()
+    policy = scalar_policy()
+    made = engine(policy, tmp_path)
+    made.start()
+    assert (made.step, policy.w.item()) == (0, 2.0)
+
+
+def test_seconds_are_those_since_the_start_or_the_step_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    times = iter([100.0, 130.0, 131.0, 133.0, 137.0])  # made, started, three steps
+    monkeypatch.setattr(engine_module, "perf_counter", lambda: next(times))
+    policy = scalar_policy()
+    made = engine(policy, tmp_path)
+    made.start()
+    found = [made.update(losses(policy, [1])) for _ in range(3)]
+    assert [metrics and metrics["seconds"] for metrics in found] == [1, 2, 4]
+
+
+def test_what_was_recorded_at_the_restored_step_is_known_and_not_that_of_other_steps(tmp_path: Path):
+    policy = scalar_policy()
+    made = engine(policy, tmp_path)
+    assert made.recorded == frozenset()
+    made.start()
+    for step in (1, 2):
+        made.update(losses(policy, [1]))
+        made.log({f"validation/{step}": 0.5})
+    made.save()
+    again = engine(scalar_policy(), tmp_path)
+    again.start()
+    assert "validation/2" in again.recorded
+    assert "validation/1" not in again.recorded
 
 
 def test_zero_weight_rows_change_nothing(sd15_folder: Path, tmp_path: Path):
@@ -134,6 +233,29 @@ def test_a_gradient_that_is_not_finite_stops_although_the_loss_is(sd15_folder: P
         made.update(broken)
     after = state(policy)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_loss_that_is_not_finite_stops_although_the_gradient_is_and_is_no_overflow(tmp_path: Path, half: bool):
+    policy = scalar_policy()
+    made = engine(policy, tmp_path, half=half)
+    for offset, gradient in ((math.nan, 1.0), (math.inf, 1.0), (math.inf, math.inf)):
+        with pytest.raises(DataError, match=rf"step 1 is not finite \(loss {offset}, gradient norm {gradient:g}\)"):
+            made.update(lambda g=gradient, o=offset: LossOutput(policy.w * g + o, torch.ones(1)))
+        assert policy.w.item() == 1
+        assert policy.w.grad is None
+
+
+def test_a_failure_after_a_restart_names_the_numbers_of_the_step_before(tmp_path: Path):
+    policy = scalar_policy()
+    made = engine(policy, tmp_path)
+    made.update(losses(policy, [3.0]))
+    made.save()
+    policy = scalar_policy()
+    again = engine(policy, tmp_path)
+    again.start()
+    with pytest.raises(DataError, match=r"step 2 is not finite \(.*; at step 1 they were 3 and 3\)"):
+        again.update(losses(policy, [math.nan]))
 
 
 OPTIM = {"lr": 8.0, "warmup_steps": 4, "max_grad_norm": 1.0}
@@ -270,6 +392,7 @@ def test_a_restored_engine_goes_on_bit_by_bit(sd15_folder: Path, tmp_path: Path)
     for row in rows[0] + rows[1]:
         del row["seconds"]
     assert rows[0] == rows[1]
+    assert [row["step"] for row in rows[0]] == [1, 2, 3, 4, 5]
     assert second.metrics["loss"] == made.metrics["loss"]
     assert second.samples_seen == made.samples_seen == 5
 
