@@ -151,8 +151,7 @@ def _from_tags(text: str, n: int, objects: Sequence[FoundObject]) -> Parsed | No
 
 def _scores(text: str) -> Iterator[tuple[_Span, str]]:
     """(place, body) of the scores in a text, the last one first; one that is not closed only where it ends the text."""
-    last = max(text.rfind("<score>"), text.lower().rfind("<score>"))
-    if last >= 0 and (unclosed := _UNCLOSED_SCORE.match(text, last)):
+    if unclosed := _UNCLOSED_SCORE.search(text):
         yield _Span(unclosed.start(), unclosed.end()), unclosed[1]
     for found in list(_SCORE.finditer(text))[: -_TRIED - 1 : -1]:
         yield _Span(found.start(), found.end()), found[1]

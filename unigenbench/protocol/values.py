@@ -56,15 +56,15 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_without_doubles, parse_float=_exa
 
 
 def read_value(text: str) -> Any:
-    """The JSON or Python value that the text is; None where it is none (or says null).
+    """The JSON or Python value that a text without blanks around it is; None where it is none (or says null).
 
     Numbers with a point or an exponent are Decimals in JSON, so that 0.99999999999999999999 is not 1. A key that is
     there twice has the value AMBIGUOUS.
     """
     try:
-        return _DECODER.decode(text.strip())
+        return _DECODER.decode(text)
     except (ValueError, RecursionError):
-        return _python_value(text.strip())
+        return _python_value(text)
 
 
 def _python_value(text: str) -> Any:
@@ -106,7 +106,7 @@ def as_text(value: Any) -> str:
 def without_fence(text: str) -> str:
     """The text without blanks around it, and without a code fence around all of it."""
     text = text.strip()
-    if len(text) < 6 or not (text.startswith("```") and text.endswith("```")):
+    if not (text.startswith("```") and text.endswith("```")):
         return text
     inner = text[3:-3]
     first, line_end, rest = inner.partition("\n")

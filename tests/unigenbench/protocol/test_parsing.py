@@ -111,6 +111,70 @@ TABLE = [
         "no_answer",
     ),
     ("checks without a pass", '{"checks": [{"id": 1}, {"id": 2}]}', "unreadable", "no_answer"),
+    ("a thought in capitals", "<THINK>\n<score>[0, 0]</score>\n</Think>\nI cannot say.", "no_answer", "no_answer"),
+    (
+        "the end of a thought in capitals",
+        "Hm.\n<score>[0, 0]</score>\n</THINK>\nI cannot say.",
+        "no_answer",
+        "no_answer",
+    ),
+    ("a thought in capitals without an end", "<THINK>\n<score>[1, 0]</score>", "no_answer", "no_answer"),
+    (
+        "an end of a thought quoted in the answer",
+        '{"analysis": ["</think>", ""], "score": [1, 0]}',
+        (1, 0),
+        "no_answer",
+    ),
+    (
+        "an end of a thought quoted in the answer after it",
+        '<think>Hm.</think>{"analysis": ["</think>", ""], "score": [1, 0]}',
+        (1, 0),
+        "no_answer",
+    ),
+    ("unclosed last tag in capitals", "<Score>[1, 0]", (1, 0), "no_answer"),
+    ("unclosed last tag after İ, which is longer in lower case", "İ:\n<score>[1, 0]", (1, 0), "no_answer"),
+    (
+        "checks that quote a score on a line of its own",
+        'Sure:\n{"checks": [{"id": 1, "evidence": "\n<score>[0, 0]</score>\n", "pass": 1}, {"id": 2, "pass": 0}]}',
+        (1, 0),
+        "no_answer",
+    ),
+    ("a score that begins a sentence", "<score>[1, 0]</score> is what the caption asks for.", "no_answer", "no_answer"),
+    ("a score that ends an analysis", "<score>[1, 0]</score></Analysis>", "no_answer", "no_answer"),
+    ("a score that ends an answer", "<answer><score>[1, 0]</score></answer>", (1, 0), "no_answer"),
+    ("a bold score", "**<score>[1, 0]</score>**", (1, 0), "no_answer"),
+    ("an empty score", "<analysis>['a', 'b']</analysis><score> </score>", "unreadable", "unreadable"),
+    ("words with blanks and full-width digits", '{"score": [" yes ", "０"]}', (1, 0), "no_answer"),
+    ("nearly one in Python", "<score>(0.99999999999999999999, 0)</score>", "bad_value", "no_answer"),
+    ("a complex one in Python", "<score>(1+0j, 0)</score>", "bad_value", "no_answer"),
+    (
+        "checks 1, 2 and 2",
+        '{"checks": [{"id": 1, "pass": 1}, {"id": 2, "pass": 1}, {"id": 2, "pass": 0}]}',
+        "wrong_length",
+        "no_answer",
+    ),
+    (
+        "blanks before each literal",
+        "<analysis>\n ['a', 'b']\n</analysis><score>\n [1, 0]\n</score>",
+        (1, 0),
+        (1, 0),
+    ),
+    ("an end before the tag", f"</analysis></score>{TWO}", (1, 0), (1, 0)),
+    (
+        "half a character",
+        r'<analysis>["a \ud83d", "b"]</analysis><score>[1, 0]</score>',
+        (1, 0),
+        "not_counted",
+    ),
+    ("an object in Python", "{'analysis': ['a', 'b'], 'score': [1, 0]}", (1, 0), "no_answer"),
+    ("an object in Python in a fence", "```python\n  {'score': [1, 0]}\n```", (1, 0), "no_answer"),
+    ("an object, then a sentence", '{"score": [1, 0]}\nThat is all.', (1, 0), "no_answer"),
+    ("an object after a brace of no object", 'A set {x} first.\n{"score": [1, 0]}', (1, 0), "no_answer"),
+    ("a fence that only ends", "<score>no 1, 0\n```</score>", "unreadable", "no_answer"),
+    ("a fence that only begins", "<score>```1, 0, no</score>", "unreadable", "no_answer"),
+    ("a fence on the lines of the list", "<score>```[1,\n0]```</score>", (1, 0), "no_answer"),
+    ("a fence of a language after a blank", "<score>``` json\n[1, 0]\n```</score>", (1, 0), "no_answer"),
+    ("a fence of a language with a hyphen", "<score>```x-json\n[1, 0]\n```</score>", (1, 0), "no_answer"),
 ]
 
 
@@ -125,6 +189,8 @@ def test_a_scalar_answers_one_test_point_and_no_more():
     assert parse("<score>1</score>", 1).verdicts == (1,)
     assert parse("<score>yes</score>", 1).verdicts == (1,)
     assert parse("<score>10</score>", 1).reason == "bad_value"
+    assert parse("<score>```1```</score>", 1).verdicts == (1,)
+    assert parse("<score>```10```</score>", 1).reason == "bad_value"
     assert parse("<analysis>['a']</analysis><score>1</score>", 1, "official").reason == "wrong_length"
 
 
@@ -135,6 +201,42 @@ def test_verdicts_stand_without_readable_analyses():
     assert parse("<analysis>['a']</analysis><score>[1, 0]</score>", 2).note == "analysis_length"
     assert parse("<score>[1, 0]</score>", 2).note == "analysis_missing"
     assert parse("<score>[1, 0]</score>\n<analysis>['a', 'b']</analysis>", 2).analyses == ("a", "b")
+
+
+def test_an_object_of_lists_notes_which_analyses_it_lacks():
+    for analysis, analyses, note in (
+        ('"analysis": ["a", "b"],', ("a", "b"), ""),
+        ('"analysis": ["a"],', ("a",), "analysis_length"),
+        ("", (), "analysis_missing"),
+    ):
+        assert parse(f'{{{analysis} "score": [1, 0]}}', 2) == Parsed((1, 0), analyses, note)
+
+
+@pytest.mark.parametrize(
+    ("analyses", "found", "note"),
+    [
+        ("<analysis></analysis>", (), "analysis_unparsed"),
+        ("<analysis>\ngood, bad\n</analysis>", ("good, bad",), "analysis_unparsed"),
+        ("<analysis>good</analysis></analysis>", ("good</analysis>",), "analysis_unparsed"),
+        ("<analysis>good, bad</analysis>\n<analysis>cut off", ("good, bad",), "analysis_unparsed"),
+        ("<analysis>cut off", (), "analysis_missing"),
+        ("<analysis>: <analysis>['a', 'no <analysis>']</analysis>", ("a", "no <analysis>"), ""),
+    ],
+)
+def test_analyses_are_the_text_between_their_tags_where_it_is_no_list(analyses, found, note):
+    assert parse(f"<score>[1, 0]</score>\n{analyses}", 2) == Parsed((1, 0), found, note)
+
+
+def test_the_official_rules_keep_the_analyses_and_refuse_one_of_more_than_200_000_characters():
+    assert parse(TWO, 2, "official") == Parsed((1, 0), ("a", "b"))
+    refused = parse(TWO.replace("a'", "a" * 200_000 + "'"), 2, "official")
+    assert isinstance(refused, ParseFailure)
+    assert (refused.reason, refused.detail[:33]) == ("unreadable", "<analysis> has 200,009 characters")
+
+
+def test_an_analysis_that_is_no_text_is_written_as_json():
+    found = parse('{"analysis": [{"é": 0.25}, ["b"]], "score": [1, 0]}', 2)
+    assert found == Parsed((1, 0), ('{"é": "0.25"}', '["b"]'))
 
 
 def test_a_reply_is_about_something():
