@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Sequence
-from typing import Annotated
 
 import torch
 from pydantic import Field, model_validator
@@ -25,7 +24,7 @@ class TimestepNoiser(Noiser, ABC):
     """The least noisy timestep that is drawn; what a picture shows is decided at the noisy ones."""
     max_timestep: int | None = Field(default=None, ge=1)
     """Timesteps below this are drawn; those of the whole schedule without it."""
-    timesteps: list[Annotated[int, Field(ge=0)]] | None = Field(default=None, min_length=1)
+    timesteps: list[int] | None = Field(default=None, min_length=1)
     """These alone are drawn, each as often as it stands here; 249, 499, 749, 999 are all that a four-step Turbo model
     knows."""
 
@@ -35,6 +34,8 @@ class TimestepNoiser(Noiser, ABC):
             raise ValueError(f"min_timestep {self.min_timestep} is not below max_timestep {self.max_timestep}")
         if self.timesteps is not None and (self.min_timestep or self.max_timestep):
             raise ValueError("give either timesteps or their bounds min_timestep and max_timestep")
+        if self.timesteps is not None and min(self.timesteps) < 0:
+            raise ValueError(f"timesteps: {min(self.timesteps)} is below 0")
         return self
 
     def drawn(self, num_train_timesteps: int) -> Sequence[int]:

@@ -77,7 +77,7 @@ def test_a_good_config_loads(here: Path):
             "beta: 5000",
             "beat: 5000",
             [
-                "x.yaml:6: objective.beat: unknown key; did you mean 'beta'? Keys here: name, beta",
+                "x.yaml:6: objective.beat: unknown key; did you mean 'beta'? Keys here: name, space, beta",
                 "x.yaml:6: objective.beta: this key is missing",
             ],
         ),
@@ -251,7 +251,7 @@ def test_an_objective_of_the_users_own_goes_through_the_same_door(here: Path):
     assert type(loaded.objective).__name__ == "Margin"
     assert loaded.objective.tau == 0.01
     assert reader.parse(yaml.safe_load(reader.dump(loaded))) == loaded
-    assert "x.yaml:6: objective.tua: unknown key; did you mean 'tau'? Keys here: name, tau" in message(
+    assert "x.yaml:6: objective.tua: unknown key; did you mean 'tau'? Keys here: name, space, tau" in message(
         own.replace("tau", "tua")
     )
     assert "x.yaml:6: objective.tau: Input should be greater than 0 (got -1)" in message(own.replace("0.01", "-1"))

@@ -201,10 +201,10 @@ def test_a_recorded_trajectory_starts_with_x_and_ends_with_the_result():
 def test_half_precision_latents_are_moved_in_float32():
     denoiser = Gaussian(schedule_of())
     sampler = sampler_of(denoiser.schedule, 5)
-    x = latents(2).half()
-    found = sampler.sample(denoiser, x, tokens(0.1, 0.2)).x
+    x, cond = latents(2).half(), tokens(0.1, 0.2).to(dtype=torch.float32)
+    found = sampler.sample(denoiser, x, cond).x
     assert found.dtype == torch.float32
-    assert torch.equal(found, sampler.sample(denoiser, x.float(), tokens(0.1, 0.2)).x)
+    assert torch.equal(found, sampler.sample(denoiser, x.float(), cond).x)
 
 
 def test_recorded_log_probabilities_are_those_of_the_steps_that_were_taken():
