@@ -246,8 +246,7 @@ def kappas(counts: np.ndarray) -> np.ndarray:
     both, first, second, neither = np.moveaxis(np.asarray(counts, np.float64), -1, 0)
     n = both + first + second + neither
     chance = (both + first) * (both + second) + (neither + first) * (neither + second)  # n^2 times p_e
-    left = n * n - chance
-    return ratio(n * (both + neither) - chance, np.where(left > _TIE * n * n, left, 0))
+    return ratio(n * (both + neither) - chance, n * n - chance)  # of whole numbers: exactly 0 where p_e is 1
 
 
 def krippendorff_alpha(values: np.ndarray) -> float | None:

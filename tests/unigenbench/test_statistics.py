@@ -27,6 +27,33 @@ def test_clustered_error_needs_two_clusters_and_leaves_empty_ones_out():
     assert stats.clustered_error(np.array([2, 4, 1, 0]), np.array([4, 4, 4, 0])) == pytest.approx(sqrt(7) / 12)
 
 
+def test_clusters_of_one_test_point_count_and_two_are_enough():
+    # 1, 0, 1: rate 2/3, squares 1/9 + 4/9 + 1/9; sqrt(3/2 * 6/9) / 3 = 1/3. 1, 0: sqrt(2 * 1/2) / 2
+    assert stats.clustered_error(np.array([1, 0, 1]), np.array([1, 1, 1])) == pytest.approx(1 / 3)
+    assert stats.clustered_error(np.array([1, 0]), np.array([1, 1])) == pytest.approx(1 / 2)
+
+
+def test_a_ratio_over_nothing_is_no_number_whatever_is_above():
+    found = stats.ratio(np.array([1.0, 0.0, 2.0]), np.array([0, 0, 4]))
+    np.testing.assert_array_equal(found, [np.nan, np.nan, 0.5])
+
+
+def test_values_without_clusters_stand_alone_and_labels_must_be_as_many():
+    sums, sizes = stats.cluster_sums(np.array([2.0, 3.0]))
+    assert (sums.tolist(), sizes.tolist()) == ([2, 3], [1, 1])
+    with pytest.raises(ValueError, match="3 cluster labels for 2 values"):
+        stats.cluster_sums(np.array([2.0, 3.0]), [0, 0, 1])
+
+
+def test_all_swaps_of_up_to_16_prompts_are_tried_once_and_of_17_some_are_drawn():
+    found, exact = stats.swaps(16, 50, seed=0)
+    assert exact
+    assert len(np.unique(found @ 2.0 ** np.arange(16))) == len(found) == 2**16
+    found, exact = stats.swaps(17, 50, seed=0)
+    assert not exact
+    assert found.shape == (50, 17)
+
+
 def test_sign_flip_by_hand():
     # four differences of one: of 16 sign patterns 2 sum to +-4, 8 to +-2, 6 to 0; at least |2|: 10/16
     assert stats.sign_flip_p([1, 1, 1, -1, 0]) == 10 / 16
@@ -79,7 +106,13 @@ def test_kappa_by_hand():
 def test_kappa_is_undefined_where_both_judges_always_say_the_same():
     assert stats.agreement(8, 0, 0, 0).kappa is None
     assert stats.agreement(0, 0, 0, 8).kappa is None
-    assert stats.agreement(0, 0, 0, 0).observed is None
+    assert stats.agreement(0, 0, 0, 0) == (0, 0, 0, 0, None, None, None, None, None)
+
+
+def test_kappa_of_tables_of_any_shape():
+    tables = np.array([[[4, 1, 1, 2], [8, 0, 0, 0]], [[0, 0, 0, 0], [10**6, 1, 0, 0]], [[0, 2, 2, 0], [1, 0, 0, 1]]])
+    found = stats.kappas(tables)
+    np.testing.assert_allclose(found, [[14 / 30, np.nan], [np.nan, 0], [-1, 1]], rtol=1e-12)
 
 
 def test_bias_is_the_first_rate_less_the_second():
