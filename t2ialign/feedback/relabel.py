@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,7 +104,7 @@ def relabel_pairs(
     return Relabelled(out / PAIRS, totals, was_finished=False, scores=span)
 
 
-def _finished(out: Path, record: dict[str, Any]) -> Relabelled:
+def _finished(out: Path, record: Mapping[str, Any]) -> Relabelled:
     span = tuple(record["scores"]) if "scores" in record else None
     return Relabelled(out / PAIRS, RelabelCounts(**record["totals"]), was_finished=True, scores=span)
 
