@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from oracles import ABAR, Oracle
 
 from t2ialign.noisers.base import Noiser
 from t2ialign.rng import Draws
 from t2ialign.sampling.sampler import Sampler
-from t2ialign.schedules import CLEAN, PredictionType, Schedule, VPSchedule, sampling_timesteps
-from t2ialign.types import Batch, Conditioning, Denoiser, Noised, Weights
-
-BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64).square()
+from t2ialign.schedules import CLEAN, PredictionType, Schedule, sampling_timesteps
+from t2ialign.types import Batch, Conditioning, Denoiser, Noised
 
 
 class ToyInversion(Noiser):
@@ -30,76 +28,55 @@ class ToyInversion(Noiser):
         return Noised(x_t.view_as(x_0), x_0, ((x_t - alpha * rows) / sigma).view_as(x_0), timesteps)
 
 
-class Tanh:
-    """A denoiser that is not linear: noise = tanh(sigma x + first token)."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, schedule: VPSchedule):
-        self.schedule = schedule
-
-    def null(self) -> Conditioning:
-        return Conditioning(torch.zeros(1, 1))
-
-    def denoise(
-        self,
-        x_t: Tensor,
-        timesteps: Tensor,
-        cond: Conditioning,
-        geometry: Tensor | None = None,
-        weights: Weights = "policy",
-    ) -> Tensor:
-        alpha, sigma = (value.view(-1, 1, 1, 1).to(x_t) for value in self.schedule.alpha_sigma(timesteps))
-        noise = torch.tanh(sigma * x_t + cond.tokens.view(-1, 1, 1, 1))
-        return noise if self.schedule.prediction_type == "epsilon" else (noise - sigma * x_t) / alpha
-
-    def predict(self, *_: object, **__: object) -> Tensor:
-        raise NotImplementedError
+def network(kind: PredictionType) -> Oracle:
+    """One that is not linear."""
+    return Oracle(lambda x, _, sigma, token: torch.tanh(sigma * x + token), kind)
 
 
-def inverted(keys: list[int], kind: PredictionType) -> tuple[Noised, VPSchedule]:
-    schedule = VPSchedule((1 - BETAS).cumprod(0), kind, float(1 - BETAS[0]))
+def inverted(keys: list[int], kind: PredictionType) -> Noised:
+    tanh = network(kind)
     draw = {key: torch.Generator().manual_seed(key) for key in keys}
     x_0 = torch.stack([torch.randn(2, 4, 3, 3, generator=draw[key], dtype=torch.float64) for key in keys])
     cond = Conditioning(torch.tensor(keys, dtype=torch.float64).view(-1, 1, 1) / 10)
     batch = Batch(torch.tensor(keys), torch.tensor(keys), x_0, cond)
-    return ToyInversion()(batch, Tanh(schedule), schedule, Draws(0, batch.keys)), schedule
+    return ToyInversion()(batch, tanh, tanh.schedule, Draws(0, batch.keys))
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 def test_x_t_is_alpha_x0_plus_sigma_noise_at_the_timestep_of_each_row(kind: PredictionType):
-    found, _ = inverted([3, 8, 21], kind)
+    found = inverted([3, 8, 21], kind)
     assert len(set(found.timesteps[:, 0].tolist())) == 3
-    squared = (1 - BETAS).cumprod(0)[found.timesteps][..., None, None, None]
+    squared = ABAR[found.timesteps][..., None, None, None]
     torch.testing.assert_close(found.x_t, squared.sqrt() * found.x_0 + (1 - squared).sqrt() * found.noise)
     assert found.noise.abs().max() < 1.5  # of a network whose noise is below 1: no row ended at another's timestep
 
 
 def test_networks_that_differ_in_parameterisation_alone_invert_equally():
-    epsilon, velocity = (inverted([3, 8, 21], kind)[0] for kind in ("epsilon", "v_prediction"))
+    epsilon, velocity = (inverted([3, 8, 21], kind) for kind in ("epsilon", "v_prediction"))
     torch.testing.assert_close(epsilon.x_t, velocity.x_t, atol=1e-10, rtol=0)
     torch.testing.assert_close(epsilon.noise, velocity.noise, atol=1e-8, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 def test_permuted_rows_are_inverted_to_permuted_rows(kind: PredictionType):
-    found, _ = inverted([3, 8, 21], kind)
-    permuted, _ = inverted([21, 3, 8], kind)
+    found = inverted([3, 8, 21], kind)
+    permuted = inverted([21, 3, 8], kind)
     assert torch.equal(permuted.x_t, found.x_t[[2, 0, 1]])
     assert torch.equal(permuted.timesteps, found.timesteps[[2, 0, 1]])
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 def test_denoising_by_the_same_sampler_leads_back(kind: PredictionType):
-    found, schedule = inverted([3, 8, 21], kind)
+    found, tanh = inverted([3, 8, 21], kind), network(kind)
+    schedule = tanh.schedule
     tau = found.timesteps.flatten()
     cond = Conditioning((torch.tensor([3, 3, 8, 8, 21, 21], dtype=torch.float64) / 10)[:, None])
     errors = []
     for steps in (50, 100):
         sampler = Sampler(sampling_timesteps(schedule, steps, "leading", 1))
         clean = torch.full_like(tau, CLEAN)
-        x_t = sampler.sample(Tanh(schedule), found.x_0.flatten(0, 1), cond, start=clean, stop=tau).x
-        back = sampler.sample(Tanh(schedule), x_t, cond, start=tau, stop=clean).x
+        x_t = sampler.sample(tanh, found.x_0.flatten(0, 1), cond, start=clean, stop=tau).x
+        back = sampler.sample(tanh, x_t, cond, start=tau, stop=clean).x
         errors.append((back - found.x_0.flatten(0, 1)).abs().max().item())
     assert errors[0] < 0.1
     assert errors[1] < 0.7 * errors[0]  # DDIM is of first order
