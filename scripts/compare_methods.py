@@ -104,11 +104,8 @@ def labels(weight: float) -> list[str]:
 
 
 def studies(root: Path, model: Path, guidance: float) -> dict[str, Study]:
-    def one(name: str, what: str, config: str, *overrides: str, against: tuple[str, ...] = ()) -> Study:
-        return Study(what, [train(config, root / name, model, *overrides)], [str(root / name)], against)
-
-    def negative(name: str, what: str, config: str, *overrides: str) -> Study:
-        return Study(what, [train(config, root / name, model, *overrides)], [], negatives=(str(root / name),))
+    def here(name: str, what: str, config: str, *overrides: str, against: tuple[str, ...] = ()) -> Study:
+        return one(root, model, name, what, config, *overrides, against=against)
 
     on_pairs, on_flipped = f"data.path={root / 'pairs'}", f"data.path={root / 'pairs_flipped'}"
     on_texts = f"data.path={root / 'text_pairs'}"
@@ -122,54 +119,79 @@ def studies(root: Path, model: Path, guidance: float) -> dict[str, Study]:
         f"backbone.name={family_of(str(model))}", f"backbone.pretrained={model}", "train.steps=44",
     ]  # fmt: skip
     found = {
-        "dpo": one("dpo", "Diffusion-DPO", "shapes_dpo", on_pairs),
-        "mapo": one("mapo", "MaPO", "shapes_mapo", on_pairs),
-        "kto": one("kto", "Diffusion-KTO", "shapes_kto", on_pairs),
-        "lpo": one("lpo", "list-wise DPO", "shapes_lpo", f"data.path={root / 'pairs/images/scores.jsonl'}"),
-        "tdpo": one("tdpo", "TDPO, on rendered scenes", "shapes_tdpo", on_texts),
-        "tkto": one("tkto", "TKTO, on rendered scenes", "shapes_tkto", on_texts),
-        "scenes_sft": one(
+        "dpo": here("dpo", "Diffusion-DPO", "shapes_dpo", on_pairs),
+        "mapo": here("mapo", "MaPO", "shapes_mapo", on_pairs),
+        "kto": here("kto", "Diffusion-KTO", "shapes_kto", on_pairs),
+        "lpo": here("lpo", "list-wise DPO", "shapes_lpo", f"data.path={root / 'pairs/images/scores.jsonl'}"),
+        "tdpo": here("tdpo", "TDPO, on rendered scenes", "shapes_tdpo", on_texts),
+        "tkto": here("tkto", "TKTO, on rendered scenes", "shapes_tkto", on_texts),
+        "scenes_sft": here(
             "scenes_sft", "SFT on the same scenes", "shapes_sft", f"data.path={root / 'scenes'}", as_long
         ),
         "iterative": Study(
             "iterative DPO, 3 rounds of a third", [list(map(str, rounds))], [str(root / "iterative/round2/training")],
             ("dpo",),
         ),
-        "dpo_flipped": one("dpo_flipped", "DPO, 20 % of labels flipped", "shapes_dpo", on_flipped, against=("dpo",)),
-        "smoothed_flipped": one(
+        "dpo_flipped": here("dpo_flipped", "DPO, 20 % of labels flipped", "shapes_dpo", on_flipped, against=("dpo",)),
+        "smoothed_flipped": here(
             "smoothed_flipped", "DPO with label smoothing 0.2, flipped", "shapes_dpo", on_flipped,
             f"objective.label_smoothing={FLIPPED}", against=("dpo_flipped",),
         ),
-        "mapo_flipped": one(
+        "mapo_flipped": here(
             "mapo_flipped", "MaPO, flipped", "shapes_mapo", on_flipped, against=("mapo", "dpo_flipped")
         ),
-        "taste_only": one("taste_only", "DPO, taste only", "shapes_dpo", f"data.path={root / 'pairs_0'}"),
-        "faithful_only": one(
+        "taste_only": here("taste_only", "DPO, taste only", "shapes_dpo", f"data.path={root / 'pairs_0'}"),
+        "faithful_only": here(
             "faithful_only", "DPO, faithfulness only", "shapes_dpo", f"data.path={root / 'pairs_1'}"
         ),
     }  # fmt: skip
-    # the pairs' scores are shares of what is right, from 0 to 1, as those that the recipe of SmPO was written for
+    return found | inversions(root, model, on_pairs) | negative_models(root, model, on_pairs) | mixtures(root, model)
+
+
+def one(root: Path, model: Path, name: str, what: str, config: str, *overrides: str, against: Sequence[str]) -> Study:
+    """A study of one training run."""
+    return Study(what, [train(config, root / name, model, *overrides)], [str(root / name)], tuple(against))
+
+
+def inversions(root: Path, model: Path, on_pairs: str) -> dict[str, Study]:
+    """InPO and SmPO, each inverted in every step and once before training.
+
+    The pairs' scores lie between 0 and 1, which is the range that the recipe of SmPO states.
+    """
     stored = ("noiser.weights=reference", "noiser.levels=10")
-    found |= {
-        "inpo": one("inpo", "InPO", "shapes_inpo", on_pairs, against=("dpo",)),
-        "inpo_stored": one("inpo_stored", "InPO, stored levels", "shapes_inpo", on_pairs, *stored, against=("dpo",)),
-        "smpo": one("smpo", "SmPO", "shapes_smpo", on_pairs, against=("dpo",)),
-        "smpo_stored": one("smpo_stored", "SmPO, stored levels", "shapes_smpo", on_pairs, *stored, against=("dpo",)),
-        "npo": negative("npo", "Diffusion-NPO as negative", "shapes_npo", on_pairs),
-        "self_npo": negative("self_npo", "Self-NPO as negative", "shapes_self_npo", on_pairs),
-        "self_npo_noise": negative(
-            "self_npo_noise", "Self-NPO from noise as negative", "shapes_self_npo", on_pairs, "noiser.start=noise"
-        ),
-    }
+    found = {}
+    for name, what in (("inpo", "InPO"), ("smpo", "SmPO")):
+        for place, words, overrides in ((name, what, ()), (f"{name}_stored", f"{what}, stored levels", stored)):
+            config = f"shapes_{name}"
+            found[place] = one(root, model, place, words, config, on_pairs, *overrides, against=("dpo",))
+    return found
+
+
+def negative_models(root: Path, model: Path, on_pairs: str) -> dict[str, Study]:
+    """Negative models for guidance, beside base and beside Diffusion-DPO."""
+    found = {}
+    for name, what, config, overrides in (
+        ("npo", "Diffusion-NPO as negative", "shapes_npo", ()),
+        ("self_npo", "Self-NPO as negative", "shapes_self_npo", ()),
+        ("self_npo_noise", "Self-NPO from noise as negative", "shapes_self_npo", ("noiser.start=noise",)),
+    ):
+        command = train(config, root / name, model, on_pairs, *overrides)
+        found[name] = Study(what, [command], [], negatives=(str(root / name),))
     for name in ("npo", "self_npo"):
         found[f"dpo_{name}"] = Study(
             f"Diffusion-DPO with {name} as negative", [], [str(root / "dpo")], ("dpo",), (str(root / name),)
-        )  # fmt: skip
+        )
+    return found
+
+
+def mixtures(root: Path, model: Path) -> dict[str, Study]:
+    """Faithfulness and taste weighed in the labels, and in a soup of two adapters."""
+    found = {}
     ends = ("faithful_only", "taste_only")
     for weight in MIXTURES:
         found[f"weighted_{weight:g}"] = one(
-            f"weighted_{weight:g}", f"DPO, labels {weight:g} faithfulness", "shapes_dpo",
-            f"data.path={root / f'pairs_{weight:g}'}",
+            root, model, f"weighted_{weight:g}", f"DPO, labels {weight:g} faithfulness", "shapes_dpo",
+            f"data.path={root / f'pairs_{weight:g}'}", against=(),
         )  # fmt: skip
         parts = [f"{root / name}:{share:g}" for name, share in zip(ends, (weight, 1 - weight), strict=True)]
         found[f"soup_{weight:g}"] = Study(
