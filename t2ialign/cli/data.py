@@ -80,6 +80,8 @@ def build(
     """Build preference pairs: several images a prompt, scored, better against worse."""
     if (images is None) == (model is None or prompts is None):
         raise InputError("give --model and --prompts to make images, or --images with a folder of them")
+    if images is not None and (lora or negative):
+        raise InputError("--lora and --negative are of the model that makes images; leave them out beside --images")
     from t2ialign.config.generation import GenerationConfig
     from t2ialign.feedback.build import build_pairs, describe_build, generate_pairs
     from t2ialign.feedback.pairing import Pairing

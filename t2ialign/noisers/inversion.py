@@ -54,8 +54,13 @@ class InversionNoiser(TimestepNoiser):
 
     @model_validator(mode="after")
     def _stored_once(self) -> Self:
-        if self.levels is not None and (self.weights != "reference" or self.grid != "exact"):
-            raise ValueError("levels are inverted once, before training: set weights to reference and grid to exact")
+        if self.levels is None:
+            return self
+        if self.weights != "reference" or self.grid != "exact" or self.correction_timestep != "destination":
+            raise ValueError(
+                "levels are inverted once, before training, at exact timesteps: set weights to reference, and leave "
+                "grid and correction_timestep out"
+            )
         return self
 
     @model_validator(mode="after")

@@ -22,6 +22,8 @@ from t2ialign.training.parallel import Parallel, open_parallel
 from t2ialign.training.trackers import Tracker
 from t2ialign.types import LossOutput
 
+OWN = ("trained", "optimizer", "ema")
+"""Names of the engine's own groups of tensors in a checkpoint."""
 Identity = Mapping[str, str | Callable[[], str]]
 
 
@@ -213,7 +215,8 @@ class Engine:
     def _tensors(self) -> dict[str, dict[str, Tensor]]:
         moments = pack_moments(self.optimizer)
         trained: dict[str, Tensor] = {**self._trained}
-        groups = {"trained": trained, "optimizer": moments, "ema": self.policy.ema_parameters(), **self.carried}
+        own = (trained, moments, self.policy.ema_parameters())
+        groups = {**dict(zip(OWN, own, strict=True)), **self.carried}
         return {stem: group for stem, group in groups.items() if group}
 
     def _state(self) -> dict[str, Any]:
@@ -244,7 +247,7 @@ class Engine:
         checkpoint.copy_into(tensors["trained"], dict(self._trained), folder)
         checkpoint.copy_into(tensors.get("ema", {}), self.policy.ema_parameters(), folder)
         restore_moments(self.optimizer, tensors.get("optimizer", {}))
-        self.carried = {stem: group for stem, group in tensors.items() if stem not in ("trained", "optimizer", "ema")}
+        self.carried = {stem: group for stem, group in tensors.items() if stem not in OWN}
         self.step, self.samples_seen = state["step"], state["samples_seen"]
         self._scale.value, self._scale.good_steps = state["loss_scale"]
         self.metrics = state["metrics"]

@@ -68,9 +68,12 @@ def compute_loss(
 def _with_known(
     prediction: Prediction, batch: Batch, known: ReferenceErrors, found: Tensor | None, parallel: Parallel
 ) -> Prediction:
-    """The prediction with the reference's errors as the table has them, so that every visit sees the same."""
+    """The prediction with the reference's errors as the table has them, so that every visit sees the same.
+
+    Errors that are not finite are never known: the prediction keeps its own, and the engine says so.
+    """
     known.share(batch, prediction.reference_error if found is None else None, parallel)
-    return replace(prediction, reference=None, known_reference_error=known.find(batch))
+    return replace(prediction, known_reference_error=known.find(batch))
 
 
 @torch.no_grad()

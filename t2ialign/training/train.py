@@ -84,14 +84,7 @@ def open_run(config: Config, parallel: Parallel, console: Console | None = None)
     if console is not None and parallel.is_main:
         _report_unused(plan, console)
         _report_batch_dependence(config, console)
-        if plan.trajectories is not None:
-            cost = plan.trajectories
-            console.print(
-                f"each example is inverted once, in {cost.passes} UNet passes; {cost.size / 2**20:.0f} MiB in all. "
-                f"This pays from {cost.pays_after:.1f} visits of an example on; the run makes {plan.visits:.3g}"
-            )
-        if config.noiser.draws is not None:
-            console.print(f"each example is visited {plan.visits:.3g} times, with {config.noiser.draws} fixed draws")
+        _report_computed_once(plan, config, console)
     core = build(
         config,
         parallel,
@@ -122,6 +115,18 @@ def _report_batch_dependence(config: Config, console: Console) -> None:
             f"note: with {' and '.join(config.batch_dependence)}, train.micro_batch and the number of processes have a "
             "part in what is learnt"
         )
+
+
+def _report_computed_once(plan: Plan, config: Config, console: Console) -> None:
+    """Prints what is computed once instead of in each visit of an example, and what that takes."""
+    if plan.trajectories is not None:
+        cost = plan.trajectories
+        console.print(
+            f"each example is inverted once, in {cost.passes} UNet passes; {cost.size / 2**20:.0f} MiB in all. This "
+            f"pays from {cost.pays_after:.1f} visits of an example on; the run makes {plan.visits:.3g}"
+        )
+    if config.noiser.draws is not None:
+        console.print(f"each example is visited {plan.visits:.3g} times, with {config.noiser.draws} fixed draws")
 
 
 def _measurements(config: Config, run: Run, console: Console) -> list[Hook]:

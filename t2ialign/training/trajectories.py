@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -56,7 +57,7 @@ def store_trajectories(config: OfflineConfig, source: Source, encoded: Encoded, 
     for shard in track(todo, "inverting examples", len(todo)):
         parts = [
             noiser.trajectory(batch, core.policy, Draws(config.seed, batch.keys)).cpu()
-            for batch in _batches(encoded, list(shards.span(shard)), config.train.micro_batch, core)
+            for batch in _batches(encoded, shards.span(shard), config.train.micro_batch, core)
         ]
         shards.write(shard, {NAME: narrow(torch.cat(parts), DTYPES[cache.dtype])})
     core.parallel.barrier()
@@ -98,13 +99,11 @@ def trajectory_cost(config: OfflineConfig, facts: ModelFacts | None, examples: i
     return TrajectoryCost(once, examples * row, once / each)
 
 
-def _batches(encoded: Encoded, rows: list[int], size: int, core: Core) -> list[Batch]:
+def _batches(encoded: Encoded, rows: range, size: int, core: Core) -> Iterator[Batch]:
     """Batches of some rows, of the means of their latents, keyed by the row."""
-    batches: list[Batch] = []
     for start in range(0, len(rows), size):
-        some = rows[start : start + size]
+        some = list(rows[start : start + size])
         loaded = encoded[some]._replace(mask=None)
         numbers = torch.tensor(some)
         batch = assemble_batch(numbers, numbers, loaded, loaded.posterior.mean, encoded.views)
-        batches.append(batch.to(core.policy.device))
-    return batches
+        yield batch.to(core.policy.device)

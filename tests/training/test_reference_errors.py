@@ -189,3 +189,14 @@ def test_draws_that_save_nothing_are_refused(overrides: tuple[str, ...], says: s
 
 def test_the_plan_says_how_often_an_example_is_visited(sd15_folder: Path, tmp_path: Path):
     assert check(config_of(tmp_path, sd15_folder, "run", "train.steps=5"), 1).visits == 5
+
+
+def test_errors_that_are_not_finite_are_the_losses_own_and_never_known(sd15_folder: Path):
+    policy = lora_policy(sd15_folder)
+    known = ReferenceErrors(2, DRAWS, 2)
+    batch = visit(policy, [0, 1], 0)
+    batch.latents[1, 0, 0, 0, 0] = torch.nan
+    losses = compute_loss(policy, batch, ForwardNoiser(), DiffusionDPO(beta=100), 0, known=known).losses
+    assert losses.isnan().tolist() == [False, True]  # the engine then says which step is not finite
+    assert known.find(visit(policy, [0], 0)) is not None
+    assert known.find(visit(policy, [1], 0)) is None

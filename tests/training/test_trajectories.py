@@ -116,8 +116,11 @@ def test_it_goes_on_from_what_is_stored_and_inverts_anew_what_would_differ(sd15_
 def test_prompt_dropout_and_what_follows_the_policy_are_refused(sd15_folder: Path, tmp_path: Path):
     with pytest.raises(InputError, match=r"data.prompt_dropout is 0\.1; set data.prompt_dropout=0, or leave"):
         check(config_of(tmp_path, sd15_folder, "run", "data.prompt_dropout=0.1"), 1)
-    for keys in ({"levels": 3}, {"levels": 3, "weights": "reference", "grid": "released"}):
-        with pytest.raises(ValidationError, match="set weights to reference and grid to exact"):
+    reference = {"levels": 3, "weights": "reference"}
+    for keys in ({"levels": 3}, {**reference, "grid": "released"}, {**reference, "correction_timestep": "source"}):
+        with pytest.raises(
+            ValidationError, match="set weights to reference, and leave grid and correction_timestep out"
+        ):
             InversionNoiser.model_validate(keys)
 
 

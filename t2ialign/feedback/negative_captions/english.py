@@ -1,4 +1,4 @@
-"""Mismatched prompts in English by rules: one word or phrase exchanged for one that excludes it."""
+"""Negative captions in English by rules: one word or phrase exchanged for one that excludes it."""
 
 from __future__ import annotations
 
