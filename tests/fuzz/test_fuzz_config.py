@@ -1,4 +1,4 @@
-"""Config files and overrides for as long as FUZZ_SECONDS says; a failure names its seed."""
+"""Config files and overrides from FUZZ_SEED on, for FUZZ_SECONDS; a failure names its seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images, tables, folders and prompt files for as long as FUZZ_SECONDS says; a failure names its seed."""
+"""Images, tables, folders and prompt files from FUZZ_SEED on, for FUZZ_SECONDS; a failure names its seed."""
 
 from __future__ import annotations
 

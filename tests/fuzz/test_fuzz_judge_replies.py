@@ -1,4 +1,4 @@
-"""Replies of any shape for as long as FUZZ_SECONDS says; the seed of one that breaks the property is in the failure."""
+"""Replies of any shape from FUZZ_SEED on, for FUZZ_SECONDS; a failure names its seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Damaged LoRA files and single files for as long as FUZZ_SECONDS says: a model or one sentence, never a traceback."""
+"""Damaged LoRA files and single files from FUZZ_SEED on, for FUZZ_SECONDS: a model or one sentence, no traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prompt files and replies for as long as FUZZ_SECONDS says; a failure names its seed."""
+"""Prompt files and replies from FUZZ_SEED on, for FUZZ_SECONDS; a failure names its seed."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import json
 import random
 import re
 from contextlib import suppress
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,14 @@ def odd_reply(draw: random.Random) -> str:
     return "".join(parts)
 
 
-STATED = {1: {"1", "1.0", "１", "true", "yes", "是"}, 0: {"0", "0.0", "０", "false", "no", "否", "-0"}}
+NAMES = {1: {"true", "yes", "是"}, 0: {"false", "no", "否"}}
+NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?")
+
+
+def states(reply: str, verdict: int) -> bool:
+    """Whether a word or a number of the reply, however it is spelt ("1.00"), says the verdict exactly."""
+    numbers = (Decimal(number) for number in NUMBER.findall(reply.lower()))
+    return bool(NAMES[verdict] & set(re.findall(r"\w+", reply.lower()))) or verdict in numbers
 
 
 def check_reply(draw: random.Random) -> None:
@@ -113,8 +121,7 @@ def check_reply(draw: random.Random) -> None:
         assert set(found.verdicts) <= {0, 1}
         json.dumps(found.analyses, ensure_ascii=False).encode()
         if mode == "robust":
-            words = set(re.findall(r"[-\w]+(?:\.\w+)?", reply.lower()))
-            assert all(words & STATED[verdict] for verdict in found.verdicts), reply
+            assert all(states(reply, verdict) for verdict in found.verdicts), reply
 
 
 def odd_row(draw: random.Random) -> list[str]:
