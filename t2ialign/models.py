@@ -12,6 +12,7 @@ from diffusers.models.attention_processor import AttnProcessor
 
 from t2ialign.backbones.base import BackboneConfig
 from t2ialign.backbones.lora import load_lora
+from t2ialign.backbones.lora_checks import check_mixable
 from t2ialign.backbones.single_files import family_of_file, read_contents
 from t2ialign.config.reader import validated
 from t2ialign.errors import InputError
@@ -63,6 +64,12 @@ def open_model(
     return policy, mixture
 
 
+def lora_folder(path: str | Path) -> Path:
+    """The file or folder of a LoRA that is given by its path or by the run that made it."""
+    of_run = Path(path) / "lora"
+    return of_run if of_run.is_dir() else Path(path)
+
+
 class GuidedModel(NamedTuple):
     """A model whose two branches of guidance have weights of their own."""
 
@@ -93,8 +100,11 @@ def open_guided_model(
         alpha: share of `loras` in the unconditional branch; 1 as released.
 
     Raises:
-        InputError, EnvironmentProblem: see `open_model`.
+        InputError: see `open_model`; or one of the adapters is a DoRA.
+        EnvironmentProblem: see `open_model`.
     """
+    for path in (*(loras or {}), *negative):
+        check_mixable(lora_folder(path))
     policy, (mixture, added) = _open(model, family, [loras or {}, negative], precision, backbone)
     shared = {adapter: alpha * scale for adapter, scale in mixture.items() if alpha * scale}
     return GuidedModel(policy, mixture, {**shared, **added})
@@ -115,10 +125,8 @@ def _open(
     mixtures: list[dict[str, float]] = [{} for _ in groups]
     every = [(which, path, scale) for which, group in enumerate(groups) for path, scale in group.items()]
     for place, (which, path, scale) in enumerate(every):
-        folder = Path(path)
-        run_lora = folder / "lora"
         adapter = f"lora{place}"
-        load_lora(opened.denoiser, run_lora if run_lora.is_dir() else folder, adapter, family=section.family)
+        load_lora(opened.denoiser, lora_folder(path), adapter, family=section.family)
         mixtures[which][adapter] = scale
     if next(opened.denoiser.parameters()).device.type == "cpu":
         cast(UNet2DConditionModel, opened.denoiser).set_attn_processor(AttnProcessor())

@@ -11,6 +11,7 @@ import torch
 import toys
 from lora_files import merged, saved
 from PIL import Image
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from t2ialign.cli.main import app
@@ -72,6 +73,23 @@ def test_one_pass_each_branch(sd15_folder: Path, loras: tuple[Path, Path]):
     settings = GenerationConfig(guidance_scale=4, inference_steps=3, batch=2)
     list(generate_images(policy, ["a", "b"], [1, 2], settings, weights=weights, negative=mixture))
     assert rows == [2] * 6
+
+
+@pytest.mark.parametrize("role", ["loras", "negative"])
+def test_a_dora_has_no_share_that_could_be_added(
+    role: str, sd15_folder: Path, loras: tuple[Path, Path], tmp_path: Path
+):
+    named, configured = tmp_path / "named.safetensors", tmp_path / "configured" / "adapter_model.safetensors"
+    configured.parent.mkdir()
+    for file, name in ((named, "lora_unet_mid_block.dora_scale"), (configured, "base_model.model.x.lora_A.weight")):
+        save_file({name: torch.ones(1)}, file)
+    configured.with_name("adapter_config.json").write_text(json.dumps({"use_dora": True}))
+    for dora in (named, configured):
+        given = {"loras": {str(loras[0]): 1.0}, "negative": {str(loras[1]): 1.0}}
+        given[role][str(dora)] = 0.5
+        with pytest.raises(InputError, match="cannot have a share of it; train a LoRA, or merge it") as caught:
+            open_guided_model(str(sd15_folder), given["negative"], loras=given["loras"])
+        assert str(caught.value).startswith(f"{dora}: a DoRA")
 
 
 def generate(*options: str):

@@ -14,7 +14,7 @@ from torch import nn
 
 from t2ialign.backbones.adapters import TARGETS
 from t2ialign.backbones.loading import HUB_ID
-from t2ialign.backbones.lora import lora_elements
+from t2ialign.backbones.lora_checks import lora_elements
 from t2ialign.config.schema import Lora
 from t2ialign.errors import InputError
 

@@ -31,8 +31,9 @@ _MATRIX = re.compile(
 _ALPHA = re.compile(r"(?P<layer>.+)\.alpha")
 _OLD_PROCESSOR = re.compile(r"\.processor\.(to_[qkv]|to_out)$")
 
+_DORA = r"dora_scale|magnitude"
 _OTHER_METHODS = {
-    r"dora_scale|magnitude": "a DoRA (weight-decomposed)",
+    _DORA: "a DoRA (weight-decomposed)",
     r"hada_|hadamard": "a LoHa",
     r"lokr_": "a LoKr",
     r"oft_|\.oft": "an OFT",
@@ -73,6 +74,11 @@ def other_method(names: Iterable[str]) -> str | None:
         if any(re.search(pattern, name) for name in names):
             return method
     return None
+
+
+def is_dora(names: Iterable[str]) -> bool:
+    """Whether an adapter is a DoRA, by the names of its tensors."""
+    return any(re.search(_DORA, name) for name in names)
 
 
 def _without_prefix(key: str) -> str:

@@ -10,7 +10,8 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 
 from t2ialign.backbones.base import Backbone
-from t2ialign.backbones.lora import add_training_adapters, lora_file
+from t2ialign.backbones.lora import add_training_adapters
+from t2ialign.backbones.lora_checks import lora_file
 from t2ialign.config.schema import Lora, RunConfig
 from t2ialign.errors import EnvironmentProblem
 from t2ialign.policy import Policy

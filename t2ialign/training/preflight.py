@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from t2ialign.backbones.facts import ModelFacts, read_facts, trainable_parameters
-from t2ialign.backbones.lora import check_lora
+from t2ialign.backbones.lora_checks import check_lora
 from t2ialign.config.schema import OfflineConfig, RunConfig
 from t2ialign.data.account import DataAccount
 from t2ialign.data.base import DataConfig, Source

@@ -14,7 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from t2ialign.backbones.adapters import TARGETS, adapter_parameters, add_adapter, tuner_layers
-from t2ialign.backbones.lora import FILE_NAME, load_lora, save_lora
+from t2ialign.backbones.lora import load_lora, save_lora
+from t2ialign.backbones.lora_checks import FILE_NAME
 from t2ialign.backbones.stable_diffusion import StableDiffusion15, StableDiffusionXL
 from t2ialign.config.schema import Lora
 from t2ialign.errors import InputError

@@ -348,6 +348,14 @@ def _(place: Place) -> None:
     _lora(place, "dora", **{"lora_unet_mid_block_attentions_0_proj_in.dora_scale": torch.ones(1)})
 
 
+@case(
+    "DoRA as a negative model",
+    *("generate", "--model", "models/tiny", "--prompt", "a cat", "--out", "images", "--negative", "dora.safetensors"),
+)
+def _(place: Place) -> None:
+    _lora(place, "dora", **{"lora_unet_mid_block_attentions_0_proj_in.dora_scale": torch.ones(1)})
+
+
 @case("LoRA of the text encoder alone")
 def _(place: Place) -> None:
     _lora(place, "text", **{"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": torch.ones(1, 1)})
