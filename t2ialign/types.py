@@ -70,7 +70,7 @@ class Batch:
     rows: Tensor
     """The data set's row of each example, by which what was computed once for it is found. [N] int64"""
     latents: Tensor
-    """Clean latents x_0, times the scaling factor. [N, V, C, H, W]"""
+    """Clean latents x_0, times the scaling factor; NaN where the data has no images. [N, V, C, H, W]"""
     cond: Conditioning
     """[N, 1, ...] shared by the views, or [N, V, ...]"""
     geometry: Tensor | None = None

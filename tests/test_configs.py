@@ -149,7 +149,12 @@ def tiny(path: Path, folder: Path, sd15: Path, sdxl: Path) -> list[str]:
 
 def published(path: Path) -> list[str]:
     """The overrides that a config's head names as the published recipe."""
-    head = path.read_text().split("), add:\n")[1].splitlines()
+    return added(path, "), add:\n")
+
+
+def added(path: Path, after: str) -> list[str]:
+    """The overrides that a config's head names after some words."""
+    head = path.read_text().split(after)[1].splitlines()
     lines = head[: next(number for number, line in enumerate(head) if not line.startswith("#   "))]
     return " ".join(line.removeprefix("#   ") for line in lines).split()
 
@@ -259,6 +264,15 @@ def test_dpo_as_published_warms_up_and_drops_prompts_as_the_launchers_do(name: s
     config = load(path, published(path))
     assert config.optim.warmup_steps == warmup_steps
     assert config.data.prompt_dropout == 0.2
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if "self_npo" in name])
+def test_self_npo_without_images_is_what_the_head_of_its_config_adds(name: str, at_root: None):
+    path = ROOT / "configs" / f"{name}.yaml"
+    config = load(path, added(path, "without any image, add:\n"))
+    assert not config.data.has_images
+    assert config.data.resolution == load(path).data.resolution
+    assert not config.noiser.reads_images
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

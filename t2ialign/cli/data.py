@@ -126,6 +126,7 @@ def build(
 def inspect(
     path: Annotated[Path, typer.Argument(help="A table or folder of pairs.")],
     singles: Annotated[bool, typer.Option("--singles", help="Images and prompts, no pairs.")] = False,
+    prompts: Annotated[bool, typer.Option("--prompts", help="Prompts alone: a text file or a table.")] = False,
     columns: Annotated[list[str] | None, typer.Option(help="meaning=column, as in chosen=better. Repeatable.")] = None,
     warn: Annotated[
         float,
@@ -138,7 +139,10 @@ def inspect(
     from t2ialign.config.reader import validated
     from t2ialign.data.inspect.summary import render, summarise
 
-    content = {"name": "singles" if singles else "pairs", "path": path, "columns": _named_columns(columns or [])}
+    if singles and prompts:
+        raise InputError("--singles are images with prompts, --prompts have no images; give one of them")
+    kind = "prompts" if prompts else "singles" if singles else "pairs"
+    content = {"name": kind, "path": path, "columns": _named_columns(columns or [])}
     out.print(render(summarise(validated("data", content)), warn))
 
 

@@ -29,6 +29,7 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "labelled": "t2ialign.data.kinds.labelled:LabelledData",
         "lists": "t2ialign.data.kinds.lists:ListData",
         "pairs": "t2ialign.data.kinds.pairs:PairData",
+        "prompts": "t2ialign.data.kinds.prompts:PromptData",
         "singles": "t2ialign.data.kinds.singles:SingleData",
         "text_pairs": "t2ialign.data.kinds.text_pairs:TextPairData",
     },

@@ -44,7 +44,7 @@ class Example:
     """One prompt shared by the views, or one a view."""
     images: tuple[Path | bytes | StoredImage, ...]
     """An image file, its encoded bytes, or where they are, a view; for pairs (chosen, rejected). One image may be all
-    views', which then differ in their prompts."""
+    views', which then differ in their prompts; prompts alone have none."""
     scores: tuple[float, ...] | None = None
     """One number a view: rewards, or 1 for a liked and 0 for a disliked single image."""
     origin: str = ""
@@ -98,6 +98,8 @@ class DataConfig(Component):
     slot: ClassVar[str] = "data"
     views: ClassVar[int]
     """Views of an example."""
+    has_images: ClassVar[bool] = True
+    """Whether examples have images; without, the latents of a batch are only a shape."""
     path: Path
     """File or folder of the examples."""
     resolution: int | None = Field(None, ge=8)

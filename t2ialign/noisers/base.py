@@ -47,6 +47,11 @@ class Noiser(Component):
         """Whether x_t changes as the policy is trained, so that nothing can be computed of it once. default: False"""
         return False
 
+    @property
+    def reads_images(self) -> bool:
+        """Whether it starts from the latents of the data's images. default: True"""
+        return True
+
     def passes(self, views: int, num_train_timesteps: int) -> float:
         """UNet passes without gradient, on average, for an example of `views` views. default: 0"""
         return 0

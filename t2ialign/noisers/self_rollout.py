@@ -36,8 +36,8 @@ class SelfRolloutNoiser(Noiser):
     weights: NoiserWeights = "ema"
     """Who rolls out: the average of the trained weights, as released, or the frozen reference, as the paper says."""
     start: Literal["image", "noise"] = "image"
-    """image: the data's own image, noised to t, as released. noise: pure noise, which the same weights denoise to t, so
-    that nothing but the prompt and the size is taken from the data."""
+    """image: the data's own image, noised to t, as released. noise: pure noise, which the same weights denoise to t;
+    nothing is then read of images, and the data may be prompts alone."""
 
     @property
     def required_weights(self) -> tuple[NoiserWeights, ...]:
@@ -46,6 +46,10 @@ class SelfRolloutNoiser(Noiser):
     @property
     def follows_policy(self) -> bool:
         return self.weights == "ema"
+
+    @property
+    def reads_images(self) -> bool:
+        return self.start == "image"
 
     def check(self, num_train_timesteps: int) -> None:
         """

@@ -132,7 +132,7 @@ def accumulation(config: RunConfig, world_size: int) -> int:
 
 
 def check_views(config: OfflineConfig) -> None:
-    """Checks that data and objective, and objective and micro-batch, are compatible.
+    """Checks that data, noiser, objective and micro-batch are compatible.
 
     Raises:
         InputError: they are not.
@@ -142,6 +142,11 @@ def check_views(config: OfflineConfig) -> None:
         raise InputError(
             f"objective '{objective.name}' compares {objective.views} views per example; data '{data.name}' yields "
             f"{data.views}. Use other data, or another objective."
+        )
+    if config.noiser.reads_images and not data.has_images:
+        raise InputError(
+            f"data '{data.name}' has no images, and noiser '{config.noiser.name}' starts from them; set "
+            "noiser.name=self_rollout and noiser.start=noise, or use data with images, as data.name=singles"
         )
     if objective.needs_mismatched and config.train.micro_batch < 2:
         raise InputError(
@@ -210,7 +215,7 @@ def estimate_disk(config: OfflineConfig, facts: ModelFacts, source: Source) -> D
     rows = len(source)
     stored = 0
     if cache.latents is True:
-        stored += 2 * rows * config.data.views * facts.latent_channels * side * side * itemsize
+        stored += 2 * rows * len(source[0].images) * facts.latent_channels * side * side * itemsize
     if cache.text is True:
         prompts = {prompt for row in range(rows) for prompt in source[row].prompts}
         stored += len(prompts) * facts.text_tokens * facts.text_width * itemsize

@@ -21,7 +21,7 @@ COMMANDS = {
     ("generate",): {"--model", "--out", "--prompts", "--prompt", "--lora", "--guidance", "--steps", "--seed"},
     ("score",): {"--reward"},
     ("data", "build"): {"--reward"},
-    ("data", "inspect"): set(),
+    ("data", "inspect"): {"--singles", "--prompts"},
     ("data", "relabel"): {"--out", "--reward", "--margin", "--max-failed"},
     ("data", "perturb"): {"--out", "--by", "--kind", "--per-image", "--base-url", "--concurrency", "--max-failed"},
     ("report",): {"RUN", "--out"},
@@ -98,6 +98,7 @@ BUILD = ["data", "build", "--out", "o", "--reward", "r"]
         ([*BUILD, "--max-failed", "nan"], ["--max-failed"]),
         (["data", "perturb", "d", "--out", "o", "--by", "x", "--kind", "style"], ["--kind", "style", "relation"]),
         (["data", "inspect", "d", "--columns", "better"], ["--columns better", "meaning=column"]),
+        (["data", "inspect", "d", "--singles", "--prompts"], ["--singles", "--prompts have no images"]),
     ],
     ids=lambda value: " ".join(value[-2:]),
 )

@@ -189,6 +189,13 @@ def _(place: Place) -> None:
     place.change("name: pairs", "name: singles")
 
 
+@case("noiser of images and data without")
+def _(place: Place) -> None:
+    (place.folder / "prompts.txt").write_text("a red circle\n")
+    place.change("name: pairs, path: pairs/pairs.csv", "name: prompts, path: prompts.txt")
+    place.change("objective: {name: dpo, beta: 100}", "objective: {name: denoising}")
+
+
 @case("missing model")
 def _(place: Place) -> None:
     place.change("models/tiny", "./models/tinny")

@@ -22,13 +22,13 @@ from t2ialign.data.inspect.summary import render, summarise
 from t2ialign.data.kinds.labelled import LabelledData
 from t2ialign.data.kinds.lists import ListData
 from t2ialign.data.kinds.pairs import PairData
-from t2ialign.data.kinds.prompts import read_prompt_list
+from t2ialign.data.kinds.prompts import PromptData, read_prompt_list
 from t2ialign.data.kinds.singles import SingleData
 from t2ialign.data.kinds.text_pairs import TextPairData
 from t2ialign.data.tables.source import TableData
 from t2ialign.errors import UserError
 
-KINDS = (PairData, SingleData, ListData, LabelledData, TextPairData)
+KINDS = (PairData, SingleData, ListData, LabelledData, TextPairData, PromptData)
 MESSAGE_CHARACTERS = 2000
 """A message may name a few paths; it never repeats an image or a file."""
 

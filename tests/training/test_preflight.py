@@ -61,6 +61,35 @@ REFUSALS = {
         2,
         "compares 2 views per example; data 'singles' yields 1",
     ),
+    "no images": Refusal(
+        ("data={name: prompts, path: {here}/prompts.txt}", "objective={name: denoising}"),
+        2,
+        "data 'prompts' has no images, and noiser 'forward' starts from them; set noiser.name=self_rollout and "
+        "noiser.start=noise, or use data with images, as data.name=singles",
+    ),
+    "no images to roll out from": Refusal(
+        (
+            "data={name: prompts, path: {here}/prompts.txt}",
+            "objective={name: denoising}",
+            "noiser={name: self_rollout, weights: reference}",
+        ),
+        2,
+        "data 'prompts' has no images, and noiser 'self_rollout' starts from them",
+    ),
+    "no pairs": Refusal(
+        ("data={name: prompts, path: {here}/prompts.txt}",),
+        2,
+        "objective 'dpo' compares 2 views per example; data 'prompts' yields 1",
+    ),
+    "no labels": Refusal(
+        (
+            "data={name: prompts, path: {here}/prompts.txt}",
+            "objective={name: kto, beta: 100}",
+            "noiser={name: self_rollout, weights: reference, start: noise}",
+        ),
+        2,
+        "objective 'kto' reads labels; data 'prompts' has none",
+    ),
     "LoRA that is no file": Refusal(("lora.init={here}/none",), 2, "none: no such LoRA"),
     "LoRA that cannot be read": Refusal(("lora.init={here}/broken.safetensors",), 2, "not a readable safetensors"),
     "LoRA of another family": Refusal(("lora.init={here}/xl",), 2, "cross-attention width"),

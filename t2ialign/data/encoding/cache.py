@@ -25,6 +25,7 @@ from t2ialign.data.encoding.dataset import (
     Encoder,
     ImageReader,
     LoadedRows,
+    NoImages,
     PromptReader,
     Reader,
     StoredLatents,
@@ -98,7 +99,9 @@ class _Share(NamedTuple):
 
 def _latents(
     source: Source, encoder: Encoder, resolution: int, folder: Path, cache: Cache, share: _Share
-) -> ImageReader | StoredLatents:
+) -> ImageReader | StoredLatents | NoImages:
+    if not source[0].images:
+        return NoImages(encoder.backbone, resolution)
     reader = ImageReader(source, resolution)
     if cache.latents is False:
         return reader

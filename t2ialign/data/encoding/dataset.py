@@ -158,6 +158,24 @@ class StoredLatents:
         return Posterior(tensors["mean"], tensors["std"]), tensors.get("geometry")
 
 
+class NoImages:
+    """Stands for the images of examples that have none: NaN in the shape of latents, so that whatever reads it shows.
+
+    Args:
+        resolution: side of the images that the model is to make, in px.
+    """
+
+    def __init__(self, backbone: Backbone, resolution: int):
+        side = resolution // backbone.vae_factor
+        self.shape = (backbone.latent_channels, side, side)
+        self.geometry = backbone.geometry((resolution, resolution), (0, 0), (resolution, resolution))
+
+    def __call__(self, rows: list[int]) -> tuple[Posterior, Tensor | None]:
+        """Latents [N, 1, C, h, w], and the micro-conditioning of square images, not cropped. [N, 1, 6]"""
+        missing = torch.full((len(rows), 1, *self.shape), torch.nan)
+        return Posterior(missing, missing), None if self.geometry is None else self.geometry.expand(len(rows), 1, -1)
+
+
 class PromptReader:
     """Reads the prompts of examples."""
 
@@ -188,7 +206,9 @@ class StoredText:
 class Reader:
     """Reads rows from disk, without any model: what loader workers run."""
 
-    def __init__(self, source: Source, latents: ImageReader | StoredLatents, text: PromptReader | StoredText):
+    def __init__(
+        self, source: Source, latents: ImageReader | StoredLatents | NoImages, text: PromptReader | StoredText
+    ):
         self.source = source
         self.latents = latents
         self.text = text

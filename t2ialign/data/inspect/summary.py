@@ -116,8 +116,9 @@ def _lines(summary: DataSummary) -> list[tuple[str, str]]:
         lines += [
             ("prompts", f"{summary.prompts:,} distinct; rows per prompt: {per_prompt}{_more(counts)}"),
             ("words per prompt", f"{words[0]} to {words[-1]}, median {words[len(words) // 2]}"),
-            ("image sizes", _sizes_words(summary.sizes)),
         ]
+    if summary.sizes:
+        lines.append(("image sizes", _sizes_words(summary.sizes)))
     if summary.first_better is not None:
         first, labelled = summary.first_better
         share = f" ({first / labelled:.0%})" if labelled else ""

@@ -1,19 +1,43 @@
-"""Lists of prompts."""
+"""Prompts alone: of a run whose data has no images, and of whoever makes images of them."""
 
 from __future__ import annotations
 
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from t2ialign.data.account import Problem
+from t2ialign.data.base import Example
 from t2ialign.data.tables.columns import PROMPT, find_column
-from t2ialign.data.tables.source import read_prompt
-from t2ialign.data.tables.table import SUFFIXES, is_file, read_lines, read_table
+from t2ialign.data.tables.source import Layout, TableData, read_prompt
+from t2ialign.data.tables.table import SUFFIXES, Row, Table, is_file, numbered_lines, read_table
 from t2ialign.errors import DataError, InputError
 from unigenbench.errors import BenchError
 from unigenbench.prompts import has_test_points, select
 from unigenbench.prompts import read_prompts as read_unigenbench
+
+
+class PromptData(TableData):
+    """Prompts without images, for a noiser that starts from noise."""
+
+    name: str = "prompts"
+    views: ClassVar[int] = 1
+    has_images: ClassVar[bool] = False
+
+    def layout(self, table: Table) -> Layout:
+        column = find_column(table, PROMPT, self.columns)
+
+        def read(row: Row) -> Example | Problem:
+            prompt = read_prompt(row, column)
+            return prompt if isinstance(prompt, Problem) else Example((prompt,), (), origin=row.origin)
+
+        return Layout(f"{table.path.name}: prompt '{column}', no images", read)
+
+    def read_file(self, path: Path) -> Table:
+        return _read_prompt_table(path)
+
+    def read_folder(self, folder: Path) -> Table | None:
+        return None
 
 
 class PromptList(NamedTuple):
@@ -48,15 +72,21 @@ def read_prompt_list(path: Path | str, subset: str | None = None) -> PromptList:
         raise InputError(f"{path}: subset '{subset}' is of UniGenBench prompt files; give one, or leave it out")
     if not is_file(path):
         raise InputError(f"{path}: no such file of prompts")
-    if path.suffix.lower() in SUFFIXES:
-        prompts = _from_table(path)
-    elif path.suffix.lower() == ".txt":
-        prompts = [line for line in read_lines(path) if not line.startswith("#")]
-    else:
-        raise InputError(f"{path}: prompts are read from .txt (one a line), {', '.join(SUFFIXES)}")
-    if not prompts:
-        raise DataError(f"{path}: holds no prompts; write one a line")
+    prompts = _prompts(_read_prompt_table(path))
     return PromptList(prompts, list(range(len(prompts))), sha256(path.read_bytes()).hexdigest())
+
+
+def _read_prompt_table(path: Path) -> Table:
+    """A table; a text file is one with a prompt a line, but for lines that begin with #."""
+    if path.suffix.lower() in SUFFIXES:
+        return read_table(path)
+    if path.suffix.lower() != ".txt":
+        raise InputError(f"{path}: prompts are read from .txt (one a line), {', '.join(SUFFIXES)}")
+    lines = numbered_lines(path)
+    rows = [Row({PROMPT.key: line}, f"{path}:{number}") for number, line in lines if not line.startswith("#")]
+    if not rows:
+        raise DataError(f"{path}: holds no prompts; write one a line")
+    return Table(path, [PROMPT.key], rows)
 
 
 def _from_unigenbench(path: Path, subset: str | None) -> PromptList:
@@ -68,8 +98,7 @@ def _from_unigenbench(path: Path, subset: str | None) -> PromptList:
     return PromptList(prompts, [prompt.index for prompt in chosen.prompts], chosen.sha256)
 
 
-def _from_table(path: Path) -> list[str]:
-    table = read_table(path)
+def _prompts(table: Table) -> list[str]:
     column = find_column(table, PROMPT, None)
     prompts = []
     for row in table.rows:

@@ -104,6 +104,10 @@ class TableData(DataConfig):
     def read_folder(self, folder: Path) -> Table | None:
         """The examples of a folder of images, or None if it is not laid out as one."""
 
+    def read_file(self, path: Path) -> Table:
+        """The table in a file. default: CSV, TSV, JSON lines or Parquet"""
+        return read_table(path)
+
     def open(self) -> TableSource:
         """Reads and checks the table.
 
@@ -147,7 +151,7 @@ class TableData(DataConfig):
         if not is_file(self.path) and not self.path.is_dir():
             raise InputError(f"{self.path}: no such file or folder (data.path)")
         if not self.path.is_dir():
-            return read_table(self.path)
+            return self.read_file(self.path)
         try:
             return self.read_folder(self.path) or self._table_of_folder()
         except OSError as error:

@@ -126,10 +126,16 @@ def read_lines(path: Path) -> list[str]:
     Raises:
         DataError: not UTF-8 text, or the file cannot be read.
     """
+    return [line for _, line in numbered_lines(path)]
+
+
+def numbered_lines(path: Path) -> list[tuple[int, str]]:
+    """The lines of `read_lines` with their numbers, counted from 1."""
     try:
-        return [line.strip() for line in "".join(_text_lines(path)).split("\n") if line.strip()]
+        lines = [line.strip() for line in "".join(_text_lines(path)).split("\n")]
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+    return [(number, line) for number, line in enumerate(lines, 1) if line]
 
 
 def _listed(names: Iterable[str]) -> str:

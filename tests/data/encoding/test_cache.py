@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -29,6 +30,7 @@ from t2ialign.data.encoding.cache import encode
 from t2ialign.data.encoding.dataset import Encoded, ImageReader, LoadedRows, StoredText
 from t2ialign.data.encoding.shards import Shards
 from t2ialign.data.kinds.pairs import PairData
+from t2ialign.data.kinds.prompts import PromptData
 from t2ialign.data.kinds.singles import SingleData
 from t2ialign.errors import DataError, EnvironmentProblem, InputError, TryAgainError
 from t2ialign.types import Posterior
@@ -382,3 +384,22 @@ def test_killed_while_caching_it_goes_on_with_equal_content(
     assert backbone.images_encoded == 4 * (6 - len(left))
     assert_equal(resumed[list(range(12))], encoded(path, backbone)[list(range(12))])
     assert not list((tmp_path / "killed").glob("**/*.partial"))
+
+
+@pytest.mark.parametrize("stored", [True, False, "auto"])
+def test_prompts_alone_encode_no_image_and_have_the_shape_of_latents(
+    stored: Any, tmp_path: Path, backbone: PlainBackbone
+):
+    (tmp_path / "p.txt").write_text("a fox\na hen\na fox\n")
+    source = PromptData(path=tmp_path / "p.txt").open()
+    cache = Cache(latents=stored, text=stored)
+    found = encode(source, backbone, resolution=24, folder=tmp_path / "cache", device=CPU, cache=cache)
+    rows = found[[2, 1]]
+    assert rows.posterior.mean.shape == (2, 1, 3, 3, 3)
+    assert rows.posterior.mean.isnan().all()  # whatever reads them shows
+    assert rows.geometry is not None
+    assert rows.geometry.tolist() == [[[24, 24, 0, 0, 24, 24]]] * 2
+    torch.testing.assert_close(rows.cond.tokens[:, 0], backbone.encode_prompts(["a fox", "a hen"]).tokens)
+    assert backbone.images_encoded == 0
+    assert found.needs_encoders == (stored is False)
+    assert [path.name.split("-")[0] for path in (tmp_path / "cache").glob("*")] == ([] if stored is False else ["text"])

@@ -9,6 +9,7 @@ from own_data import write_csv, write_image
 
 from t2ialign.data.inspect.summary import render, summarise
 from t2ialign.data.kinds.pairs import PairData
+from t2ialign.data.kinds.prompts import PromptData
 from t2ialign.data.kinds.singles import SingleData
 
 HEADER = ["prompt", "image_0", "image_1", "label_0"]
@@ -63,3 +64,11 @@ def test_a_table_of_ties_alone_is_summarised_not_refused(tmp_path: Path):
     write_image(tmp_path / "a.png")
     path = write_csv(tmp_path / "t.csv", HEADER, [["hen", "a.png", "a.png", 0.5]])
     assert "1 = 0 usable + 1 tie" in render(summarise(PairData(path=path)))
+
+
+def test_prompts_alone_are_summarised_without_images(tmp_path: Path):
+    (tmp_path / "p.txt").write_text("a red fox\nhen\nhen\n")
+    text = " ".join(render(summarise(PromptData(path=tmp_path / "p.txt"))).split())
+    assert "p.txt: prompt 'prompt', no images" in text
+    assert "3 = 3 usable prompts 2 distinct; rows per prompt: 1 with 1, 1 with 2" in text
+    assert "image sizes" not in text

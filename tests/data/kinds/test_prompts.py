@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from t2ialign.data.kinds.prompts import read_prompt_list, read_prompts
+from t2ialign.config.reader import validated
+from t2ialign.data.base import Example
+from t2ialign.data.kinds.prompts import PromptData, read_prompt_list, read_prompts
 from t2ialign.errors import DataError, InputError
 
 
@@ -78,3 +80,50 @@ def test_what_is_wrong_with_a_unigenbench_file_is_an_input_error(tmp_path: Path)
     path.write_text("index,prompt_en,sub_dims_en\n" + ROW.format("", 0))
     with pytest.raises(InputError, match=r"subset testmini60: 3, 37, .* not in the file"):
         read_prompt_list(path, "testmini60")
+
+
+def examples(data: PromptData) -> list[Example]:
+    source = data.open()
+    return [source[row] for row in range(len(source))]
+
+
+def test_as_data_each_prompt_is_an_example_without_images(tmp_path: Path):
+    path = tmp_path / "p.txt"
+    path.write_text("# two\n\na fox\n  a hen \n")
+    data = validated("data", {"name": "prompts", "path": path})
+    assert isinstance(data, PromptData)
+    assert examples(data) == [Example((p,), (), origin=f"{path}:{line}") for p, line in (("a fox", 3), ("a hen", 4))]
+    source = data.open()
+    assert (source.views, source.account.rows, source.account.used) == (1, 2, 2)
+    path.write_text("a fox\na hen\n")
+    assert data.open().fingerprint == source.fingerprint
+    path.write_text("a fox\na cat\n")
+    assert data.open().fingerprint != source.fingerprint
+
+
+def test_as_data_a_table_gives_a_column_and_an_account_of_its_rows(tmp_path: Path):
+    path = tmp_path / "pairs.csv"
+    path.write_text("words,chosen,rejected\na fox,a.png,b.png\n,c.png,d.png\n")
+    content = {"name": "prompts", "path": path, "columns": {"prompt": "words"}}
+    with pytest.raises(DataError, match=r"1 of 2 rows cannot be used.*\n.*pairs.csv:3: words is empty"):
+        PromptData.model_validate(content).open()
+    data = PromptData.model_validate({**content, "on_bad": "drop"})
+    assert [example.prompts for example in examples(data)] == [("a fox",)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error", "message"),
+    [
+        ("p.txt", "# only a comment\n", DataError, "holds no prompts"),
+        ("p.json", "[]", InputError, r"prompts are read from .txt \(one a line\), .csv"),
+        ("p.csv", "words\na fox\n", DataError, "need a column for the prompt"),
+    ],
+)
+def test_data_that_holds_no_prompts_is_refused(
+    tmp_path: Path, name: str, content: str, error: type[Exception], message: str
+):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(error, match=message):
+        PromptData(path=tmp_path / name).open()
+    with pytest.raises(InputError, match=r"none.txt: no such file or folder \(data.path\)"):
+        PromptData(path=tmp_path / "none.txt").open()
