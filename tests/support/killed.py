@@ -110,7 +110,8 @@ def child(config: str, moment: str, started: int) -> None:
     cli.main()
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str], attempt: Callable[[str, str], int]) -> None:
+    """Makes each attempt in turn, and prints its line."""
     torch.set_num_threads(1)
     config = ""
     for argument in arguments:
@@ -120,20 +121,26 @@ def main(arguments: list[str]) -> None:
         print(Path(config).stem, argument, attempt(config, argument), flush=True)
 
 
-def attempt(config: str, moment: str) -> int:
-    """The exit code of one start."""
-    read, write = os.pipe()
+def fork(work: Callable[[], None]) -> int:
+    """The number of a process that does some work and exits as it says."""
     process = os.fork()
     if process == 0:
         code = 1
         try:
-            child(config, moment, write)
+            work()
             code = 0
         except SystemExit as leaving:
             code = leaving.code if isinstance(leaving.code, int) else 0
         finally:
             sys.stdout.flush()
             os._exit(code)
+    return process
+
+
+def attempt(config: str, moment: str) -> int:
+    """The exit code of one start."""
+    read, write = os.pipe()
+    process = fork(lambda: child(config, moment, write))
     os.close(write)
     if moment.startswith("time:"):
         os.read(read, 1)  # ends when the child closes its side
@@ -145,4 +152,4 @@ def attempt(config: str, moment: str) -> int:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(sys.argv[1:], attempt)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import torch
-from toys import pair_folder, saved_lora, write_config
+from jobs import Job
 
 from t2ialign.training.trackers import read_metrics
 
@@ -21,60 +17,6 @@ MORE = {
     "optim: {": "optim: {ema_decay: 0.9, schedule: cosine, warmup_steps: 2, ",
     "data: {": "data: {prompt_dropout: 0.5, ",
 }
-
-
-class Job:
-    """The tiny config with more steps, under several names: run whole, or killed as often as a test likes."""
-
-    def __init__(self, folder: Path, model: Path, *, steps: int = 8, more: dict[str, str] | None = None):
-        self.folder = folder
-        self.model = model
-        self.pairs = pair_folder(folder / "pairs", 6)
-        self.steps = steps
-        self.more = more or {}
-
-    def config(self, name: str, workers: int) -> Path:
-        run_dir = self.folder / name
-        path = write_config(self.folder / f"{name}.yaml", model=self.model, pairs=self.pairs, run_dir=run_dir)
-        text = path.read_text().replace("steps: 3, ", f"steps: {self.steps}, loader_workers: {workers}, ")
-        for old, new in self.more.items():
-            assert old in text
-            text = text.replace(old, new)
-        path.write_text(text)
-        return path
-
-    def run(self, moments: dict[str, list[str]], *, workers: int = 0) -> dict[str, list[int]]:
-        """The exit codes of each name's starts."""
-        arguments = [str(part) for name, when in moments.items() for part in (self.config(name, workers), *when)]
-        done = subprocess.run(
-            [sys.executable, str(Path(__file__).parents[1] / "support" / "killed.py"), *arguments],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=580,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        codes: dict[str, list[int]] = {name: [] for name in moments}
-        for line in done.stdout.splitlines():
-            name, _, code = line.split()
-            codes[name].append(int(code))
-        return codes
-
-    def log(self, name: str) -> str:
-        return " ".join((self.folder / f"{name}.yaml.log").read_text().split())
-
-    def rows(self, name: str) -> list[dict]:
-        rows = read_metrics(self.folder / name / "metrics.jsonl")
-        return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
-
-    def assert_same(self, name: str) -> None:
-        """`name` left what the uninterrupted run left."""
-        assert [row["step"] for row in self.rows(name)] == list(range(1, self.steps + 1))
-        assert self.rows(name) == self.rows("whole")  # floats written as text: equal to the last bit
-        found, expected = saved_lora(self.folder / name), saved_lora(self.folder / "whole")
-        assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
-        assert not list((self.folder / name).rglob(".*.partial"))
 
 
 class Ended:
