@@ -22,7 +22,7 @@ from t2ialign.shapes.realism import residual
 from t2ialign.shapes.scene import Scene, Thing
 from t2ialign.shapes.taste import taste
 from t2ialign.shapes.verify import Unreadable, verify
-from t2ialign.statistics import paired_bootstrap, wilson
+from t2ialign.statistics import Difference, paired_bootstrap, wilson
 from t2ialign.storage.atomic import atomic_write
 
 MEASURES = {
@@ -136,6 +136,30 @@ def mean(results: Sequence[PromptResult], model: str, key: str) -> float:
 def criterion(results: Sequence[PromptResult], model: str) -> float:
     """What a guidance scale is chosen by: the mean of faithfulness and taste, in [0, 1]."""
     return (mean(results, model, "faithfulness") + mean(results, model, "taste")) / 2
+
+
+def compare_criterion(results: Sequence[PromptResult], first: str, second: str, seed: int) -> Difference:
+    """`second` minus `first` in `criterion`, paired by prompt, with a 95 % interval.
+
+    A prompt counts half of its difference in faithfulness and, where it has one, half of its difference in taste times
+    n / n_taste: the mean is then the difference of the two criteria. The interval takes n_taste as given.
+
+    Raises:
+        DataError: no prompt has a taste on both sides.
+    """
+    taste = {
+        place: result[second]["taste"] - result[first]["taste"]
+        for place, result in enumerate(results)
+        if result[first]["taste"] is not None and result[second]["taste"] is not None
+    }
+    if not taste:
+        raise DataError(f"taste: none of {len(results)} prompts has a number on both models; nothing can be compared")
+    weight = len(results) / len(taste)
+    halves = [
+        (result[second]["faithfulness"] - result[first]["faithfulness"] + weight * taste.get(place, 0.0)) / 2
+        for place, result in enumerate(results)
+    ]
+    return paired_bootstrap([0.0] * len(halves), halves, seed=seed)
 
 
 def compare(results: Sequence[PromptResult], first: str, second: str, key: str, seed: int) -> dict[str, Any]:

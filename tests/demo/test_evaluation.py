@@ -10,6 +10,7 @@ import pytest
 from t2ialign.demo.evaluation import (
     compare,
     compare_criteria,
+    compare_criterion,
     compare_models,
     criterion,
     judge,
@@ -80,6 +81,18 @@ def test_what_could_not_be_measured_is_counted_and_not_a_number():
 def test_the_criterion_is_the_mean_of_both_preferences():
     rows = [row((1.0, None), (0, 0)), row((0.5, 0.25), (0, 0))]
     assert criterion(rows, "base") == (0.75 + 0.25) / 2
+
+
+def test_the_difference_of_two_criteria_is_that_of_their_means_and_has_an_interval():
+    rows = [row((0.0, None), (1.0, None)), row((0.5, 0.25), (0.5, 0.75)), row((1.0, 0.5), (0.5, 0.5))]
+    shift = compare_criterion(rows, "base", "aligned", seed=0)
+    # faithfulness +1, 0, -1/2: mean 1/6; taste of two prompts +1/2, 0: mean 1/4
+    assert shift.mean == pytest.approx((1 / 6 + 1 / 4) / 2)
+    assert shift.mean == pytest.approx(criterion(rows, "aligned") - criterion(rows, "base"))
+    assert shift.low < shift.mean < shift.high
+    assert shift.n == 3
+    with pytest.raises(DataError, match="none of 1 prompts has a number on both models"):
+        compare_criterion(rows[:1], "base", "aligned", seed=0)
 
 
 def test_criteria_by_hand():
