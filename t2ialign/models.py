@@ -12,7 +12,7 @@ from diffusers.models.attention_processor import AttnProcessor
 
 from t2ialign.backbones.base import BackboneConfig
 from t2ialign.backbones.lora import load_lora
-from t2ialign.backbones.lora_checks import check_mixable
+from t2ialign.backbones.lora_checks import check_mixable, lora_folder
 from t2ialign.backbones.single_files import family_of_file, read_contents
 from t2ialign.config.reader import validated
 from t2ialign.errors import InputError
@@ -62,12 +62,6 @@ def open_model(
     """
     policy, (mixture,) = _open(model, family, [loras or {}], precision, backbone)
     return policy, mixture
-
-
-def lora_folder(path: str | Path) -> Path:
-    """The file or folder of a LoRA that is given by its path or by the run that made it."""
-    of_run = Path(path) / "lora"
-    return of_run if of_run.is_dir() else Path(path)
 
 
 class GuidedModel(NamedTuple):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from lora_files import merged, saved
 
-from t2ialign.cli.options import parse_loras
+from t2ialign.config.loras import parse_loras
 from t2ialign.errors import InputError
 from t2ialign.models import open_model
 

@@ -27,6 +27,12 @@ WIDTHS = {768: "SD1.5", 1024: "SD2", 2048: "SDXL"}
 """Cross-attention widths of the published families."""
 
 
+def lora_folder(path: str | Path) -> Path:
+    """The file or folder of a LoRA that is given by its path or by the run that made it."""
+    of_run = Path(path) / "lora"
+    return of_run if of_run.is_dir() else Path(path)
+
+
 def lora_file(path: Path) -> Path:
     """The safetensors file of a LoRA given by its file or its folder.
 

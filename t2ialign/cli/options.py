@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from t2ialign.config.loras import parse_loras
 from t2ialign.errors import InputError
 from t2ialign.progress import plain_console
 
@@ -57,32 +57,6 @@ Rewards = Annotated[
         "--reward", help="Name, module:attr or file.py:attr, then =WEIGHT,option=value if wanted. Repeatable."
     ),
 ]
-
-
-def parse_loras(options: list[str] | None, flag: str = "--lora") -> dict[str, float]:
-    """{'path': scale} of `path` and `path:scale` options; a path that exists as it stands is a path."""
-    scales: dict[str, float] = {}
-    for option in options or []:
-        path, scale = _path_and_scale(option, flag)
-        if path in scales:
-            raise InputError(f"{flag} {option}: {path} is given twice; give each LoRA once, with its whole scale")
-        scales[path] = scale
-    return scales
-
-
-def _path_and_scale(option: str, flag: str) -> tuple[str, float]:
-    path, colon, scale = option.rpartition(":")
-    if not colon or Path(option).exists():
-        return option, 1.0
-    try:
-        number = float(scale)
-    except ValueError:
-        if not Path(path).exists():
-            return option, 1.0  # the colon belongs to the path, as in C:\loras; whoever opens it says what is missing
-        number = math.nan
-    if not math.isfinite(number):
-        raise InputError(f"{flag} {option}: the scale {scale!r} is no number; write for example {path}:0.5")
-    return path, number
 
 
 def parse_backbone(options: list[str] | None) -> dict[str, str]:

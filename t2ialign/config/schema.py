@@ -11,6 +11,7 @@ from typing_extensions import Self
 from t2ialign.backbones.base import BackboneConfig
 from t2ialign.config.component import Section, Slot, input_error_as_value_error
 from t2ialign.config.generation import GenerationConfig
+from t2ialign.config.loras import parse_loras
 from t2ialign.data.base import DataConfig
 from t2ialign.noisers.base import Noiser
 from t2ialign.objectives.base import Objective
@@ -100,6 +101,11 @@ class Validate(Section):
     """Classifier-free guidance of the images."""
     inference_steps: int = Field(30, ge=1)
     """DDIM steps of the images."""
+    negative: list[str] = Field([])
+    """LoRAs or run folders of a negative model, with :beta if not 1: weights of the images' unconditional branch, which
+    are not trained. See docs/negative-guidance.md."""
+    negative_alpha: float = 1.0
+    """Share of the policy's own LoRA in that branch."""
     rewards: list[Annotated[SerializeAsAny[RewardConfig], Slot("reward")]] = Field([])
     """Pointwise rewards measured on the images, for base and policy; not used in training. Each a section, or
     NAME[=WEIGHT][,option=value...]."""
@@ -109,6 +115,13 @@ class Validate(Section):
     """How many of them, drawn once by the run's seed."""
     draws: int = Field(5, ge=1)
     """Fixed draws of timestep and noise for each pair."""
+
+    @field_validator("negative")
+    @classmethod
+    def _have_scales(cls, negative: list[str]) -> list[str]:
+        with input_error_as_value_error():
+            parse_loras(negative, "")
+        return negative
 
     @field_validator("rewards", mode="before")
     @classmethod

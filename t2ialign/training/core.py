@@ -17,6 +17,7 @@ from t2ialign.errors import EnvironmentProblem
 from t2ialign.policy import Policy
 from t2ialign.runtime import DTYPES, configure_runtime, device_of_process, processes
 from t2ialign.training.engine import Engine, Identity
+from t2ialign.training.negative import add_negative_adapters
 from t2ialign.training.optimization import build_optimizer
 from t2ialign.training.parallel import Parallel, open_parallel
 
@@ -119,6 +120,7 @@ def build_policy(config: RunConfig, backbone: Backbone, *, keeps_reference: bool
         add_training_adapters(
             denoiser, config.lora, family=config.backbone.family, seed=config.seed, keeps_ema=keeps_ema
         )
+        add_negative_adapters(denoiser, config)
     if config.train.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
         denoiser.train()  # diffusers recomputes activations in training mode only

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -18,6 +18,7 @@ from t2ialign.training.core import Core
 from t2ialign.training.encoding import encode_data
 from t2ialign.training.engine import Engine
 from t2ialign.training.measurement import Measurement
+from t2ialign.training.negative import unconditional_weights
 from t2ialign.training.pair_accuracy import HeldOutAccuracy, HeldOutPairs
 from t2ialign.training.preflight import Plan
 from t2ialign.types import Weights
@@ -47,6 +48,7 @@ class ValidationImages(Measurement):
         steps: the last step.
         generation: how the images are made.
         scorers: name -> reward, measured on base and policy.
+        unconditional: "base" and "policy" -> what answers in their unconditional branch; default: themselves.
     """
 
     def __init__(
@@ -59,11 +61,13 @@ class ValidationImages(Measurement):
         steps: int,
         generation: GenerationConfig,
         scorers: dict[str, Scorer],
+        unconditional: Mapping[str, Weights] | None = None,
     ):
         super().__init__(every=every, steps=steps)
         self._policy, self._prompts, self._folder = policy, prompts, folder
         self._generation = generation
         self._scorers = scorers
+        self._unconditional = unconditional or {}
         self._base: list[Image.Image | NotFinite] | None = None
 
     def _is_recorded(self, engine: Engine) -> bool:
@@ -115,9 +119,12 @@ class ValidationImages(Measurement):
         ImageDraw.Draw(crossed).line([(0, side), (side, 0)], "red", 2)
         return crossed
 
-    def _images(self, weights: Weights) -> list[Image.Image | NotFinite]:
+    def _images(self, weights: str) -> list[Image.Image | NotFinite]:
         seeds = list(range(len(self._prompts)))
-        images = list(try_images(self._policy, self._prompts, seeds, self._generation, weights=weights))
+        negative = self._unconditional.get(weights)
+        images = list(
+            try_images(self._policy, self._prompts, seeds, self._generation, weights=weights, negative=negative)
+        )
         failed = [image for image in images if isinstance(image, NotFinite)]
         if failed:
             logger.warning(
@@ -155,6 +162,7 @@ def build_validation(config: RunConfig, core: Core, plan: Plan, held_out: HeldOu
             steps=steps,
             generation=validate.generation,
             scorers={reward.name: reward for reward in load_pointwise(validate.rewards, "validation")},
+            unconditional=unconditional_weights(config),
         )
         wanted.append(images)
     if held_out is not None:

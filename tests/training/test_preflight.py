@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from lora_files import saved
 from rich.console import Console
 from safetensors.torch import save_file
 from toys import lora_policy, pair_folder, write_config
@@ -112,6 +113,24 @@ REFUSALS = {
     "reward whose file is not there": Refusal(
         (PROMPTS, "validate.rewards=[{name: aesthetic, weights: {here}/none.pth}]"), 2, "none.pth: no such weights file"
     ),
+    "negative model without images": Refusal(("validate.negative=[{here}/fits]",), 2, "give validate.prompts"),
+    "share without a negative model": Refusal((PROMPTS, "validate.negative_alpha=0.5"), 2, "give validate.negative"),
+    "negative model without guidance": Refusal(
+        (PROMPTS, "validate.negative=[{here}/fits]", "validate.guidance_scale=1"), 2, "makes no unconditional pass"
+    ),
+    "negative model of a full fine-tuning": Refusal(
+        (PROMPTS, "validate.negative=[{here}/fits]", "lora=null"), 2, "give a section lora"
+    ),
+    "negative model that is no file": Refusal((PROMPTS, "validate.negative=[{here}/none]"), 2, "none: no such LoRA"),
+    "negative model that cannot be read": Refusal(
+        (PROMPTS, "validate.negative=[{here}/broken.safetensors]"), 2, "not a readable safetensors"
+    ),
+    "negative model of another family": Refusal(
+        (PROMPTS, "validate.negative=[{here}/xl:0.5]"), 2, "cross-attention width"
+    ),
+    "negative model without a number": Refusal(
+        (PROMPTS, "validate.negative=['{here}/fits:half']"), 2, "validate.negative: .*fits:half: the scale 'half'"
+    ),
     "held-out pairs": Refusal(("validate.pairs={name: pairs, path: {here}/none.csv}",), 2, "none.csv"),
 }
 
@@ -126,6 +145,7 @@ def place(sd15_folder: Path, sdxl_folder: Path, tmp_path: Path, monkeypatch: pyt
     (tmp_path / "broken.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{not a header}}")
     other = lora_policy(sdxl_folder, family="sdxl")
     save_lora(tmp_path / "xl", other.denoiser, LEARNER, family="sdxl", extra={})
+    saved(sd15_folder, tmp_path / "fits", moved=0.1)
 
     def loads(*_: object) -> None:
         raise AssertionError("weights are loaded")

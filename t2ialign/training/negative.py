@@ -1,0 +1,78 @@
+"""The negative model of validation images: adapters beside the policy's own, which no training pass sees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from t2ialign.backbones.facts import ModelFacts
+from t2ialign.backbones.lora import load_lora
+from t2ialign.backbones.lora_checks import check_lora, check_mixable, lora_folder
+from t2ialign.config.loras import parse_loras
+from t2ialign.config.schema import RunConfig
+from t2ialign.errors import InputError
+from t2ialign.policy import LEARNER
+from t2ialign.types import Weights
+
+
+def check_negative(config: RunConfig, facts: ModelFacts | None) -> None:
+    """Checks that the negative model has a part in the images, and from its header that it fits the backbone.
+
+    Raises:
+        InputError: it has none, does not exist, is no LoRA, or was made for another architecture.
+    """
+    validate = config.validation
+    if not validate.negative:
+        if validate.negative_alpha != 1:
+            raise InputError(
+                f"validate.negative_alpha {validate.negative_alpha:g}: is a share in the negative model's branch; "
+                "give validate.negative"
+            )
+        return
+    if validate.prompts is None:
+        raise InputError("validate.negative is of images, and none are made; give validate.prompts")
+    if validate.guidance_scale == 1:
+        raise InputError(
+            "validate.guidance_scale 1 makes no unconditional pass, so that validate.negative has no part in it; "
+            "give more"
+        )
+    if config.lora is None:
+        raise InputError(
+            "validate.negative adds LoRAs to the adapter that is trained, and the whole denoiser is trained here; "
+            "give a section lora, or leave the key out and use `t2ialign generate --negative` after training"
+        )
+    width = None if facts is None else facts.text_width
+    for path in map(lora_folder, parse_loras(validate.negative)):
+        check_mixable(path)
+        check_lora(path, family=config.backbone.family, text_width=width)
+
+
+def _adapters(config: RunConfig) -> dict[str, tuple[Path, float]]:
+    """Name of an adapter -> the file or folder it comes from, and its share beta."""
+    negative = parse_loras(config.validation.negative)
+    return {f"negative{place}": (lora_folder(path), beta) for place, (path, beta) in enumerate(negative.items())}
+
+
+def add_negative_adapters(denoiser: nn.Module, config: RunConfig) -> None:
+    """Adds the adapters of the config's negative model, frozen.
+
+    Raises:
+        InputError: one cannot be used.
+    """
+    for name, (path, _) in _adapters(config).items():
+        load_lora(denoiser, path, name, family=config.backbone.family)
+
+
+def unconditional_weights(config: RunConfig) -> dict[str, Weights]:
+    """Whose images -> what answers in their unconditional branch.
+
+    The base has no adapter of its own, so that its branch has beta of the negative model alone; the policy's has alpha
+    of what is trained besides.
+    """
+    validate = config.validation
+    if not validate.negative:
+        return {"base": "base", "policy": "policy"}
+    added = {name: beta for name, (_, beta) in _adapters(config).items()}
+    own = {LEARNER: validate.negative_alpha} if validate.negative_alpha else {}
+    return {"base": added, "policy": {**own, **added}}
