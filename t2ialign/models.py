@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, cast
 
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from torch import nn
 
-from t2ialign.backbones.base import BackboneConfig
+from t2ialign.backbones.adapters import activate, tuner_layers
+from t2ialign.backbones.base import Backbone, BackboneConfig
+from t2ialign.backbones.finetunes import moved_by_finetunes, unet_folder
 from t2ialign.backbones.lora import load_lora
 from t2ialign.backbones.lora_checks import check_mixable, lora_folder
 from t2ialign.backbones.single_files import family_of_file, read_contents
@@ -18,6 +21,7 @@ from t2ialign.config.reader import validated
 from t2ialign.errors import InputError
 from t2ialign.policy import Policy
 from t2ialign.runtime import DTYPES, configure_runtime, device_of_process
+from t2ialign.types import Weights
 
 
 def family_of(model: str) -> str:
@@ -60,8 +64,10 @@ def open_model(
         InputError: the model or a LoRA does not exist or does not fit.
         EnvironmentProblem: the hub is needed and cannot be reached.
     """
-    policy, (mixture,) = _open(model, family, [loras or {}], precision, backbone)
-    return policy, mixture
+    section = _section(model, family, backbone)
+    opened = section.build(device_of_process(), DTYPES[precision])
+    mixture = _add_loras(opened.denoiser, loras or {}, section.family)
+    return _policy(opened, precision), mixture
 
 
 class GuidedModel(NamedTuple):
@@ -70,8 +76,8 @@ class GuidedModel(NamedTuple):
     policy: Policy
     weights: dict[str, float]
     """The mixture that sees the prompt."""
-    negative: dict[str, float]
-    """The mixture of the unconditional branch."""
+    negative: Weights
+    """What answers in the unconditional branch: a mixture, or 'negative', a second network."""
 
 
 def open_guided_model(
@@ -89,40 +95,58 @@ def open_guided_model(
     With eta what `loras` add to the base, and delta what `negative` does, the unconditional branch has
     base + alpha * eta + beta * delta: the two branches must stay correlated, or guidance amplifies what differs.
 
+    LoRAs are adapters of the one network. Where a full fine-tune is among them, a second network is held, base + beta *
+    (fine-tune - base), and the adapters of the unconditional branch are on it.
+
     Args:
-        negative: LoRA of a negative model -> beta.
+        negative: LoRA, or full fine-tune (see `finetunes.unet_folder`), of a negative model -> beta.
         alpha: share of `loras` in the unconditional branch; 1 as released.
 
     Raises:
-        InputError: see `open_model`; or one of the adapters is a DoRA.
+        InputError: see `open_model` and `finetunes.moved_by_finetunes`; or one of the adapters is a DoRA.
         EnvironmentProblem: see `open_model`.
     """
-    for path in (*(loras or {}), *negative):
-        check_mixable(lora_folder(path))
-    policy, (mixture, added) = _open(model, family, [loras or {}, negative], precision, backbone)
-    shared = {adapter: alpha * scale for adapter, scale in mixture.items() if alpha * scale}
-    return GuidedModel(policy, mixture, {**shared, **added})
+    finetunes = {path: beta for path, beta in negative.items() if unet_folder(path) is not None}
+    adapters = {path: beta for path, beta in negative.items() if path not in finetunes}
+    loras = loras or {}
+    for group, merged in ((loras, "the model"), (adapters, "the negative model")):
+        for path in group:
+            check_mixable(lora_folder(path), merged)
+    section = _section(model, family, backbone)
+    opened = section.build(device_of_process(), DTYPES[precision])
+    second = moved_by_finetunes(opened, finetunes, variant=section.variant) if finetunes else None
+    mixture = _add_loras(opened.denoiser, loras, section.family)
+    if second is not None:
+        _add_loras(second, loras, section.family)
+    shared = {name: alpha * scale for name, scale in mixture.items() if alpha * scale}
+    added = _add_loras(second or opened.denoiser, adapters, section.family, first=len(loras))
+    answering = {**shared, **added}
+    if second is None:
+        return GuidedModel(_policy(opened, precision), mixture, answering)
+    for layer in tuner_layers(second):
+        activate(layer, dict(layer.scaling), answering)
+    return GuidedModel(_policy(opened, precision, second), mixture, "negative")
 
 
-def _open(
-    model: str,
-    family: str | None,
-    groups: Sequence[Mapping[str, float]],
-    precision: str,
-    backbone: Mapping[str, object] | None,
-) -> tuple[Policy, list[dict[str, float]]]:
-    """The model with all LoRAs of the groups, and each group's mixture of adapters."""
+def _section(model: str, family: str | None, backbone: Mapping[str, object] | None) -> BackboneConfig:
+    """The config's section of a model."""
     configure_runtime()
     name = family or family_of(model)
-    section = cast(BackboneConfig, validated("backbone", {**(backbone or {}), "name": name, "pretrained": model}))
-    opened = section.build(device_of_process(), DTYPES[precision])
-    mixtures: list[dict[str, float]] = [{} for _ in groups]
-    every = [(which, path, scale) for which, group in enumerate(groups) for path, scale in group.items()]
-    for place, (which, path, scale) in enumerate(every):
-        adapter = f"lora{place}"
-        load_lora(opened.denoiser, lora_folder(path), adapter, family=section.family)
-        mixtures[which][adapter] = scale
-    if next(opened.denoiser.parameters()).device.type == "cpu":
-        cast(UNet2DConditionModel, opened.denoiser).set_attn_processor(AttnProcessor())
+    return cast(BackboneConfig, validated("backbone", {**(backbone or {}), "name": name, "pretrained": model}))
+
+
+def _add_loras(denoiser: nn.Module, loras: Mapping[str, float], family: str, first: int = 0) -> dict[str, float]:
+    """Adds LoRAs as adapters, numbered from `first`, and returns their mixture."""
+    mixture: dict[str, float] = {}
+    for place, (path, scale) in enumerate(loras.items(), first):
+        load_lora(denoiser, lora_folder(path), f"lora{place}", family=family)
+        mixture[f"lora{place}"] = scale
+    return mixture
+
+
+def _policy(opened: Backbone, precision: str, negative: UNet2DConditionModel | None = None) -> Policy:
+    for unet in (opened.denoiser, negative):
+        if unet is not None and next(unet.parameters()).device.type == "cpu":
+            cast(UNet2DConditionModel, unet).set_attn_processor(AttnProcessor())
     autocast = None if precision == "fp32" else DTYPES[precision]
-    return Policy(opened, autocast=autocast), mixtures
+    return Policy(opened, autocast=autocast, negative=negative)

@@ -10,7 +10,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from t2ialign.backbones.adapters import EMA, INIT, LEARNER
+from t2ialign.backbones.adapters import EMA, INIT, LEARNER, activate
 from t2ialign.backbones.base import Backbone
 from t2ialign.schedules import Schedule
 from t2ialign.types import Conditioning, Weights, flatten_views
@@ -29,6 +29,7 @@ class Policy:
         keeps_reference: make that copy; an objective without a reference saves its memory.
         autocast: precision of the forward pass, None for the weights' own.
         keeps_ema: hold a moving average of what is trained.
+        negative: a second network for guidance, which answers as 'negative'; none of the adapters above reach it.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Policy:
         keeps_reference: bool = True,
         autocast: torch.dtype | None = None,
         keeps_ema: bool = False,
+        negative: nn.Module | None = None,
     ):
         self.backbone = backbone
         self.denoiser: nn.Module = backbone.denoiser
@@ -59,6 +61,8 @@ class Policy:
             self.copies["reference"] = self._frozen_copy(autocast)
         if full_finetune and keeps_ema:
             self.copies["ema"] = self._frozen_copy(None)
+        if negative is not None:
+            self.copies["negative"] = negative
         self._mixture: dict[str, float] = {}
         self._apply(self.resolve("policy"))
 
@@ -111,22 +115,23 @@ class Policy:
             raise ValueError(f"no adapter {', '.join(missing)} here; loaded: {', '.join(self.adapters) or 'none'}")
         return dict(weights)
 
-    def _module(self, weights: Weights) -> nn.Module:
-        """The module that answers: the denoiser, or one of the copies that full fine-tuning keeps."""
+    def network(self, weights: Weights) -> nn.Module:
+        """The network that answers: the denoiser, or one that is kept beside it.
+
+        Raises:
+            ValueError: full fine-tuning keeps none for these weights.
+        """
+        if isinstance(weights, str) and weights in self.copies:
+            return self.copies[weights]
         if not self.full_finetune or weights == "policy":
             return self.denoiser
-        name = "reference" if weights in ("base", {}) else weights
-        if not isinstance(name, str) or name not in self.copies:
-            raise ValueError(f"full fine-tuning keeps {sorted(self.copies)}; it cannot answer as {weights!r}")
-        return self.copies[name]
+        if weights in ("base", {}) and "reference" in self.copies:
+            return self.copies["reference"]
+        raise ValueError(f"full fine-tuning keeps {sorted(self.copies)}; it cannot answer as {weights!r}")
 
     def _apply(self, mixture: dict[str, float]) -> None:
-        # peft's set_adapter and enable_adapters also switch requires_grad, which would make a frozen second adapter
-        # trainable; setting the layers' own state touches nothing else
         for layer, scaling in zip(self.layers, self.scaling, strict=True):
-            layer._disable_adapters = not mixture
-            layer._active_adapter = [name for name in mixture if name in scaling]
-            layer.scaling.update({name: own * mixture.get(name, 1.0) for name, own in scaling.items()})  # type: ignore[operator]
+            activate(layer, scaling, mixture)
         self._mixture = mixture
 
     @contextmanager
@@ -136,8 +141,9 @@ class Policy:
         A backward pass of the policy is refused inside, unless these weights are the policy's: recomputed activations
         would come from the wrong weights.
         """
-        if self.full_finetune:
-            yield self._module(weights)
+        module = self.network(weights)
+        if self.full_finetune or module is not self.denoiser:
+            yield module
             return
         before, wanted = self._mixture, self.resolve(weights)
         if wanted == before:

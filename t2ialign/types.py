@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 Weights = str | Mapping[str, float]
-"""'policy', 'reference', 'base', 'ema', or a mixture {adapter: scale}; {} is the base."""
+"""'policy', 'reference', 'base', 'ema', 'negative', or a mixture {adapter: scale}; {} is the base."""
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import cast
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from t2ialign.config.schema import Lora
@@ -56,6 +57,20 @@ def adapter_config(denoiser: nn.Module, name: str) -> LoraConfig:
     if name not in configs:
         raise ValueError(f"there is no adapter '{name}'; there are: {', '.join(configs) or 'none'}")
     return configs[name]
+
+
+def activate(layer: BaseTunerLayer, own: Mapping[str, float], mixture: Mapping[str, float]) -> None:
+    """Makes a layer add those of its adapters that a mixture names, each times its scale, and no others.
+
+    peft's set_adapter and enable_adapters also switch requires_grad, which would make a frozen second adapter
+    trainable; setting the layer's own state touches nothing else.
+
+    Args:
+        own: adapter -> the layer's own scaling, alpha / rank.
+    """
+    layer._disable_adapters = not mixture
+    layer._active_adapter = [name for name in mixture if name in own]
+    layer.scaling.update({name: scale * mixture.get(name, 1.0) for name, scale in own.items()})  # type: ignore[operator]
 
 
 @contextmanager

@@ -23,6 +23,8 @@ class ModelFacts(NamedTuple):
     """A diffusers folder's configuration."""
 
     num_train_timesteps: int
+    prediction_type: str
+    """What the denoiser predicts, as the scheduler states it."""
     latent_channels: int
     vae_factor: int
     """Pixels per latent cell along one side."""
@@ -58,6 +60,7 @@ def read_facts(pretrained: str, revision: str | None = None) -> ModelFacts | Non
         factor = 2 ** (len(vae["block_out_channels"]) - 1)
         return ModelFacts(
             num_train_timesteps=scheduler.get("num_train_timesteps", 1000),
+            prediction_type=scheduler.get("prediction_type", "epsilon"),
             latent_channels=vae["latent_channels"],
             vae_factor=factor,
             resolution=unet["sample_size"] * factor,

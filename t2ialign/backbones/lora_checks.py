@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from t2ialign.backbones.hub import PICKLES, near_miss, one_line
-from t2ialign.backbones.lora_layout import MERGE_ADVICE, is_dora, other_method
+from t2ialign.backbones.lora_layout import MERGE, is_dora, other_method
 from t2ialign.errors import InputError
 
 FILE_NAME = "pytorch_lora_weights.safetensors"
@@ -133,8 +133,11 @@ def check_lora(path: Path, *, family: str, text_width: int | None) -> None:
     check_family(file, shapes, header, text_width, family)
 
 
-def check_mixable(path: Path) -> None:
+def check_mixable(path: Path, merged: str) -> None:
     """Checks from its header that shares of an adapter can be added to other weights, as a negative model needs.
+
+    Args:
+        merged: as what the folder of a base with the adapter merged into it may be given, for the message.
 
     Raises:
         InputError: no such file, damaged, or a DoRA.
@@ -145,7 +148,7 @@ def check_mixable(path: Path) -> None:
     if settings.get("use_dora") or is_dora(tensors):
         raise InputError(
             f"{file}: a DoRA (weight-decomposed) rescales weights instead of adding to them, so that a negative "
-            f"model's branch cannot have a share of it; train a LoRA, or {MERGE_ADVICE}"
+            f"model's branch cannot have a share of it; train a LoRA, or {MERGE} and give that folder as {merged}"
         )
 
 

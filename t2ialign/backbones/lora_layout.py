@@ -46,10 +46,8 @@ _OTHER_METHODS = {
 """Names in tensors of adapters that are no plain LoRA -> what they are."""
 
 
-MERGE_ADVICE = (
-    "merge it into its base model (in diffusers: load_lora_weights, fuse_lora, save_pretrained) and give that folder "
-    "as the model"
-)
+MERGE = "merge it into its base model (in diffusers: load_lora_weights, fuse_lora, save_pretrained)"
+MERGE_ADVICE = f"{MERGE} and give that folder as the model"
 """What to do with an adapter that is no plain LoRA."""
 
 

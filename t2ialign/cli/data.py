@@ -116,7 +116,7 @@ def build(
             ),
             weights=mixture,
             negative=uncond,
-            description=describe_model(model, lora, precision, backbone, negative),
+            description=describe_model(model, lora, precision, backbone, negative, negative_alpha),
             max_failed=max_failed,
         )
     out.print(describe_build(built))

@@ -87,7 +87,7 @@ def generate(
         weights=mixture,
         negative=uncond,
         description={
-            **describe_model(model, lora, precision, backbone, negative),
+            **describe_model(model, lora, precision, backbone, negative, negative_alpha),
             "prompts_sha256": wanted.sha256,
         },
         indices=wanted.indices,

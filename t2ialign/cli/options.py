@@ -13,6 +13,7 @@ from t2ialign.progress import plain_console
 
 if TYPE_CHECKING:
     from t2ialign.policy import Policy
+    from t2ialign.types import Weights
 
 out = plain_console()
 
@@ -33,7 +34,7 @@ Loras = Annotated[
 Negatives = Annotated[
     list[str] | None,
     typer.Option(
-        "--negative", help="LoRA or run folder of a negative model for guidance, with :beta if not 1. Repeatable."
+        "--negative", help="LoRA, full fine-tune or run of a negative model for guidance, :beta if not 1. Repeatable."
     ),
 ]
 NegativeAlpha = Annotated[
@@ -92,8 +93,8 @@ def open_guided_model(
     negatives: list[str] | None,
     alpha: float,
     guidance: float,
-) -> tuple[Policy, dict[str, float], dict[str, float] | None]:
-    """The policy of --model, and the mixtures of its two branches; see `models.open_guided_model`.
+) -> tuple[Policy, dict[str, float], Weights | None]:
+    """The policy of --model, and what answers in its two branches; see `models.open_guided_model`.
 
     Raises:
         InputError: a negative model without guidance, or a share of --lora without a negative model.
@@ -117,9 +118,12 @@ def describe_model(
     precision: Dtype,
     backbone: list[str] | None,
     negatives: list[str] | None = None,
+    alpha: float = 1.0,
 ) -> dict[str, object]:
     """What generation.json records of the options that `open_guided_model` takes."""
     recorded: dict[str, object] = {"model": model, "loras": parse_loras(loras), "precision": precision}
     if negatives:
         recorded["negative"] = parse_loras(negatives, "--negative")
+        if alpha != 1:
+            recorded["negative_alpha"] = alpha
     return {**recorded, "backbone": parse_backbone(backbone)} if backbone else recorded

@@ -53,6 +53,8 @@ def make_record(
         sampler["eta"] = settings.eta
     prompts = {image.index: image.prompt for image in images}
     truncated = set(policy.backbone.truncated(list(prompts.values())))
+    networks = dict.fromkeys((policy.network(weights), policy.network(negative)))
+    tensors = (tensor for network in networks for tensor in network.state_dict().items())
     return {
         **description,
         "guidance": {"scale": settings.guidance_scale, "cond": weights, "uncond": negative},
@@ -63,7 +65,7 @@ def make_record(
         "seed_policy": settings.seed_policy,
         "sampler": sampler,
         "truncated_prompts": [index for index, prompt in prompts.items() if prompt in truncated],
-        "fingerprint": tensor_digest(policy.denoiser.state_dict().items(), policy.backbone.fingerprint),
+        "fingerprint": tensor_digest(tensors, policy.backbone.fingerprint),
         UNCOMPARED: {name: version(name) for name in ("t2ialign", "torch", "diffusers", "transformers")},
         "images": [{**asdict(image), "file": image.file} for image in images],
     }

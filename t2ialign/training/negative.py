@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from t2ialign.backbones.facts import ModelFacts
+from t2ialign.backbones.finetunes import unet_folder
 from t2ialign.backbones.lora import load_lora
 from t2ialign.backbones.lora_checks import check_lora, check_mixable, lora_folder
 from t2ialign.config.loras import parse_loras
@@ -14,6 +15,8 @@ from t2ialign.config.schema import RunConfig
 from t2ialign.errors import InputError
 from t2ialign.policy import LEARNER
 from t2ialign.types import Weights
+
+AFTERWARDS = "once the run is over, `t2ialign generate --negative` takes full fine-tunes too"
 
 
 def check_negative(config: RunConfig, facts: ModelFacts | None) -> None:
@@ -39,13 +42,15 @@ def check_negative(config: RunConfig, facts: ModelFacts | None) -> None:
         )
     if config.lora is None:
         raise InputError(
-            "validate.negative adds LoRAs to the adapter that is trained, and the whole denoiser is trained here; "
-            "give a section lora, or leave the key out and use `t2ialign generate --negative` after training"
+            "validate.negative adds LoRAs beside the adapter that is trained, and here the whole denoiser is; give a "
+            "section lora, or leave the key out"
         )
     width = None if facts is None else facts.text_width
-    for path in map(lora_folder, parse_loras(validate.negative)):
-        check_mixable(path)
-        check_lora(path, family=config.backbone.family, text_width=width)
+    for path in parse_loras(validate.negative):
+        if unet_folder(path) is not None:
+            raise InputError(f"{path}: a full fine-tune; validate.negative takes LoRAs; {AFTERWARDS}")
+        check_mixable(lora_folder(path), "--negative of `t2ialign generate`")
+        check_lora(lora_folder(path), family=config.backbone.family, text_width=width)
 
 
 def _adapters(config: RunConfig) -> dict[str, tuple[Path, float]]:

@@ -363,6 +363,14 @@ def _(place: Place) -> None:
     _lora(place, "dora", **{"lora_unet_mid_block_attentions_0_proj_in.dora_scale": torch.ones(1)})
 
 
+@case(
+    "negative model of another architecture",
+    *("generate", "--model", "models/tiny", "--prompt", "a cat", "--out", "images", "--negative", "models/tiny-xl"),
+)
+def _(place: Place) -> None:
+    pass
+
+
 @case("LoRA of the text encoder alone")
 def _(place: Place) -> None:
     _lora(place, "text", **{"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": torch.ones(1, 1)})

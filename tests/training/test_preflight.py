@@ -122,6 +122,9 @@ REFUSALS = {
         (PROMPTS, "validate.negative=[{here}/fits]", "lora=null"), 2, "give a section lora"
     ),
     "negative model that is no file": Refusal((PROMPTS, "validate.negative=[{here}/none]"), 2, "none: no such LoRA"),
+    "negative model that is a full fine-tune": Refusal(
+        (PROMPTS, "validate.negative=[{here}/whole]"), 2, "whole: a full fine-tune; validate.negative takes LoRAs"
+    ),
     "negative model that cannot be read": Refusal(
         (PROMPTS, "validate.negative=[{here}/broken.safetensors]"), 2, "not a readable safetensors"
     ),
@@ -146,6 +149,7 @@ def place(sd15_folder: Path, sdxl_folder: Path, tmp_path: Path, monkeypatch: pyt
     other = lora_policy(sdxl_folder, family="sdxl")
     save_lora(tmp_path / "xl", other.denoiser, LEARNER, family="sdxl", extra={})
     saved(sd15_folder, tmp_path / "fits", moved=0.1)
+    (tmp_path / "whole").symlink_to(sd15_folder)
 
     def loads(*_: object) -> None:
         raise AssertionError("weights are loaded")
