@@ -141,9 +141,10 @@ class OfflineLoop:
 
     def run(self, core: Core, hooks: Sequence[Hook]) -> None:
         """Trains until all steps are done; see `Loop.run`."""
-        train_steps(core.engine, self._losses(core), save_every=self.config.checkpoint.every_steps, hooks=hooks)
+        train_steps(core.engine, self.losses(core), save_every=self.config.checkpoint.every_steps, hooks=hooks)
 
-    def _losses(self, core: Core) -> Iterator[Callable[[], LossOutput]]:
+    def losses(self, core: Core) -> Iterator[Callable[[], LossOutput]]:
+        """What gives the loss of each of the `batches`, when it is asked."""
         config = self.config
         for batch in self.batches(core):
             batch = batch.to(core.policy.device)
