@@ -81,6 +81,8 @@ class Batch:
     """False where a ragged list has no view. [N, V] bool"""
     weights: Tensor | None = None
     """0 for rows that only keep ranks in step. [N]"""
+    advantages: Tensor | None = None
+    """How much better a rollout is than others of its prompt, in the units of its advantage estimate. [N]"""
     inverted: Tensor | None = None
     """The views' inverted latents at one level of a stored trajectory. [N, V, C, H, W]"""
     levels: Tensor | None = None

@@ -30,12 +30,15 @@ class Hinge(Objective):
     """Stops pulling at a pair once the policy prefers the chosen image by `target`."""
 
     views: ClassVar[int | None] = 2
-    required_weights: ClassVar[tuple[FrozenWeights, ...]] = ("reference",)
 
     beta: float = Field(gt=0)
     """beta / 2 multiplies the difference of mean squared errors."""
     target: float = Field(1.0, gt=0)
     """Margin at which the loss is 0."""
+
+    @property
+    def required_weights(self) -> tuple[FrozenWeights, ...]:
+        return ("reference",)
 
     def __call__(self, prediction: Prediction, batch: Batch) -> LossOutput:
         losses, margin = hinge_loss(prediction.policy_error, prediction.reference_error, self.beta, self.target)

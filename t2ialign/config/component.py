@@ -39,6 +39,7 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "self_rollout": "t2ialign.noisers.self_rollout:SelfRolloutNoiser",
     },
     "objective": {
+        "awm": "t2ialign.objectives.forward_rl:AWM",
         "denoising": "t2ialign.objectives.denoising:Denoising",
         "dpo": "t2ialign.objectives.dpo:DiffusionDPO",
         "ipo": "t2ialign.objectives.ipo:IPO",
@@ -47,6 +48,7 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "lpo": "t2ialign.objectives.listwise:DiffusionLPO",
         "mapo": "t2ialign.objectives.mapo:MaPO",
         "mapo_v2": "t2ialign.objectives.mapo:MaPOv2",
+        "nft": "t2ialign.objectives.forward_rl:DiffusionNFT",
     },
     "reward": {
         "aesthetic": "t2ialign.rewards.aesthetic:Aesthetic",

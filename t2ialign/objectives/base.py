@@ -16,7 +16,7 @@ FrozenWeights = Literal["reference", "old", "ema"]
 """Weights that answer beside the policy, without a gradient."""
 ErrorSpace = Literal["network", "noise", "x0"]
 """In which terms a prediction is wrong."""
-ExampleField = Literal["scores", "labels"]
+ExampleField = Literal["scores", "labels", "advantages"]
 
 
 class Passes(NamedTuple):
@@ -48,8 +48,6 @@ class Objective(Component):
     image, whose error is the noise's times sigma_t / alpha_t."""
     views: ClassVar[int | None] = None
     """How many views of an example it compares; None for any number."""
-    required_weights: ClassVar[tuple[FrozenWeights, ...]] = ()
-    """Weights whose predictions are made for it beside the policy's."""
     reads_reference_error_only: ClassVar[bool] = False
     """Whether of the reference nothing but `reference_error` is read, so that with fixed draws it is computed once."""
     batch_dependent: ClassVar[bool] = False
@@ -60,6 +58,11 @@ class Objective(Component):
     @abstractmethod
     def __call__(self, prediction: Prediction, batch: Batch) -> LossOutput:
         """Per-example losses, weights and metrics."""
+
+    @property
+    def required_weights(self) -> tuple[FrozenWeights, ...]:
+        """Weights whose predictions are made for it beside the policy's. default: none"""
+        return ()
 
     @property
     def required_fields(self) -> tuple[ExampleField, ...]:

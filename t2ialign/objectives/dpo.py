@@ -113,7 +113,6 @@ class DiffusionDPO(Objective):
     """SmPO's smoothed labels, from the scores of both images; every pair counts alike if empty."""
 
     views: ClassVar[int | None] = 2
-    required_weights: ClassVar[tuple[FrozenWeights, ...]] = ("reference",)
     reads_reference_error_only: ClassVar[bool] = True
 
     @model_validator(mode="after")
@@ -121,6 +120,10 @@ class DiffusionDPO(Objective):
         if self.score_weight is not None and self.rejected_bound is not None:
             raise ValueError("rejected_bound is a bound under one beta for all pairs; leave it or score_weight out")
         return self
+
+    @property
+    def required_weights(self) -> tuple[FrozenWeights, ...]:
+        return ("reference",)
 
     @property
     def required_fields(self) -> tuple[ExampleField, ...]:

@@ -38,8 +38,11 @@ class IPO(Objective):
     """Strength of the KL bound; beta / 2 multiplies the difference of per-element mean squared errors."""
 
     views: ClassVar[int | None] = 2
-    required_weights: ClassVar[tuple[FrozenWeights, ...]] = ("reference",)
     reads_reference_error_only: ClassVar[bool] = True
+
+    @property
+    def required_weights(self) -> tuple[FrozenWeights, ...]:
+        return ("reference",)
 
     def margin_multiplier(self) -> float:
         return self.beta / 2

@@ -96,9 +96,12 @@ class DiffusionKTO(Objective):
     flat for large losses."""
 
     views: ClassVar[int | None] = 1
-    required_weights: ClassVar[tuple[FrozenWeights, ...]] = ("reference",)
     reads_reference_error_only: ClassVar[bool] = True
     batch_dependent: ClassVar[bool] = True
+
+    @property
+    def required_weights(self) -> tuple[FrozenWeights, ...]:
+        return ("reference",)
 
     @property
     def required_fields(self) -> tuple[ExampleField, ...]:

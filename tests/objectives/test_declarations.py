@@ -34,7 +34,7 @@ BETA: list[type[Any]] = [DiffusionDPO, IPO, DiffusionKTO, DiffusionLPO, LiPO, Ma
 @pytest.mark.parametrize("kind", DECLARED, ids=lambda kind: kind.__name__)
 def test_an_objective_declares_what_it_needs(kind: type[Objective]):
     objective: Any = kind() if kind is Denoising else kind.model_validate({"beta": 1})
-    declared = (kind.views, kind.required_weights, objective.required_fields, kind.batch_dependent)
+    declared = (kind.views, objective.required_weights, objective.required_fields, kind.batch_dependent)
     assert declared == DECLARED[kind]
 
 
