@@ -21,6 +21,7 @@ LAYERS = {
         "models",
         "noisers",
         "generation",
+        "rollouts",
         "feedback training",
         "report",
         "demo",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, cast
 
 from pydantic import ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 from typing_extensions import Self
@@ -88,6 +88,14 @@ class Checkpoint(Section):
     """Newest checkpoints kept."""
 
 
+def reward_sections(rewards: Any) -> Any:
+    """A list of rewards with every NAME[=WEIGHT][,option=value...] as the section it stands for."""
+    if not isinstance(rewards, list):
+        return rewards
+    with input_error_as_value_error():
+        return [parse_text(reward) if isinstance(reward, str) else reward for reward in cast("list[object]", rewards)]
+
+
 class Validate(Section):
     """What is looked at while training: images of fixed prompts and seeds, the base on the left, and held-out pairs."""
 
@@ -126,10 +134,7 @@ class Validate(Section):
     @field_validator("rewards", mode="before")
     @classmethod
     def _sections(cls, rewards: Any) -> Any:
-        if not isinstance(rewards, list):
-            return rewards
-        with input_error_as_value_error():
-            return [parse_text(reward) if isinstance(reward, str) else reward for reward in rewards]
+        return reward_sections(rewards)
 
     @field_validator("rewards")
     @classmethod
@@ -152,6 +157,65 @@ class Validate(Section):
         return self.prompts is not None or self.pairs is not None
 
 
+class Rollout(Section):
+    """The images that the policy makes of itself in an iteration, and what is trained on them."""
+
+    prompts: int = Field(16, ge=1)
+    """Prompts of an iteration, over all processes; each prompt of the data once before any comes again."""
+    images: int = Field(8, ge=2)
+    """Images of each prompt, its group, which are compared with each other."""
+    timesteps: int = Field(4, ge=1)
+    """Draws of timestep and noise that each image is trained on."""
+    updates: int = Field(1, ge=1)
+    """Optimizer steps of an iteration, each on an equal share of the images."""
+    guidance_scale: float = Field(1.0, ge=1)
+    """Classifier-free guidance of the images; 1 makes no unconditional pass."""
+    inference_steps: int = Field(10, ge=1)
+    """DDIM steps of the images."""
+    eta: float = Field(0.0, ge=0, le=1)
+    """Noise of the DDIM steps."""
+    batch: int | None = Field(None, ge=1)
+    """Images made at once by a process, default: train.micro_batch."""
+    shared_noise: bool = False
+    """Start all images of a prompt from the same noise; they then differ only by eta."""
+    weights: Literal["old", "policy"] = "old"
+    """Who makes the images: the average that lags behind, as in DiffusionNFT, or the policy as it is."""
+    old_decay_rate: float = Field(1e-3, ge=0)
+    """After the k-th optimizer step old = d old + (1 - d) policy with d = min(rate k, `old_decay_max`); 0 follows the
+    policy at once."""
+    old_decay_max: float = Field(0.5, ge=0, lt=1)
+    """The highest d."""
+
+
+class AdvantageConfig(Section):
+    """How the rewards of a group become advantages."""
+
+    of: Literal["score", "win_rate"] = "score"
+    """What of pointwise and groupwise rewards: the score, or the share of the group's others that it beats (ties
+    count half). Pairwise rewards always give win rates."""
+    tie_margin: float = Field(0.0, ge=0)
+    """Scores that differ by no more are a tie."""
+    scale: Literal["global_std", "group_std", "fixed"] = "global_std"
+    """What the distance from the group's mean (for win rates from 1/2) is divided by: the standard deviation of all
+    images of the iteration, of the group, or `fixed_scale`. group_std makes a group of nearly equal scores count as
+    much as any other."""
+    fixed_scale: float | None = Field(None, gt=0)
+    """Default for win rates: their standard deviation in a strict order, ((G + 1) / (12 (G - 1)))^(1/2); 0.5 makes the
+    advantage 2 w - 1."""
+    epsilon: float = Field(1e-4, gt=0)
+    """Added to a standard deviation."""
+    clip: float = Field(5.0, gt=0)
+    """Advantages beyond this count as this."""
+
+    @model_validator(mode="after")
+    def _states_its_scale(self) -> Self:
+        if self.scale == "fixed" and self.of == "score" and self.fixed_scale is None:
+            raise ValueError("scale: fixed of scores needs fixed_scale, in their units")
+        if self.scale != "fixed" and self.fixed_scale is not None:
+            raise ValueError(f"fixed_scale is of scale: fixed, and scale is {self.scale}; leave one out")
+        return self
+
+
 class RunConfig(Section):
     """What every kind of training has in common."""
 
@@ -172,12 +236,20 @@ class RunConfig(Section):
     validation: Validate = Field(default_factory=lambda: Validate.model_validate({}), alias="validate")
     """Images and scores along the way."""
 
+    data: Annotated[SerializeAsAny[DataConfig], Slot("data")]
+    """The examples; of online training the prompts."""
+    noiser: Annotated[SerializeAsAny[Noiser], Slot("noiser")]
+    """How a noisy latent is reached."""
+    objective: Annotated[SerializeAsAny[Objective], Slot("objective")]
+    """The loss."""
+
     model_config = ConfigDict(serialize_by_alias=True, validate_by_alias=True)
 
     @property
     def batch_dependence(self) -> tuple[str, ...]:
         """The keys by which micro-batch and number of processes have a part in what is learnt; none for most runs."""
-        return ("lora.dropout",) if self.lora is not None and self.lora.dropout > 0 else ()
+        dropout = ("lora.dropout",) if self.lora is not None and self.lora.dropout > 0 else ()
+        return (*dropout, *((f"objective '{self.objective.name}'",) if self.objective.batch_dependent else ()))
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Self:
@@ -194,21 +266,49 @@ class OfflineConfig(RunConfig):
     """Training from stored examples: `t2ialign train FILE` builds everything from this."""
 
     loop: Literal["offline"] = "offline"
-    """Kind of training: from stored examples."""
-    data: Annotated[SerializeAsAny[DataConfig], Slot("data")]
-    """The examples."""
-    noiser: Annotated[SerializeAsAny[Noiser], Slot("noiser")]
-    """How a noisy latent is reached."""
-    objective: Annotated[SerializeAsAny[Objective], Slot("objective")]
-    """The loss."""
+    """Kind of training: offline, from stored examples, or online, from images that the policy makes of prompts."""
+
+
+class OnlineConfig(RunConfig):
+    """Training from rewards of the policy's own images."""
+
+    loop: Literal["online"]
+    """Kind of training: online, from images that the policy makes of prompts."""
+    rollout: Rollout = Field(default_factory=lambda: Rollout.model_validate({}))
+    """The images of an iteration."""
+    rewards: list[Annotated[SerializeAsAny[RewardConfig], Slot("reward")]] = Field(min_length=1)
+    """What judges the images, with weights. Each a section, or NAME[=WEIGHT][,option=value...]."""
+    advantage: AdvantageConfig = Field(default_factory=lambda: AdvantageConfig.model_validate({}))
+    """How rewards become advantages."""
+    max_failed: float = Field(0.05, ge=0, lt=1)
+    """Share of an iteration's images that may stay without a reward; they are left out. With more the run stops before
+    it learns anything of them."""
+
+    @field_validator("rewards", mode="before")
+    @classmethod
+    def _sections(cls, rewards: Any) -> Any:
+        return reward_sections(rewards)
 
     @property
-    def batch_dependence(self) -> tuple[str, ...]:
-        own = (f"objective '{self.objective.name}'",) if self.objective.batch_dependent else ()
-        return (*super().batch_dependence, *own)
+    def examples(self) -> int:
+        """Rows of an iteration: every draw of every image."""
+        return self.rollout.prompts * self.rollout.images * self.rollout.timesteps
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        rollout, train = self.rollout, self.train
+        if self.examples != train.effective_batch * rollout.updates:
+            raise ValueError(
+                f"rollout.prompts {rollout.prompts} x images {rollout.images} x timesteps {rollout.timesteps} are "
+                f"{self.examples} examples an iteration, and train.effective_batch {train.effective_batch} x "
+                f"rollout.updates {rollout.updates} = {train.effective_batch * rollout.updates}; make them equal"
+            )
+        if train.steps % rollout.updates:
+            raise ValueError(f"train.steps {train.steps} is not a multiple of rollout.updates {rollout.updates}")
+        return self
 
 
-Config: TypeAlias = OfflineConfig
+Config: TypeAlias = RunConfig
 """The config of any kind of training."""
-LOOPS: dict[str, type[Config]] = {"offline": OfflineConfig}
+LOOPS: dict[str, type[RunConfig]] = {"offline": OfflineConfig, "online": OnlineConfig}
 """`loop` of a config -> its sections."""
