@@ -10,7 +10,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from t2ialign.backbones.adapters import EMA, INIT, LEARNER, activate
+from t2ialign.backbones.adapters import EMA, INIT, LEARNER, OLD, activate
 from t2ialign.backbones.base import Backbone
 from t2ialign.schedules import Schedule
 from t2ialign.types import Conditioning, Weights, flatten_views
@@ -29,6 +29,7 @@ class Policy:
         keeps_reference: make that copy; an objective without a reference saves its memory.
         autocast: precision of the forward pass, None for the weights' own.
         keeps_ema: hold a moving average of what is trained.
+        keeps_old: hold the weights that make rollouts.
         negative: a second network for guidance, which answers as 'negative'; none of the adapters above reach it.
     """
 
@@ -40,6 +41,7 @@ class Policy:
         keeps_reference: bool = True,
         autocast: torch.dtype | None = None,
         keeps_ema: bool = False,
+        keeps_old: bool = False,
         negative: nn.Module | None = None,
     ):
         self.backbone = backbone
@@ -59,8 +61,9 @@ class Policy:
         self.copies: dict[str, nn.Module] = {}
         if full_finetune and keeps_reference:
             self.copies["reference"] = self._frozen_copy(autocast)
-        if full_finetune and keeps_ema:
-            self.copies["ema"] = self._frozen_copy(None)
+        for name, is_kept in ((EMA, keeps_ema), (OLD, keeps_old)):
+            if full_finetune and is_kept:
+                self.copies[name] = self._frozen_copy(None)
         if negative is not None:
             self.copies["negative"] = negative
         self._mixture: dict[str, float] = {}
@@ -212,20 +215,34 @@ class Policy:
         prediction = self.denoise(x_t.flatten(0, 1), timesteps.flatten(), shared, flat_geometry, weights)
         return prediction.unflatten(0, (count, views))
 
-    @torch.no_grad()
     def advance_ema(self, decay: float) -> None:
         """average <- decay * average + (1 - decay) * trained."""
+        self._advance(EMA, decay)
+
+    def advance_old(self, decay: float) -> None:
+        """old <- decay * old + (1 - decay) * trained, bit by bit the trained weights at a decay of 0."""
+        self._advance(OLD, decay)
+
+    @torch.no_grad()
+    def _advance(self, name: str, decay: float) -> None:
         if self.full_finetune:
-            pairs = zip(self.copies["ema"].parameters(), self.denoiser.parameters(), strict=True)
+            pairs = zip(self.copies[name].parameters(), self.denoiser.parameters(), strict=True)
         else:
             named = dict(self.denoiser.named_parameters())
             trained = self.trained_parameters()
-            pairs = ((named[name.replace(f".{LEARNER}.", f".{EMA}.")], p) for name, p in trained.items())
+            pairs = ((named[key.replace(f".{LEARNER}.", f".{name}.")], p) for key, p in trained.items())
         for average, parameter in pairs:
             average.lerp_(parameter.to(average), 1 - decay)
 
     def ema_parameters(self) -> dict[str, Tensor]:
         """The average's tensors by name; empty where none is kept."""
+        return self._average(EMA)
+
+    def old_parameters(self) -> dict[str, Tensor]:
+        """The tensors of the weights that make rollouts, by name; empty where none are kept."""
+        return self._average(OLD)
+
+    def _average(self, name: str) -> dict[str, Tensor]:
         if self.full_finetune:
-            return dict(self.copies["ema"].named_parameters()) if "ema" in self.copies else {}
-        return {name: p for name, p in self.denoiser.named_parameters() if f".{EMA}." in name}
+            return dict(self.copies[name].named_parameters()) if name in self.copies else {}
+        return {key: p for key, p in self.denoiser.named_parameters() if f".{name}." in key}

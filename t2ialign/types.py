@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 Weights = str | Mapping[str, float]
-"""'policy', 'reference', 'base', 'ema', 'negative', or a mixture {adapter: scale}; {} is the base."""
+"""'policy', 'reference', 'base', 'ema', 'old', 'negative', or a mixture {adapter: scale}; {} is the base."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,21 @@ class Batch:
         return self.latents.shape[1]
 
     def to(self, device: torch.device | str) -> Batch:
-        moved = {}
+        return self._map(lambda tensor: tensor.to(device))
+
+    def split(self, size: int) -> list[Batch]:
+        """Its examples in their order, `size` a batch."""
+        spans = (slice(start, start + size) for start in range(0, len(self), size))
+        return [self._map(lambda tensor, span=span: tensor[span]) for span in spans]
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """The same batch with `function` applied to each tensor."""
+        mapped: dict[str, Any] = {}
         for entry in fields(self):
             value = getattr(self, entry.name)
-            moved[entry.name] = None if value is None else value.to(device)
-        return Batch(**moved)
+            if value is not None:
+                mapped[entry.name] = value.map(function) if isinstance(value, Conditioning) else function(value)
+        return Batch(**mapped)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ INIT = "init"
 """A frozen copy of the adapter that training started from."""
 EMA = "ema"
 """The moving average of what is trained."""
+OLD = "old"
+"""What made the latest rollouts: an average of what is trained that follows it more closely."""
 
 _ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 _FEED_FORWARD = ["ff.net.0.proj", "ff.net.2"]

@@ -18,6 +18,7 @@ from t2ialign.backbones.adapters import (
     EMA,
     INIT,
     LEARNER,
+    OLD,
     adapter_config,
     adapter_parameters,
     add_adapter,
@@ -45,8 +46,10 @@ logger = logging.getLogger(__name__)
 SAVED_SETTINGS = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules", "use_rslora")
 
 
-def add_training_adapters(denoiser: nn.Module, lora: Lora, *, family: str, seed: int, keeps_ema: bool) -> None:
-    """Adds the adapters of a run: the learner, what it started from if that is a LoRA, and its average.
+def add_training_adapters(
+    denoiser: nn.Module, lora: Lora, *, family: str, seed: int, keeps_ema: bool, keeps_old: bool = False
+) -> None:
+    """Adds the adapters of a run: the learner, what it started from if that is a LoRA, and its averages.
 
     Args:
         lora: `lora.init` decides rank, alpha and layers where it is given.
@@ -64,6 +67,8 @@ def add_training_adapters(denoiser: nn.Module, lora: Lora, *, family: str, seed:
         _warn_of_unused_settings(denoiser, lora)
     if keeps_ema:
         copy_adapter(denoiser, LEARNER, EMA, trainable=False)
+    if keeps_old:
+        copy_adapter(denoiser, LEARNER, OLD, trainable=False)
 
 
 def _warn_of_unused_settings(denoiser: nn.Module, lora: Lora) -> None:

@@ -111,7 +111,7 @@ def try_images(
             generators=generators,
         ).x
         pixels = policy.backbone.decode_latents(latents)
-        yield from _finite_images(latents, pixels, wanted, own_seeds)
+        yield from finite_images(latents, pixels, wanted, own_seeds)
 
 
 def _side(policy: Policy, settings: GenerationConfig) -> int:
@@ -140,7 +140,7 @@ def initial_latents(policy: Policy, generators: Sequence[torch.Generator], resol
     return torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(policy.device)
 
 
-def _finite_images(
+def finite_images(
     latents: Tensor, pixels: Tensor, prompts: Sequence[str], seeds: Sequence[int]
 ) -> Iterator[Image.Image | NotFinite]:
     """8-bit images of [B, 3, H, W] pixels in [0, 1], where they and their latents are numbers."""

@@ -43,6 +43,7 @@ def build(
     *,
     accumulation: int,
     keeps_reference: bool = True,
+    keeps_old: bool = False,
     identity: Identity | None = None,
 ) -> Core:
     """Loads the weights, adds adapters, makes the optimizer, and restores the newest checkpoint.
@@ -52,6 +53,7 @@ def build(
         parallel: the processes of the run.
         accumulation: micro-batches of one process in an optimizer step.
         keeps_reference: full fine-tuning keeps a frozen copy of the untouched weights.
+        keeps_old: the weights that make rollouts are kept apart from those that are trained.
         identity: what else must be equal for a checkpoint to be continued, such as the data's fingerprint.
 
     Raises:
@@ -61,7 +63,7 @@ def build(
     # the weights of a full fine-tuning are trained in float32, whatever precision the passes have
     dtype = DTYPES[config.train.precision] if config.lora is not None else torch.float32
     backbone = config.backbone.build(device_of_process(), dtype)
-    policy = build_policy(config, backbone, keeps_reference=keeps_reference)
+    policy = build_policy(config, backbone, keeps_reference=keeps_reference, keeps_old=keeps_old)
     engine = Engine(
         policy=policy,
         optimizer=build_optimizer(config.optim, list(policy.trained_parameters().values())),
@@ -103,7 +105,7 @@ def _no_xformers(why: object) -> EnvironmentProblem:
     )
 
 
-def build_policy(config: RunConfig, backbone: Backbone, *, keeps_reference: bool) -> Policy:
+def build_policy(config: RunConfig, backbone: Backbone, *, keeps_reference: bool, keeps_old: bool = False) -> Policy:
     """Adapters on the backbone, or the whole denoiser in float32, as the config says."""
     denoiser: Any = backbone.denoiser
     keeps_ema = config.optim.ema_decay is not None
@@ -118,7 +120,12 @@ def build_policy(config: RunConfig, backbone: Backbone, *, keeps_reference: bool
         denoiser.requires_grad_(True)
     else:
         add_training_adapters(
-            denoiser, config.lora, family=config.backbone.family, seed=config.seed, keeps_ema=keeps_ema
+            denoiser,
+            config.lora,
+            family=config.backbone.family,
+            seed=config.seed,
+            keeps_ema=keeps_ema,
+            keeps_old=keeps_old,
         )
         add_negative_adapters(denoiser, config)
     if config.train.gradient_checkpointing:
@@ -131,6 +138,7 @@ def build_policy(config: RunConfig, backbone: Backbone, *, keeps_reference: bool
         keeps_reference=keeps_reference,
         autocast=None if dtype == torch.float32 else dtype,
         keeps_ema=keeps_ema,
+        keeps_old=keeps_old,
     )
     if config.train.compile:
         denoiser.compile()

@@ -22,7 +22,7 @@ from t2ialign.training.parallel import Parallel, open_parallel
 from t2ialign.training.trackers import Tracker
 from t2ialign.types import LossOutput
 
-OWN = ("trained", "optimizer", "ema")
+OWN = ("trained", "optimizer", "ema", "old")
 """Names of the engine's own groups of tensors in a checkpoint."""
 Identity = Mapping[str, str | Callable[[], str]]
 
@@ -215,7 +215,7 @@ class Engine:
     def _tensors(self) -> dict[str, dict[str, Tensor]]:
         moments = pack_moments(self.optimizer)
         trained: dict[str, Tensor] = {**self._trained}
-        own = (trained, moments, self.policy.ema_parameters())
+        own = (trained, moments, self.policy.ema_parameters(), self.policy.old_parameters())
         groups = {**dict(zip(OWN, own, strict=True)), **self.carried}
         return {stem: group for stem, group in groups.items() if group}
 
@@ -246,6 +246,7 @@ class Engine:
                 )
         checkpoint.copy_into(tensors["trained"], dict(self._trained), folder)
         checkpoint.copy_into(tensors.get("ema", {}), self.policy.ema_parameters(), folder)
+        checkpoint.copy_into(tensors.get("old", {}), self.policy.old_parameters(), folder)
         restore_moments(self.optimizer, tensors.get("optimizer", {}))
         self.carried = {stem: group for stem, group in tensors.items() if stem not in OWN}
         self.step, self.samples_seen = state["step"], state["samples_seen"]

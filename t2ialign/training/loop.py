@@ -36,7 +36,12 @@ class Loop(Protocol):
 
 
 def train_steps(
-    engine: Engine, losses: Iterable[Callable[[], LossOutput]], *, save_every: int, hooks: Sequence[Hook] = ()
+    engine: Engine,
+    losses: Iterable[Callable[[], LossOutput]],
+    *,
+    save_every: int,
+    hooks: Sequence[Hook] = (),
+    whole: int = 1,
 ) -> None:
     """Takes losses until all of the engine's steps are done; saves before anything that may fail.
 
@@ -45,6 +50,7 @@ def train_steps(
         losses: one micro-batch each, in order, from the engine's position on.
         save_every: optimizer steps between checkpoints; there is also one after the last step.
         hooks: called after each optimizer step.
+        whole: optimizer steps that belong together; nothing is saved, and nothing stops, between them.
 
     Raises:
         Interrupted: the engine was asked to stop; the state is saved.
@@ -55,19 +61,22 @@ def train_steps(
         if engine.update(loss) is None:
             continue
         finished = engine.step >= engine.steps
-        if finished or engine.should_stop or engine.step % save_every == 0:
+        is_whole = finished or engine.step % whole == 0
+        stops = engine.should_stop and is_whole
+        if finished or stops or (is_whole and engine.step % save_every < whole):
             engine.save()
-        _run_hooks(engine, hooks)
+        _run_hooks(engine, hooks, may_save=is_whole)
         if finished:
             return
-        if engine.should_stop:
+        if stops:
             raise Interrupted(f"stopped after step {engine.step}; saved. The same command goes on from there.")
 
 
-def _run_hooks(engine: Engine, hooks: Sequence[Hook]) -> None:
+def _run_hooks(engine: Engine, hooks: Sequence[Hook], *, may_save: bool) -> None:
     try:
         for hook in hooks:
             hook(engine)
     except Exception:
-        engine.save_alone()
+        if may_save:
+            engine.save_alone()
         raise

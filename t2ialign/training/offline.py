@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from t2ialign.config.schema import OfflineConfig
+from t2ialign.config.schema import RunConfig
 from t2ialign.data.encoding.dataset import Encoded
 from t2ialign.data.encoding.trajectories import Trajectories
 from t2ialign.data.loading.loader import Batches
@@ -93,7 +93,7 @@ class OfflineLoop:
         plan: what preflight found.
     """
 
-    def __init__(self, config: OfflineConfig, plan: Plan):
+    def __init__(self, config: RunConfig, plan: Plan):
         self.config = config
         self._plan = plan
         self.encoded: Encoded | None = None

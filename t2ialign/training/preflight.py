@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from t2ialign.backbones.facts import ModelFacts, read_facts, trainable_parameters
 from t2ialign.backbones.lora_checks import check_lora
-from t2ialign.config.schema import OfflineConfig, RunConfig
+from t2ialign.config.schema import OnlineConfig, RunConfig
 from t2ialign.data.account import DataAccount
 from t2ialign.data.base import DataConfig, Source
 from t2ialign.data.kinds.prompts import read_prompts
@@ -74,7 +74,7 @@ class Plan(NamedTuple):
         return {"data": self.source.account, **held_out}
 
 
-def check(config: OfflineConfig, world_size: int) -> Plan:
+def check(config: RunConfig, world_size: int) -> Plan:
     """Checks a run without loading weights or writing anything; takes as long as its tables take to read.
 
     Raises:
@@ -84,6 +84,8 @@ def check(config: OfflineConfig, world_size: int) -> Plan:
         TryAgainError: the disk is too full for what the run writes.
     """
     check_views(config)
+    if isinstance(config, OnlineConfig):
+        check_online(config, world_size)
     per_step = accumulation(config, world_size)
     check_optimizer(config.optim)
     check_attention(config.train.attention)
@@ -100,7 +102,8 @@ def check(config: OfflineConfig, world_size: int) -> Plan:
     source = config.data.open()
     check_required_fields(config, source)
     visits = visits_per_row(config, source)
-    check_fixed_draws(config, visits)
+    if not isinstance(config, OnlineConfig):
+        check_fixed_draws(config, visits)
     held_out = None if config.validation.pairs is None else config.validation.pairs.open()
     trajectories = trajectory_cost(config, facts, len(source))
     disk = None if facts is None else estimate_disk(config, facts, source)
@@ -112,7 +115,7 @@ def check(config: OfflineConfig, world_size: int) -> Plan:
     return Plan(per_step, source, held_out, prompts, passes, facts, disk, visits, trajectories)
 
 
-def example_passes(config: OfflineConfig, num_train_timesteps: int = 1000) -> Passes:
+def example_passes(config: RunConfig, num_train_timesteps: int = 1000) -> Passes:
     """UNet passes of one example on average, the noiser's counted among those without gradient."""
     passes = config.objective.passes(config.data.views)
     return passes._replace(reference=passes.reference + config.noiser.passes(config.data.views, num_train_timesteps))
@@ -133,19 +136,26 @@ def accumulation(config: RunConfig, world_size: int) -> int:
     return config.train.effective_batch // at_once
 
 
-def check_views(config: OfflineConfig) -> None:
+def check_views(config: RunConfig) -> None:
     """Checks that data, noiser, objective and micro-batch are compatible.
 
     Raises:
         InputError: they are not.
     """
     objective, data = config.objective, config.data
+    if isinstance(config, OnlineConfig) is not ("advantages" in objective.required_fields):
+        loop, other = ("online", "offline") if isinstance(config, OnlineConfig) else ("offline", "online")
+        reads = "reads" if "advantages" in objective.required_fields else "does not read"
+        raise InputError(
+            f"objective '{objective.name}' {reads} the advantages of rollouts, and loop is '{loop}'; set loop={other}, "
+            "or use another objective"
+        )
     if objective.views is not None and objective.views != data.views:
         raise InputError(
             f"objective '{objective.name}' compares {objective.views} views per example; data '{data.name}' yields "
             f"{data.views}. Use other data, or another objective."
         )
-    if config.noiser.reads_images and not data.has_images:
+    if not isinstance(config, OnlineConfig) and config.noiser.reads_images and not data.has_images:
         raise InputError(
             f"data '{data.name}' has no images, and noiser '{config.noiser.name}' starts from them; set "
             "noiser.name=self_rollout and noiser.start=noise, or use data with images, as data.name=singles"
@@ -158,18 +168,43 @@ def check_views(config: OfflineConfig) -> None:
     for part in (objective, config.noiser):
         if "ema" in part.required_weights and config.optim.ema_decay is None:
             raise InputError(f"{part.slot} '{part.name}' reads the average of the weights; set optim.ema_decay")
-    if "old" in objective.required_weights:
-        raise InputError(f"objective '{objective.name}' reads the weights of a rollout; loop 'offline' makes none")
 
 
-def check_required_fields(config: OfflineConfig, source: Source) -> None:
+def check_online(config: OnlineConfig, world_size: int) -> None:
+    """Checks that data, noiser, rewards and processes fit training from the policy's own images.
+
+    Raises:
+        InputError: they do not.
+        EnvironmentProblem: a reward's weights or package are missing.
+    """
+    data, noiser, rollout = config.data, config.noiser, config.rollout
+    if data.has_images:
+        raise InputError(
+            f"loop 'online' makes its own images; data '{data.name}' brings some. Set data.name=prompts, whose path is "
+            "a text file with a prompt a line, or a table with prompts"
+        )
+    if not noiser.reads_images:
+        raise InputError(f"loop 'online' noises the images of its rollouts; noiser '{noiser.name}' reads none")
+    if noiser.draws is not None:
+        raise InputError("noiser.draws is of stored examples, which are seen again; leave it out of loop 'online'")
+    if noiser.follows_policy or noiser.passes(1, 1000):
+        raise InputError(f"loop 'online' draws x_t from the forward process; noiser '{noiser.name}' asks the network")
+    if data.prompt_dropout:
+        raise InputError("data.prompt_dropout has no part in loop 'online'; leave it out")
+    if rollout.prompts % world_size:
+        raise InputError(f"rollout.prompts {rollout.prompts} is not a multiple of {world_size} processes")
+    for reward in config.rewards:
+        reward.check()
+
+
+def check_required_fields(config: RunConfig, source: Source) -> None:
     """Checks that the data has the scores or labels that the objective reads.
 
     Raises:
         InputError: they are missing, or no labels.
     """
     objective, data = config.objective, config.data
-    if not objective.required_fields:
+    if not objective.required_fields or isinstance(config, OnlineConfig):
         return
     fields = " and ".join(objective.required_fields)
     for row in range(len(source)):
@@ -208,7 +243,7 @@ def _check_validation(config: RunConfig) -> list[str] | None:
     return None if validate.prompts is None else read_prompts(validate.prompts)[: validate.max_prompts]
 
 
-def estimate_disk(config: OfflineConfig, facts: ModelFacts, source: Source) -> Disk:
+def estimate_disk(config: RunConfig, facts: ModelFacts, source: Source) -> Disk:
     """Bytes that a run writes: caches that are insisted on, checkpoints and result in float32."""
     trained = FLOAT32 * trainable_parameters(facts, config.lora)
     average = trained if config.optim.ema_decay is not None else 0

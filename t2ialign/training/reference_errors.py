@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from t2ialign.config.schema import OfflineConfig
+from t2ialign.config.schema import OnlineConfig, RunConfig
 from t2ialign.data.base import Source
 from t2ialign.data.loading.loader import fixed_draws
 from t2ialign.errors import InputError
@@ -67,12 +67,14 @@ class ReferenceErrors:
         self._whole = not bool(self._table.isnan().any())
 
 
-def visits_per_row(config: OfflineConfig, source: Source) -> float:
-    """How often the run sees each example, on average."""
+def visits_per_row(config: RunConfig, source: Source) -> float:
+    """How often the run sees each example, of online training each prompt, on average."""
+    if isinstance(config, OnlineConfig):
+        return config.train.steps / config.rollout.updates * config.rollout.prompts / len(source)
     return config.train.steps * config.train.effective_batch / len(config.data.epoch_indices(source))
 
 
-def check_fixed_draws(config: OfflineConfig, visits: float) -> None:
+def check_fixed_draws(config: RunConfig, visits: float) -> None:
     """Checks that fixed draws save passes of the reference.
 
     Raises:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 
-from t2ialign.config.schema import Config
+from t2ialign.config.schema import Config, OnlineConfig
 from t2ialign.data.account import write_accounts
 from t2ialign.progress import plain_console
 from t2ialign.storage.lock import lock_folder
@@ -22,6 +22,7 @@ from t2ialign.training.export import save_result
 from t2ialign.training.hooks import ProgressBar, Saturation
 from t2ialign.training.loop import Hook, Loop
 from t2ialign.training.offline import OfflineLoop
+from t2ialign.training.online import OnlineLoop
 from t2ialign.training.parallel import Parallel
 from t2ialign.training.preflight import Plan, check
 from t2ialign.training.run_folder import DATA, IN_USE, check_same_config, is_finished, result_path, write_run_manifest
@@ -29,8 +30,6 @@ from t2ialign.training.validation import build_validation, prepare_held_out
 
 SATURATION_STEPS = 20
 """Optimizer steps after which saturation is reported, or all of a shorter run."""
-LOOPS: dict[str, Callable[[Config, Plan], Loop]] = {"offline": OfflineLoop}
-"""`loop` of a config -> what trains."""
 
 
 def train(config: Config, *, console: Console | None = None, hooks: Sequence[Hook] = ()) -> Path:
@@ -91,11 +90,23 @@ def open_run(config: Config, parallel: Parallel, console: Console | None = None)
         accumulation=plan.accumulation,
         # validation compares with what training started from, whether or not the objective does
         keeps_reference=_reads_reference(config) or config.validation.compares,
+        keeps_old=_keeps_old(config),
         identity=plan.identity,
     )
-    loop = LOOPS[config.loop](config, plan)
+    loop = _loop(config, plan)
     loop.prepare(core)
     return Run(plan, core, loop)
+
+
+def _loop(config: Config, plan: Plan) -> Loop:
+    """What trains."""
+    return OnlineLoop(config, plan) if isinstance(config, OnlineConfig) else OfflineLoop(config, plan)
+
+
+def _keeps_old(config: Config) -> bool:
+    """Whether the weights that make rollouts are kept apart from those that are trained."""
+    rolls_out = isinstance(config, OnlineConfig) and config.rollout.weights == "old"
+    return rolls_out or "old" in config.objective.required_weights
 
 
 def _reads_reference(config: Config) -> bool:

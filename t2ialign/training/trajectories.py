@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from t2ialign.backbones.facts import ModelFacts
-from t2ialign.config.schema import OfflineConfig
+from t2ialign.config.schema import RunConfig
 from t2ialign.data.base import Source
 from t2ialign.data.encoding.cache import DTYPES, describe, folder_of, narrow
 from t2ialign.data.encoding.dataset import Encoded
@@ -28,7 +28,7 @@ SETTINGS = ("steps", "corrections", "eta", "levels", "min_timestep", "max_timest
 """Keys of the noiser that decide a trajectory."""
 
 
-def store_trajectories(config: OfflineConfig, source: Source, encoded: Encoded, core: Core) -> Trajectories | None:
+def store_trajectories(config: RunConfig, source: Source, encoded: Encoded, core: Core) -> Trajectories | None:
     """The stored trajectories of a noiser with levels; None for any other.
 
     Raises:
@@ -75,7 +75,7 @@ class TrajectoryCost(NamedTuple):
     """Visits of an example."""
 
 
-def trajectory_cost(config: OfflineConfig, facts: ModelFacts | None, examples: int) -> TrajectoryCost | None:
+def trajectory_cost(config: RunConfig, facts: ModelFacts | None, examples: int) -> TrajectoryCost | None:
     """What storing trajectories costs; None where none are stored, or the model's configuration is not at hand.
 
     Raises:

@@ -43,6 +43,9 @@ def scalar_policy(value: float = 1.0) -> Any:
         def trained_parameters(self) -> dict[str, torch.nn.Parameter]:
             return {"w": self.w}
 
+        def old_parameters(self) -> dict[str, torch.Tensor]:
+            return {}
+
         def ema_parameters(self) -> dict[str, torch.Tensor]:
             return {}
 

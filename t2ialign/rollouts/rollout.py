@@ -1,0 +1,98 @@
+"""The images that a policy makes of itself, with the latents that training goes on from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from t2ialign.config.schema import Rollout
+from t2ialign.errors import InputError
+from t2ialign.generation.images import NotFinite, finite_images
+from t2ialign.policy import Policy
+from t2ialign.rng import Draws, generator
+from t2ialign.sampling.guidance import Guidance
+from t2ialign.sampling.sampler import Sampler
+from t2ialign.schedules import sampling_timesteps
+from t2ialign.types import Conditioning
+
+
+class Prompts(NamedTuple):
+    """What a process makes images of in an iteration."""
+
+    texts: list[str]
+    cond: Conditioning
+    """[P, L, D]"""
+    geometry: Tensor | None
+    """[P, 6]"""
+    latents: tuple[int, ...]
+    """Shape of an image's latents: C, H, W."""
+    groups: Tensor
+    """Numbers of the groups, counted over iterations and processes. [P] int64"""
+
+
+class RolledOut(NamedTuple):
+    """The images of P prompts, G each."""
+
+    latents: Tensor
+    """x_0 as it was decoded and judged, not rounded to 8 bits. [P, G, C, H, W] float32"""
+    images: list[list[Image.Image | None]]
+    """None where latents or pixels are not finite. [P][G]"""
+
+
+def open_sampler(policy: Policy, config: Rollout) -> Sampler:
+    """
+    Raises:
+        InputError: the model cannot make that many steps.
+    """
+    try:
+        timesteps = sampling_timesteps(policy.schedule, config.inference_steps, **policy.backbone.sampling)
+    except ValueError as error:
+        raise InputError(f"rollout.inference_steps: {error}") from error
+    return Sampler(timesteps, config.eta)
+
+
+def roll_out(
+    policy: Policy,
+    sampler: Sampler,
+    config: Rollout,
+    prompts: Prompts,
+    *,
+    seed: int,
+    batch: int,
+    tick: Callable[[], None] = lambda: None,
+) -> RolledOut:
+    """G images of each prompt by `config.weights`; the same for a seed and a group, whatever its company.
+
+    Args:
+        batch: images made at once; changes them by rounding only.
+        tick: called after each batch; may raise to stop.
+    """
+    count, images = len(prompts.groups), config.images
+    numbers = (prompts.groups[:, None] * images + torch.arange(images)).flatten()
+    starts = numbers // images if config.shared_noise else numbers
+    rows = torch.arange(count).repeat_interleave(images)
+    guidance = Guidance(config.guidance_scale, config.weights, config.weights)
+    latents: list[Tensor] = []
+    pictures: list[Image.Image | None] = []
+    for some in range(0, len(numbers), batch):
+        own, row = numbers[some : some + batch], rows[some : some + batch]
+        noise = Draws(seed, starts[some : some + batch]).normal(prompts.latents, "rollout")
+        x_0 = sampler.sample(
+            policy,
+            noise.to(policy.device),
+            prompts.cond.map(lambda tensor, row=row: tensor[row].to(policy.device)),
+            geometry=None if prompts.geometry is None else prompts.geometry[row].to(policy.device),
+            guidance=guidance,
+            generators=[generator(seed, number, "rollout steps") for number in own.tolist()],
+        ).x
+        texts = [prompts.texts[int(place)] for place in row]
+        made = finite_images(x_0, policy.backbone.decode_latents(x_0), texts, own.tolist())
+        pictures += [None if isinstance(picture, NotFinite) else picture for picture in made]
+        latents.append(x_0.cpu())
+        tick()
+    grouped = [pictures[at : at + images] for at in range(0, len(pictures), images)]
+    return RolledOut(torch.cat(latents).unflatten(0, (count, images)), grouped)

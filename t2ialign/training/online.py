@@ -1,0 +1,181 @@
+"""Training from rewards of the policy's own images: one loop for every method on the forward process."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from t2ialign.config.schema import OnlineConfig
+from t2ialign.data.encoding.dataset import Encoded
+from t2ialign.data.loading.sampler import permutation
+from t2ialign.errors import DataError, Interrupted
+from t2ialign.rng import generator
+from t2ialign.rollouts.estimation import Judged, estimate
+from t2ialign.rollouts.judging import Group, Judge, open_journal
+from t2ialign.rollouts.rollout import Prompts, RolledOut, open_sampler, roll_out
+from t2ialign.training.core import Core
+from t2ialign.training.encoding import encode_data
+from t2ialign.training.loop import Hook, train_steps
+from t2ialign.training.offline import compute_loss
+from t2ialign.training.preflight import Plan
+from t2ialign.types import Batch, Conditioning, LossOutput
+
+logger = logging.getLogger(__name__)
+CARRIED = "online"
+"""Name of the loop's own numbers in a checkpoint."""
+MOST_IDLE = 10
+"""Iterations in a row in which no image is better than another, after which the run stops."""
+
+
+class OnlineLoop:
+    """Prompts, images of them, rewards, advantages, updates; the iteration is what is repeated after a stop.
+
+    Args:
+        config: of the run.
+        plan: what preflight found.
+    """
+
+    needs_encoders = True
+
+    def __init__(self, config: OnlineConfig, plan: Plan):
+        self.config = config
+        self._plan = plan
+        self._encoded: Encoded | None = None
+        self._judges: list[Judge] = []
+
+    def prepare(self, core: Core) -> None:
+        """Encodes the prompts that the cache lacks, and loads the rewards."""
+        config = self.config
+        self._encoded = encode_data(config, config.data, self._plan.source, core)
+        journal = open_journal(config.run_dir, core.parallel.rank)
+        self._judges = [Judge(reward.load(), journal, config.seed) for reward in config.rewards]
+        fresh = {name: torch.zeros((), dtype=torch.int64) for name in ("iteration", "old_step")}
+        core.engine.carried = {CARRIED: core.engine.carried.get(CARRIED, fresh)}
+
+    def run(self, core: Core, hooks: Sequence[Hook]) -> None:
+        """Trains until all steps are done; see `Loop.run`."""
+        updates = self.config.rollout.updates
+        every = self.config.checkpoint.every_steps
+        train_steps(core.engine, self._losses(core), save_every=every, hooks=hooks, whole=updates)
+
+    def _losses(self, core: Core) -> Iterator[Callable[[], LossOutput]]:
+        config, engine = self.config, core.engine
+        iteration = engine.carried[CARRIED]["iteration"]
+        idle = 0
+        while engine.step < engine.steps:
+            self._advance_old(core)
+            batches = self._iteration(core, int(iteration))
+            iteration += 1  # with the last update of these batches it is saved as done
+            idle = 0 if batches else idle + 1
+            if idle == MOST_IDLE:
+                raise DataError(
+                    f"{idle} iterations in a row had no image better than another of its prompt; nothing can be learnt "
+                    f"from {', '.join(reward.name for reward in config.rewards)}. Look at {config.run_dir}"
+                )
+            for batch in batches:
+                yield lambda batch=batch: compute_loss(
+                    core.policy, batch, config.noiser, config.objective, config.seed, core.parallel
+                )
+
+    def _advance_old(self, core: Core) -> None:
+        """Moves the old weights once after the updates of an iteration, whether or not the run was stopped between."""
+        done, rollout = core.engine.carried[CARRIED]["old_step"], self.config.rollout
+        if core.policy.old_parameters() and int(done) < core.engine.step:
+            core.policy.advance_old(min(rollout.old_decay_rate * core.engine.step, rollout.old_decay_max))
+            done.fill_(core.engine.step)
+
+    def _iteration(self, core: Core, number: int) -> list[Batch]:
+        """The batches of an iteration on this process; none if no image of any process is better than another."""
+        config = self.config
+        prompts = self._prompts(core, number)
+
+        def tick() -> None:
+            if core.engine.stop_requested and core.parallel.world_size == 1:
+                core.engine.save_alone()
+                raise Interrupted(
+                    f"stopped in iteration {number + 1}, after step {core.engine.step}; saved. The same command goes "
+                    "on from there."
+                )
+
+        rolled = roll_out(
+            core.policy,
+            open_sampler(core.policy, config.rollout),
+            config.rollout,
+            prompts,
+            seed=config.seed,
+            batch=config.rollout.batch or config.train.micro_batch,
+            tick=tick,
+        )
+        judged = self._judged(core, prompts, rolled)
+        core.engine.log({"iteration": number, **judged.metrics})
+        if judged.metrics["rollout/spread"] == 0:
+            if core.parallel.is_main:
+                logger.warning(
+                    "iteration %d: no image is better than another of its prompt; no optimizer step", number + 1
+                )
+            return []
+        return self._batches(core, number, prompts, rolled, judged.advantages)
+
+    def _prompts(self, core: Core, number: int) -> Prompts:
+        """This process's share of an iteration's prompts, in blocks, each of the data once before any comes again."""
+        if self._encoded is None:
+            raise RuntimeError("OnlineLoop.prepare comes before its iterations")
+        config, parallel = self.config, core.parallel
+        share = config.rollout.prompts // parallel.world_size
+        first = number * config.rollout.prompts + parallel.rank * share
+        groups = range(first, first + share)
+        size = len(self._encoded)
+        rows = [int(permutation(config.seed, 0, group // size, size)[group % size]) for group in groups]
+        loaded = self._encoded[rows]
+        geometry = None if loaded.geometry is None else loaded.geometry[:, 0]
+        texts = [self._plan.source[row].prompts[0] for row in rows]
+        cond = loaded.cond.map(lambda tensor: tensor[:, 0])
+        return Prompts(texts, cond, geometry, tuple(loaded.posterior.mean.shape[2:]), torch.tensor(list(groups)))
+
+    def _judged(self, core: Core, prompts: Prompts, rolled: RolledOut) -> Judged:
+        """Advantages of this process's images, and what all processes measured.
+
+        Raises:
+            DataError: more than `max_failed` of the images of all processes have no reward.
+        """
+        numbers = [int(number) for number in prompts.groups]
+        groups = [Group(*one) for one in zip(numbers, prompts.texts, rolled.images, strict=True)]
+        device, parallel = core.policy.device, core.parallel
+        judged = estimate(self._judges, groups, self.config.advantage, lambda sums: parallel.sum(sums.to(device)).cpu())
+        images = self.config.rollout.prompts * self.config.rollout.images
+        missing = round(judged.metrics["rollout/failed"] * images)
+        if missing > self.config.max_failed * images:
+            raise DataError(
+                f"{missing} of {images} images of an iteration have no reward ({missing / images:.0%}); at most "
+                f"{self.config.max_failed:.0%} may be without (max_failed). Nothing was learnt of them; verdicts that "
+                "came are kept, and the same command asks for the others again"
+            )
+        return judged
+
+    def _batches(self, core: Core, number: int, prompts: Prompts, rolled: RolledOut, found: Tensor) -> list[Batch]:
+        """Every draw of every image, images in an order of the iteration's own, in micro-batches."""
+        config, draws = self.config, self.config.rollout.timesteps
+        images, micro = config.rollout.images, config.train.micro_batch
+        count = found.numel()
+        order = torch.randperm(count, generator=generator(config.seed, "images", number, core.parallel.rank))
+        place = order.repeat_interleave(draws)
+        image = (prompts.groups[:, None] * images + torch.arange(images)).flatten()[place]
+        keys = image * draws + torch.arange(draws).repeat(count)
+        row = place // images
+        flat = found.flatten()[place]
+        counted = flat.isfinite()
+        # a row that does not count still passes through the network, where NaN would spread to the gradient
+        latents = rolled.latents.flatten(0, 1)[place].where(counted.view(-1, 1, 1, 1), 0)
+        whole = Batch(
+            keys=keys,
+            rows=row,
+            latents=latents[:, None],
+            cond=Conditioning(prompts.cond.tokens, prompts.cond.pooled).map(lambda tensor: tensor[row][:, None]),
+            geometry=None if prompts.geometry is None else prompts.geometry[row][:, None],
+            weights=counted.float(),
+            advantages=flat.nan_to_num(),
+        )
+        return [part.to(core.policy.device) for part in whole.split(micro)]
