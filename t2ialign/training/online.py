@@ -110,7 +110,8 @@ class OnlineLoop:
             tick=tick,
         )
         judged = self._judged(core, prompts, rolled)
-        core.engine.log({"iteration": number, **judged.metrics})
+        # of the update that learns from them, so that a start that repeats the iteration records them anew
+        core.engine.log({"step": core.engine.step + 1, "iteration": number, **judged.metrics})
         if judged.metrics["rollout/spread"] == 0:
             if core.parallel.is_main:
                 logger.warning(

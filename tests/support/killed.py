@@ -9,7 +9,10 @@ colon and when:
     cache:2     dies in the second shard of the cache, half of it written
     result:1    dies while the LoRA is written
     time:0.7    is killed 0.7 seconds after its config was read
+    sample:3    dies before the third batch of images is made
+    judge:3     dies before the third batch of verdicts is kept
     stop:3      gets Ctrl-C in step 3
+    stop_sample:3  gets Ctrl-C while the third batch of images is made
     stop_cache:2  gets Ctrl-C while the second shard of the cache is encoded
     finish      is left alone
 One line a child: the config, the moment, its exit code (-9 for killed). What children print goes to CONFIG.log.
@@ -29,6 +32,8 @@ import torch
 
 from t2ialign.cli import main as cli
 from t2ialign.data.encoding import shards
+from t2ialign.sampling import sampler
+from t2ialign.storage import journal
 from t2ialign.training import checkpoint, engine, export, optimization
 from t2ialign.training import train as training
 
@@ -91,6 +96,10 @@ def arm(kind: str, number: int) -> None:
         before(Path, "rename", nth(number), die)
     elif kind == "result":
         before(export, "save_lora", nth(number), die)
+    elif kind in ("sample", "stop_sample"):
+        before(sampler.Sampler, "sample", nth(number), die if kind == "sample" else interrupt)
+    elif kind == "judge":
+        before(journal.Journal, "append", nth(number), die)
     elif kind == "stop":
         before(engine.Engine, "_finish", lambda made, _: made.step == number - 1, interrupt)
     elif kind == "stop_cache":
