@@ -20,7 +20,7 @@ LAYERS = {
         "policy",
         "models",
         "noisers",
-        "generation",
+        "generation export",
         "rollouts",
         "feedback training",
         "report",

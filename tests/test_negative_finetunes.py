@@ -11,7 +11,7 @@ import pytest
 import standins
 import torch
 from diffusers import UNet2DConditionModel
-from lora_files import merged, saved
+from lora_files import finetune, merged, saved
 from typer.testing import CliRunner
 
 from t2ialign.cli.main import app
@@ -19,7 +19,6 @@ from t2ialign.config.generation import GenerationConfig
 from t2ialign.errors import InputError
 from t2ialign.generation.images import generate_images
 from t2ialign.models import open_guided_model, open_model
-from t2ialign.rng import generator
 from t2ialign.sampling.guidance import Guidance
 
 X_T = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -28,16 +27,6 @@ TIMESTEPS = torch.tensor([100, 900])
 
 def unet(folder: Path) -> UNet2DConditionModel:
     return UNet2DConditionModel.from_pretrained(folder / "unet")
-
-
-def finetune(model: Path, out: Path, *, moved: float, seed: int) -> Path:
-    """What a full fine-tuning leaves: a folder with the UNet, moved by random numbers."""
-    tuned = unet(model)
-    with torch.no_grad():
-        for name, parameter in tuned.named_parameters():
-            parameter += moved * torch.randn(parameter.shape, generator=generator(seed, name))
-    tuned.save_pretrained(out / "unet")
-    return out
 
 
 @pytest.fixture(scope="module")

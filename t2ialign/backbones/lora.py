@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -95,12 +97,46 @@ def save_lora(folder: Path, denoiser: nn.Module, adapter: str, *, family: str, e
         ValueError: there is no such adapter.
         TryAgainError: the disk is full.
     """
-    settings = adapter_config(denoiser, adapter).to_dict()
-    settings["target_modules"] = sorted(settings["target_modules"])
     tensors = {
-        PREFIX + key.replace(f".{adapter}.", "."): parameter.detach().contiguous().cpu()
-        for key, parameter in adapter_parameters(denoiser, adapter).items()
+        key.replace(f".{adapter}.", "."): parameter for key, parameter in adapter_parameters(denoiser, adapter).items()
     }
+    return _write(folder, tensors, adapter_config(denoiser, adapter), family, extra)
+
+
+def save_active(folder: Path, denoiser: nn.Module, *, family: str, extra: Mapping[str, Any]) -> Path | None:
+    """Writes the adapters that are active as one LoRA, which adds what they add together; None where none is.
+
+    Its matrices are theirs, one below and beside the other, with the scales in `up`.
+
+    Raises:
+        TryAgainError: the disk is full.
+    """
+    layers: dict[str, LoraMatrices] = {}
+    for name, layer in denoiser.named_modules():
+        if not isinstance(layer, LoraLayer) or layer.disable_adapters:
+            continue
+        active = [adapter for adapter in layer.active_adapters if adapter in layer.scaling]
+        if active:
+            down = torch.cat([_weight(layer.lora_A[adapter]) for adapter in active])
+            up = torch.cat([layer.scaling[adapter] * _weight(layer.lora_B[adapter]) for adapter in active], 1)
+            layers[name] = LoraMatrices(down, up, alpha=len(down))
+    if not layers:
+        return None
+    tensors = {f"{name}.lora_A.weight": matrices.down for name, matrices in layers.items()}
+    tensors |= {f"{name}.lora_B.weight": matrices.up for name, matrices in layers.items()}
+    return _write(folder, tensors, _config(layers), family, extra)
+
+
+def _weight(module: nn.Module) -> Tensor:
+    return cast(nn.Linear | nn.Conv2d, module).weight
+
+
+def _write(
+    folder: Path, tensors: Mapping[str, Tensor], config: LoraConfig, family: str, extra: Mapping[str, Any]
+) -> Path:
+    """Writes a LoRA's tensors, named as in the denoiser, with their settings in the header."""
+    settings = config.to_dict()
+    settings["target_modules"] = sorted(settings["target_modules"])
     header = {
         "format": "pt",
         CONFIG_KEY: json.dumps({PREFIX + key: settings[key] for key in SAVED_SETTINGS}),
@@ -108,7 +144,11 @@ def save_lora(folder: Path, denoiser: nn.Module, adapter: str, *, family: str, e
     }
     path = folder / FILE_NAME
     with atomic_write(path) as partial:
-        save_file(tensors, partial, metadata=header)
+        save_file(
+            {PREFIX + key: tensor.detach().contiguous().cpu() for key, tensor in tensors.items()},
+            partial,
+            metadata=header,
+        )
     return path
 
 

@@ -32,7 +32,7 @@ def set_prediction(pipeline: Any, name: str, stated: Stated, zero_terminal_snr: 
         if zero:
             changes["timestep_spacing"] = "trailing"  # sampling must begin at the last timestep
     if changes:
-        pipeline.scheduler = _ddim({"clip_sample": False, **pipeline.scheduler.config, **changes}, name)
+        pipeline.scheduler = ddim_scheduler({"clip_sample": False, **pipeline.scheduler.config, **changes}, name)
     found = pipeline.scheduler.config
     if found.get("rescale_betas_zero_snr") and found.get("prediction_type") == "epsilon":
         raise InputError(
@@ -49,7 +49,7 @@ def read_schedule(scheduler: Any, name: str) -> tuple[VPSchedule, TimestepSpacin
     """
     if DDIMScheduler not in (type(scheduler), *scheduler.compatibles):
         raise InputError(f"{name}: its {type(scheduler).__name__} is not a schedule that SD1.5 and SDXL know")
-    ddim = _ddim(scheduler.config, name)
+    ddim = ddim_scheduler(scheduler.config, name)
     config = ddim.config
     if config["prediction_type"] not in ("epsilon", "v_prediction"):
         raise InputError(f"{name}: predicts '{config['prediction_type']}'; known: epsilon, v_prediction")
@@ -59,7 +59,12 @@ def read_schedule(scheduler: Any, name: str) -> tuple[VPSchedule, TimestepSpacin
     return VPSchedule.from_scheduler(ddim), {"spacing": spacing, "offset": offset}
 
 
-def _ddim(config: Any, name: str) -> Any:
+def ddim_scheduler(config: Any, name: str) -> Any:
+    """diffusers' DDIM of another scheduler's config.
+
+    Raises:
+        InputError: the config is damaged.
+    """
     try:
         return DDIMScheduler.from_config(config)
     except Exception as error:  # a damaged config fails anywhere in diffusers

@@ -14,6 +14,7 @@ import typer
 
 from t2ialign.cli import data
 from t2ialign.cli.doctor import doctor
+from t2ialign.cli.export import export
 from t2ialign.cli.generate import generate
 from t2ialign.cli.report import demo, report
 from t2ialign.cli.rewards import score
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (demo, train, generate, score, accuracy, report, doctor, keys):
+for command in (demo, train, generate, export, score, accuracy, report, doctor, keys):
     app.command()(command)
 app.add_typer(data.app, name="data")
 

@@ -19,6 +19,7 @@ COMMANDS = {
     ("train",): {"CONFIG"},
     ("accuracy",): {"--model", "--lora", "--texts"},
     ("generate",): {"--model", "--out", "--prompts", "--prompt", "--lora", "--guidance", "--steps", "--seed"},
+    ("export",): {"--model", "--out", "--lora", "--negative", "--negative-alpha", "--precision"},
     ("score",): {"--reward"},
     ("data", "build"): {"--reward"},
     ("data", "inspect"): {"--singles", "--prompts"},

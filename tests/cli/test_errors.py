@@ -371,6 +371,11 @@ def _(place: Place) -> None:
     pass
 
 
+@case("export without a negative model", "export", "--model", "models/tiny", "--out", "exported")
+def _(place: Place) -> None:
+    pass
+
+
 @case("LoRA of the text encoder alone")
 def _(place: Place) -> None:
     _lora(place, "text", **{"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": torch.ones(1, 1)})

@@ -1,4 +1,4 @@
-"""LoRAs of random numbers on disk, and the same weights added by hand."""
+"""LoRAs and full fine-tunes of random numbers on disk, and the same weights added by hand."""
 
 from __future__ import annotations
 
@@ -6,16 +6,28 @@ from pathlib import Path
 
 import torch
 import toys
+from diffusers import UNet2DConditionModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from t2ialign.backbones.lora import save_lora
 from t2ialign.models import open_model
+from t2ialign.rng import generator
 
 
-def saved(model: Path, out: Path, *, moved: float, **lora) -> Path:
+def saved(model: Path, out: Path, *, moved: float, family: str = "sd15", **lora) -> Path:
     """A LoRA of random numbers on disk."""
-    policy = toys.lora_policy(model, moved=moved, **lora)
-    save_lora(out, policy.denoiser, toys.LEARNER, family="sd15", extra={})
+    policy = toys.lora_policy(model, moved=moved, family=family, **lora)
+    save_lora(out, policy.denoiser, toys.LEARNER, family=family, extra={})
+    return out
+
+
+def finetune(model: Path, out: Path, *, moved: float, seed: int) -> Path:
+    """What a full fine-tuning leaves: a folder with the UNet, moved by random numbers."""
+    tuned = UNet2DConditionModel.from_pretrained(model / "unet")
+    with torch.no_grad():
+        for name, parameter in tuned.named_parameters():
+            parameter += moved * torch.randn(parameter.shape, generator=generator(seed, name))
+    tuned.save_pretrained(out / "unet")
     return out
 
 
