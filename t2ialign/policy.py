@@ -242,6 +242,10 @@ class Policy:
         """The tensors of the weights that make rollouts, by name; empty where none are kept."""
         return self._average(OLD)
 
+    def averages(self) -> dict[str, dict[str, Tensor]]:
+        """Both by their names, 'ema' and 'old', those that are kept."""
+        return {name: found for name in (EMA, OLD) if (found := self._average(name))}
+
     def _average(self, name: str) -> dict[str, Tensor]:
         if self.full_finetune:
             return dict(self.copies[name].named_parameters()) if name in self.copies else {}

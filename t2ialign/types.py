@@ -62,6 +62,35 @@ class Posterior:
 
 
 @dataclass(frozen=True)
+class Transitions:
+    """A recorded stochastic step of each row's rollout."""
+
+    x_t: Tensor
+    """Where it began. [N, C, H, W]"""
+    x_next: Tensor
+    """Where it ended. [N, C, H, W]"""
+    at: Tensor
+    """The level of `x_t`. [N] int64"""
+    to: Tensor
+    """The level of `x_next`. [N] int64"""
+    log_prob: Tensor
+    """Of the step, by the weights that made it; see `schedules.Step.log_prob`. [N]"""
+    eta: float
+    """Noise of the sampler's steps."""
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Transitions:
+        """The same steps with `function` applied to each tensor."""
+        return Transitions(
+            function(self.x_t),
+            function(self.x_next),
+            function(self.at),
+            function(self.to),
+            function(self.log_prob),
+            self.eta,
+        )
+
+
+@dataclass(frozen=True)
 class Batch:
     """N examples of V views each."""
 
@@ -83,6 +112,8 @@ class Batch:
     """0 for rows that only keep ranks in step. [N]"""
     advantages: Tensor | None = None
     """How much better a rollout is than others of its prompt, in the units of its advantage estimate. [N]"""
+    transitions: Transitions | None = None
+    """A step of each rollout, where training scores the steps themselves."""
     inverted: Tensor | None = None
     """The views' inverted latents at one level of a stored trajectory. [N, V, C, H, W]"""
     levels: Tensor | None = None
@@ -109,7 +140,9 @@ class Batch:
         for entry in fields(self):
             value = getattr(self, entry.name)
             if value is not None:
-                mapped[entry.name] = value.map(function) if isinstance(value, Conditioning) else function(value)
+                mapped[entry.name] = (
+                    value.map(function) if isinstance(value, Conditioning | Transitions) else function(value)
+                )
         return Batch(**mapped)
 
 

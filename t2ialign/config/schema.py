@@ -165,7 +165,10 @@ class Rollout(Section):
     images: int = Field(8, ge=2)
     """Images of each prompt, its group, which are compared with each other."""
     timesteps: int = Field(4, ge=1)
-    """Draws of timestep and noise that each image is trained on."""
+    """Draws of timestep and noise that each image is trained on; of objective grpo steps of its trajectory, drawn
+    without repetition."""
+    skip_last: int = Field(2, ge=0)
+    """Steps at the end of a trajectory that are never trained: with DDIM the last but one would outweigh all others."""
     updates: int = Field(1, ge=1)
     """Optimizer steps of an iteration, each on an equal share of the images."""
     guidance_scale: float = Field(1.0, ge=1)
@@ -288,6 +291,11 @@ class OnlineConfig(RunConfig):
     @classmethod
     def _sections(cls, rewards: Any) -> Any:
         return reward_sections(rewards)
+
+    @property
+    def scores_steps(self) -> bool:
+        """Whether the steps of the rollouts are trained, and not their images on the forward process."""
+        return "transitions" in self.objective.required_fields
 
     @property
     def examples(self) -> int:

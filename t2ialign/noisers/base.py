@@ -48,6 +48,11 @@ class Noiser(Component):
         return False
 
     @property
+    def reads_transitions(self) -> bool:
+        """Whether x_t is that of a recorded step of a rollout. default: False"""
+        return False
+
+    @property
     def reads_images(self) -> bool:
         """Whether it starts from the latents of the data's images. default: True"""
         return True

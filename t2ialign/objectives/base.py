@@ -16,7 +16,7 @@ FrozenWeights = Literal["reference", "old", "ema"]
 """Weights that answer beside the policy, without a gradient."""
 ErrorSpace = Literal["network", "noise", "x0"]
 """In which terms a prediction is wrong."""
-ExampleField = Literal["scores", "labels", "advantages"]
+ExampleField = Literal["scores", "labels", "advantages", "transitions"]
 
 
 class Passes(NamedTuple):

@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from t2ialign.objectives.base import ErrorSpace, ExampleField, FrozenWeights, Objective, row_weights
+from t2ialign.objectives.grpo import clipped_surrogate
 from t2ialign.types import Batch, LossOutput, Prediction
 
 SMALLEST_SCALE = 1e-5
@@ -159,9 +160,8 @@ class AWM(Objective):
         losses = -advantages * rho
         metrics = {"ratio": rho.detach(), "error": error.detach()}
         if self.trust == "clip":
-            clipped = -advantages * rho.clamp(1 - self.clip, 1 + self.clip)
-            metrics["clipped"] = (clipped > losses).detach().to(rho)
-            losses = losses.maximum(clipped)
+            losses, is_clipped = clipped_surrogate(rho, advantages, self.clip)
+            metrics["clipped"] = is_clipped.to(rho)
         for name, weight in (("reference", self.kl), ("ema", self.ema_kl)):
             frozen = prediction.reference if name == "reference" else prediction.others.get(name)
             if weight and frozen is not None:

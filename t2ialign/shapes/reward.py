@@ -1,4 +1,4 @@
-"""Pointwise rewards of Shapes: plain functions of pictures and prompts, one number or None per picture.
+"""Rewards of Shapes: plain functions of pictures and prompts, one number or None per picture or pair.
 
 None means that nothing could be measured: the prompt is no caption of Shapes, or taste has nothing to say about it. An
 unreadable picture was measured, and is wrong.
@@ -47,6 +47,14 @@ def mixed(images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float |
         )
         rewards.append(mixture)
     return rewards
+
+
+def prefers(
+    images_a: Sequence[Image.Image], images_b: Sequence[Image.Image], prompts: Sequence[str]
+) -> list[float | None]:
+    """1 where image a has the higher `mixed` reward, 0 where image b has, 0.5 where they are equal."""
+    scores = zip(mixed(images_a, prompts), mixed(images_b, prompts), strict=True)
+    return [None if a is None or b is None else 0.5 * ((a > b) - (a < b)) + 0.5 for a, b in scores]
 
 
 def _faithfulness(seen: Scene | Unreadable, stated: tuple[Constraint, ...] | None) -> float | None:

@@ -178,8 +178,7 @@ class Engine:
             **{key: value / weight_sum for key, value in zip(names, rest, strict=True)},
         }
         self._started = now
-        if self.tracker is not None:
-            self.tracker.log(self.metrics)
+        self.log(self.metrics)
         return self.metrics
 
     def _discard(self) -> None:
@@ -213,11 +212,8 @@ class Engine:
         checkpoint.prune(self.checkpoints, folder, self.keep)
 
     def _tensors(self) -> dict[str, dict[str, Tensor]]:
-        moments = pack_moments(self.optimizer)
-        trained: dict[str, Tensor] = {**self._trained}
-        own = (trained, moments, self.policy.ema_parameters(), self.policy.old_parameters())
-        groups = {**dict(zip(OWN, own, strict=True)), **self.carried}
-        return {stem: group for stem, group in groups.items() if group}
+        own: dict[str, dict[str, Tensor]] = {"trained": {**self._trained}, "optimizer": pack_moments(self.optimizer)}
+        return {stem: group for stem, group in (own | self.policy.averages() | self.carried).items() if group}
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -245,8 +241,8 @@ class Engine:
                     f"is impossible: restore the {key}, or start in a new run_dir."
                 )
         checkpoint.copy_into(tensors["trained"], dict(self._trained), folder)
-        checkpoint.copy_into(tensors.get("ema", {}), self.policy.ema_parameters(), folder)
-        checkpoint.copy_into(tensors.get("old", {}), self.policy.old_parameters(), folder)
+        for name, average in self.policy.averages().items():
+            checkpoint.copy_into(tensors.get(name, {}), average, folder)
         restore_moments(self.optimizer, tensors.get("optimizer", {}))
         self.carried = {stem: group for stem, group in tensors.items() if stem not in OWN}
         self.step, self.samples_seen = state["step"], state["samples_seen"]

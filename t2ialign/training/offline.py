@@ -16,6 +16,7 @@ from t2ialign.noisers.base import Noiser
 from t2ialign.objectives.base import ErrorSpace, Objective
 from t2ialign.policy import Policy
 from t2ialign.rng import Draws, keyed_seed
+from t2ialign.sampling.guidance import Guidance
 from t2ialign.training.core import Core
 from t2ialign.training.encoding import encode_data
 from t2ialign.training.loop import Hook, train_steps
@@ -23,7 +24,7 @@ from t2ialign.training.parallel import Parallel, SingleProcess
 from t2ialign.training.preflight import Plan
 from t2ialign.training.reference_errors import CARRIED, ReferenceErrors
 from t2ialign.training.trajectories import store_trajectories
-from t2ialign.types import Batch, LossOutput, Noised, Prediction
+from t2ialign.types import Batch, Conditioning, LossOutput, Noised, Prediction, Weights, flatten_views
 
 ALONE = SingleProcess()
 
@@ -36,11 +37,13 @@ def compute_loss(
     seed: int,
     parallel: Parallel = ALONE,
     known: ReferenceErrors | None = None,
+    guidance_scale: float | None = None,
 ) -> LossOutput:
     """The objective of one batch: x_t is reached, the frozen weights and then the policy predict.
 
     Args:
         known: the reference's errors of earlier visits, if rows have fixed draws; those of this one are added.
+        guidance_scale: of all predictions, where guided steps are scored.
     """
     schedule = policy.schedule
     noised = noiser(batch, policy, schedule, Draws(seed, batch.keys))
@@ -50,12 +53,18 @@ def compute_loss(
     # before the policy's pass, so that nothing stands between that pass and its backward
     found = None if known is None else known.find(batch)
     asked = [weights for weights in objective.required_weights if weights != "reference" or found is None]
-    frozen = {weights: policy.predict(*rows, weights) for weights in asked}
+    frozen = {weights: _predict(policy, rows, weights, guidance_scale) for weights in asked}
     if policy.dropouts:
         # torch draws dropout from its global state, which a restart would not find again
         torch.manual_seed(keyed_seed(seed, int(batch.keys[0]), "lora dropout"))  # pyright: ignore[reportUnknownMemberType]
     prediction = Prediction(
-        policy.predict(*rows), frozen.pop("reference", None), noised, schedule, mismatched, others=frozen, space=space
+        _predict(policy, rows, "policy", guidance_scale),
+        frozen.pop("reference", None),
+        noised,
+        schedule,
+        mismatched,
+        others=frozen,
+        space=space,
     )
     if known is not None:
         prediction = _with_known(prediction, batch, known, found, parallel)
@@ -63,6 +72,25 @@ def compute_loss(
     if sums is not None:
         prediction = replace(prediction, context=parallel.sum(sums))
     return objective(prediction, batch)
+
+
+Rows = tuple[Tensor, Tensor, Conditioning, Tensor | None]
+"""x_t, timesteps, conditioning and geometry, as `Policy.predict` takes them."""
+
+
+def _predict(policy: Policy, rows: Rows, weights: Weights, guidance_scale: float | None) -> Tensor:
+    """The prediction of some weights, with guidance if a scale is given. [N, V, C, H, W]"""
+    if guidance_scale is None:
+        return policy.predict(*rows, weights)
+    x_t, timesteps, cond, geometry = rows
+    guided = Guidance(guidance_scale, weights, weights).denoise(
+        policy,
+        x_t.flatten(0, 1),
+        timesteps.flatten(),
+        flatten_views(cond, *x_t.shape[:2]),
+        None if geometry is None else geometry.flatten(0, 1),
+    )
+    return guided.view_as(x_t)
 
 
 def _with_known(

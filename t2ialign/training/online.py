@@ -15,13 +15,13 @@ from t2ialign.errors import DataError, Interrupted
 from t2ialign.rng import generator
 from t2ialign.rollouts.estimation import Judged, estimate
 from t2ialign.rollouts.judging import Group, Judge, open_journal
-from t2ialign.rollouts.rollout import Prompts, RolledOut, open_sampler, roll_out
+from t2ialign.rollouts.rollout import Prompts, RolledOut, Steps, open_sampler, roll_out
 from t2ialign.training.core import Core
 from t2ialign.training.encoding import encode_data
 from t2ialign.training.loop import Hook, train_steps
 from t2ialign.training.offline import compute_loss
 from t2ialign.training.preflight import Plan
-from t2ialign.types import Batch, Conditioning, LossOutput
+from t2ialign.types import Batch, Conditioning, LossOutput, Transitions
 
 logger = logging.getLogger(__name__)
 CARRIED = "online"
@@ -77,7 +77,14 @@ class OnlineLoop:
                 )
             for batch in batches:
                 yield lambda batch=batch: compute_loss(
-                    core.policy, batch, config.noiser, config.objective, config.seed, core.parallel
+                    core.policy,
+                    batch,
+                    config.noiser,
+                    config.objective,
+                    config.seed,
+                    core.parallel,
+                    # a step is scored as it was sampled
+                    guidance_scale=config.rollout.guidance_scale if config.scores_steps else None,
                 )
 
     def _advance_old(self, core: Core) -> None:
@@ -107,6 +114,7 @@ class OnlineLoop:
             prompts,
             seed=config.seed,
             batch=config.rollout.batch or config.train.micro_batch,
+            record=config.scores_steps,
             tick=tick,
         )
         judged = self._judged(core, prompts, rolled)
@@ -178,5 +186,28 @@ class OnlineLoop:
             geometry=None if prompts.geometry is None else prompts.geometry[row][:, None],
             weights=counted.float(),
             advantages=flat.nan_to_num(),
+            transitions=None if rolled.steps is None else self._transitions(rolled.steps, image, place, counted),
         )
         return [part.to(core.policy.device) for part in whole.split(micro)]
+
+    def _transitions(self, steps: Steps, image: Tensor, place: Tensor, counted: Tensor) -> Transitions:
+        """The recorded steps that are trained: of each image as many as it has rows, drawn by its number.
+
+        Args:
+            image: the number of each row's image, rows of one image side by side. [N]
+            place: where that image stands among this process's. [N]
+            counted: rows that count. [N]
+        """
+        seed, draws = self.config.seed, self.config.rollout.timesteps
+        trained = steps.log_probs.shape[2] - self.config.rollout.skip_last
+        drawn = [
+            torch.randperm(trained, generator=generator(seed, int(number), "steps"))[:draws]
+            for number in image[::draws]
+        ]
+        step = torch.cat(drawn)
+        latents, log_probs = steps.latents.flatten(0, 1), steps.log_probs.flatten(0, 1)
+        x_t, x_next = (
+            latents[place, step + after].where(counted.view(-1, 1, 1, 1), 0) for after in (0, 1)
+        )  # as with x_0, NaN would spread
+        log_prob = log_probs[place, step].where(counted, 0)
+        return Transitions(x_t, x_next, steps.levels[step], steps.levels[step + 1], log_prob, self.config.rollout.eta)

@@ -17,6 +17,7 @@ from t2ialign.errors import InputError, TryAgainError
 from t2ialign.objectives.base import Passes
 from t2ialign.training.core import check_attention
 from t2ialign.training.negative import check_negative
+from t2ialign.training.online_checks import check_loop, check_online
 from t2ialign.training.optimization import check_optimizer
 from t2ialign.training.reference_errors import check_fixed_draws, visits_per_row
 from t2ialign.training.trajectories import TrajectoryCost, trajectory_cost
@@ -143,13 +144,7 @@ def check_views(config: RunConfig) -> None:
         InputError: they are not.
     """
     objective, data = config.objective, config.data
-    if isinstance(config, OnlineConfig) is not ("advantages" in objective.required_fields):
-        loop, other = ("online", "offline") if isinstance(config, OnlineConfig) else ("offline", "online")
-        reads = "reads" if "advantages" in objective.required_fields else "does not read"
-        raise InputError(
-            f"objective '{objective.name}' {reads} the advantages of rollouts, and loop is '{loop}'; set loop={other}, "
-            "or use another objective"
-        )
+    check_loop(config)
     if objective.views is not None and objective.views != data.views:
         raise InputError(
             f"objective '{objective.name}' compares {objective.views} views per example; data '{data.name}' yields "
@@ -168,33 +163,6 @@ def check_views(config: RunConfig) -> None:
     for part in (objective, config.noiser):
         if "ema" in part.required_weights and config.optim.ema_decay is None:
             raise InputError(f"{part.slot} '{part.name}' reads the average of the weights; set optim.ema_decay")
-
-
-def check_online(config: OnlineConfig, world_size: int) -> None:
-    """Checks that data, noiser, rewards and processes fit training from the policy's own images.
-
-    Raises:
-        InputError: they do not.
-        EnvironmentProblem: a reward's weights or package are missing.
-    """
-    data, noiser, rollout = config.data, config.noiser, config.rollout
-    if data.has_images:
-        raise InputError(
-            f"loop 'online' makes its own images; data '{data.name}' brings some. Set data.name=prompts, whose path is "
-            "a text file with a prompt a line, or a table with prompts"
-        )
-    if not noiser.reads_images:
-        raise InputError(f"loop 'online' noises the images of its rollouts; noiser '{noiser.name}' reads none")
-    if noiser.draws is not None:
-        raise InputError("noiser.draws is of stored examples, which are seen again; leave it out of loop 'online'")
-    if noiser.follows_policy or noiser.passes(1, 1000):
-        raise InputError(f"loop 'online' draws x_t from the forward process; noiser '{noiser.name}' asks the network")
-    if data.prompt_dropout:
-        raise InputError("data.prompt_dropout has no part in loop 'online'; leave it out")
-    if rollout.prompts % world_size:
-        raise InputError(f"rollout.prompts {rollout.prompts} is not a multiple of {world_size} processes")
-    for reward in config.rewards:
-        reward.check()
 
 
 def check_required_fields(config: RunConfig, source: Source) -> None:

@@ -43,10 +43,7 @@ def scalar_policy(value: float = 1.0) -> Any:
         def trained_parameters(self) -> dict[str, torch.nn.Parameter]:
             return {"w": self.w}
 
-        def old_parameters(self) -> dict[str, torch.Tensor]:
-            return {}
-
-        def ema_parameters(self) -> dict[str, torch.Tensor]:
+        def averages(self) -> dict[str, dict[str, torch.Tensor]]:
             return {}
 
     return One()

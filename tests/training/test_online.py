@@ -258,6 +258,64 @@ def test_pref_nfts_optimality_is_the_win_rate(own: str, sd15_folder: Path, tmp_p
     assert sorted(((advantages + 1) / 2).tolist()) == [0, 0, 0, 0, 0.5, 0.5, 0.5, 0.5, 1, 1, 1, 1]
 
 
+STEPS = (
+    "objective={name: grpo}", "noiser={name: transitions}", "rollout.eta=1", "rollout.weights=policy",
+    "rollout.inference_steps=4",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("guidance", [1, 3])
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_before_the_first_update_the_ratio_of_every_step_is_exactly_1(
+    family: str, guidance: float, sd15_folder: Path, sdxl_folder: Path, tmp_path: Path
+):
+    model = sdxl_folder if family == "sdxl" else sd15_folder
+    config = config_of(
+        tmp_path,
+        model,
+        *STEPS,
+        f"rollout.guidance_scale={guidance}",
+        "train.steps=1",
+        "train.micro_batch=6",
+        family=family,
+    )
+    (row,) = [row for row in rows(trained(config)) if "loss" in row]
+    assert row["ratio_deviation"] == 0
+    assert row["grad_norm"] > 0
+
+
+def test_later_updates_of_an_iteration_have_other_ratios_and_batches_of_another_size_nearly_1(
+    sd15_folder: Path, tmp_path: Path
+):
+    more = ("rollout.updates=3", "train.effective_batch=4", "train.steps=3", "optim.lr=0.05", "objective.trust=none")
+    config = config_of(tmp_path, sd15_folder, *STEPS, *more, "rollout.batch=3")
+    deviations = [row["ratio_deviation"] for row in rows(trained(config)) if "loss" in row]
+    assert deviations[0] < 1e-5
+    assert min(deviations[1:]) > 1e-4
+
+
+def test_the_trained_steps_are_those_that_were_sampled_without_the_last(sd15_folder: Path, tmp_path: Path):
+    config = config_of(tmp_path, sd15_folder, *STEPS)
+    run = open_run(config, SingleProcess())
+    assert isinstance(run.loop, OnlineLoop)
+    batches = run.loop._iteration(run.core, 0)
+    schedule = run.core.policy.schedule
+    visited = open_sampler(run.core.policy, config.rollout)
+    levels = visited.levels(torch.tensor([max(visited._descending)]), torch.tensor([-1]))[0].tolist()
+    seen: dict[int, set[int]] = {}
+    for batch in batches:
+        steps = batch.transitions
+        assert steps is not None
+        for key, at, to in zip(batch.keys.tolist(), steps.at.tolist(), steps.to.tolist(), strict=True):
+            assert to == levels[levels.index(at) + 1]
+            assert levels.index(at) < 2  # 4 steps, the last 2 are never trained
+            seen.setdefault(key // 2, set()).add(at)
+        std = schedule.transition_std(steps.at, steps.to, 1.0)
+        assert (std > 0).all()
+    assert all(len(steps) == 2 for steps in seen.values())  # without repetition
+    assert len(seen) == 6
+
+
 class OnlineJob(Job):
     """The tiny online run, to be killed."""
 
@@ -323,6 +381,17 @@ def test_two_processes_share_an_iteration_and_learn_what_one_learns(sd15_folder:
         (["data.prompt_dropout=0.1"], "data.prompt_dropout has no part in loop 'online'"),
         (["objective.name=awm"], "objective 'awm' reads the average of the weights; set optim.ema_decay"),
         (["rollout.inference_steps=2000"], "rollout.inference_steps: "),
+        ([*STEPS, "rollout.eta=0"], "objective 'grpo' scores stochastic steps; set rollout.eta=1"),
+        ([*STEPS, "rollout.weights=old"], "objective 'grpo' compares the policy with itself"),
+        (
+            [*STEPS, "rollout.inference_steps=3"],
+            r"rollout.timesteps 2: of 3 steps without the last 2 .* 1 can be trained",
+        ),
+        (
+            [*STEPS, "noiser={name: forward}"],
+            "objective 'grpo' does not go with noiser 'forward'.* noiser.name=transitions",
+        ),
+        (["noiser={name: transitions}"], "objective 'nft' does not go with noiser 'transitions'.* noiser.name=forward"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_words(overrides: list[str], message: str, sd15_folder: Path, tmp_path: Path):
