@@ -85,8 +85,8 @@ def test_a_good_config_loads(here: Path):
             "name: dpo",
             "name: dopo",
             [
-                "x.yaml:6: objective: unknown name 'dopo'; did you mean 'dpo'? Known: awm, denoising, dpo, ipo, kto, "
-                "lipo, lpo, mapo, mapo_v2, nft, or package.module:Class"
+                "x.yaml:6: objective: unknown name 'dopo'; did you mean 'dpo'? Known: awm, denoising, dpo, grpo, "
+                "ipo, kto, lipo, lpo, mapo, mapo_v2, nft, or package.module:Class"
             ],
         ),
         ("beta: 5000", "beta: -1", ["x.yaml:6: objective.beta: Input should be greater than 0 (got -1)"]),

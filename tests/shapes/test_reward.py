@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from t2ialign.config.reader import validated
 from t2ialign.rewards.registry import load_reward
 from t2ialign.shapes import reward
 from t2ialign.shapes.caption import split_of
@@ -63,6 +64,14 @@ def test_taste_has_nothing_to_say_where_all_is_stated(monkeypatch: pytest.Monkey
 def test_mixed_weighs_faithfulness_and_taste():
     image, prompt = render(LIGHT), "a red ring and a blue cross"
     assert reward.mixed([image], [prompt]) == [pytest.approx(0.7 * 1.0 + 0.3 * 0.25)]
+
+
+def test_a_pair_is_won_by_the_better_image_and_equal_ones_tie():
+    images, prompts = [render(DARK), render(LIGHT), render(LIGHT), NOISE], ["a red ring and a blue cross"] * 4
+    others = [render(LIGHT), render(DARK), render(LIGHT), render(DARK)]
+    assert reward.prefers(images, others, prompts) == [1.0, 0.0, 0.5, 0.0]
+    assert reward.prefers(images[:1], others[:1], ["a dog"]) == [None]
+    assert validated("reward", {"name": "shapes.prefers"}).kind == "pairwise"
 
 
 @pytest.mark.parametrize("function", [reward.faithfulness, reward.all_right, reward.taste, reward.mixed])
