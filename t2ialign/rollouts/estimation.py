@@ -31,18 +31,15 @@ def estimate(
     config: AdvantageConfig,
     add_up: Callable[[Tensor], Tensor],
 ) -> Judged:
-    """Asks every reward about every group.
+    """What the verdicts of every reward on every group, which were asked for before, come to.
 
     Args:
         add_up: the sum of a tensor over all processes.
-
-    Raises:
-        InputError, EnvironmentProblem: see `Judge`.
     """
     parts: list[Tensor] = []
     metrics: dict[str, float] = {}
     for judge in judges:
-        scores = judge(groups)
+        scores = judge.verdicts(groups)
         is_pairwise = isinstance(judge.reward, PairwiseReward)
         if not is_pairwise:
             count, total, _ = add_up(global_moments(scores)).tolist()

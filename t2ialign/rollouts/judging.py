@@ -68,19 +68,24 @@ class Judge:
         self._journal = journal
         self._seed = seed
 
-    def __call__(self, groups: Sequence[Group]) -> Tensor:
-        """Scores of the images [P, G], or of a pairwise reward how probably i beats j [P, G, G]; NaN is missing.
+    def ask(self, groups: Sequence[Group]) -> None:
+        """Asks for what the journal does not hold.
 
         Raises:
             InputError, EnvironmentProblem: see `Reward`; what was answered before is kept.
         """
         if isinstance(self.reward, PairwiseReward):
-            return self._pairs(self.reward, groups)
-        if isinstance(self.reward, GroupwiseReward):
+            self._ask_pairs(self.reward, groups)
+        elif isinstance(self.reward, GroupwiseReward):
             for group in groups:
                 self._ask_group(self.reward, group)
         elif isinstance(self.reward, PointwiseReward):
             self._ask_images(self.reward, groups)
+
+    def verdicts(self, groups: Sequence[Group]) -> Tensor:
+        """Scores of the images [P, G], or of a pairwise reward how probably i beats j [P, G, G]; NaN is missing."""
+        if isinstance(self.reward, PairwiseReward):
+            return torch.stack([self._table(group) for group in groups])
         rows = [[self._known(group.number, place, -1) for place in range(len(group.images))] for group in groups]
         return torch.tensor(rows)
 
@@ -118,27 +123,25 @@ class Judge:
         scores = reward([image for image in group.images if image is not None], group.prompt)
         self._keep(((group.number, place, -1), score) for place, score in zip(made, scores, strict=True))
 
-    def _pairs(self, reward: PairwiseReward, groups: Sequence[Group]) -> Tensor:
-        shown = {group.number: self._shown(group) for group in groups}
+    def _ask_pairs(self, reward: PairwiseReward, groups: Sequence[Group]) -> None:
         asked = [
             ((group.number, first, second), group.images[first], group.images[second], group.prompt)
             for group in groups
-            for first, second in shown[group.number]
+            for first, second in self._shown(group)
             if self._is_new(group.number, first, second)
         ]
         for start in range(0, len(asked), reward.batch_size):
             keys, firsts, seconds, prompts = zip(*asked[start : start + reward.batch_size], strict=True)
             self._keep(zip(keys, reward(firsts, seconds, prompts), strict=True))
-        return torch.stack([self._table(group, shown[group.number]) for group in groups])
 
     def _shown(self, group: Group) -> list[tuple[int, int]]:
         """All pairs of the group's images, each in the order in which it is shown."""
         made = [place for place, image in enumerate(group.images) if image is not None]
         return [self.shown_first(group.number, low, high) for low in made for high in made if low < high]
 
-    def _table(self, group: Group, shown: Sequence[tuple[int, int]]) -> Tensor:
+    def _table(self, group: Group) -> Tensor:
         table = torch.full((len(group.images), len(group.images)), torch.nan)
-        for first, second in shown:
+        for first, second in self._shown(group):
             score = self._known(group.number, first, second)
             table[first, second], table[second, first] = score, 1 - score
         return table

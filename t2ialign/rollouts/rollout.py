@@ -14,6 +14,7 @@ from t2ialign.errors import InputError
 from t2ialign.generation.images import NotFinite, finite_images
 from t2ialign.policy import Policy
 from t2ialign.rng import Draws, generator
+from t2ialign.rollouts.judging import Group
 from t2ialign.sampling.guidance import Guidance
 from t2ialign.sampling.sampler import Rollout, Sampler
 from t2ialign.schedules import sampling_timesteps
@@ -78,6 +79,7 @@ def roll_out(
     batch: int,
     record: bool = False,
     tick: Callable[[], None] = lambda: None,
+    ready: Callable[[Group], None] = lambda _: None,
 ) -> RolledOut:
     """G images of each prompt by `config.weights`; the same for a seed and a group, whatever its company.
 
@@ -85,6 +87,7 @@ def roll_out(
         batch: images made at once; changes them by rounding only.
         record: keep every step.
         tick: called after each batch; may raise to stop.
+        ready: called with each group as soon as its last image is made.
     """
     count, images = len(prompts.groups), config.images
     numbers = (prompts.groups[:, None] * images + torch.arange(images)).flatten()
@@ -93,6 +96,7 @@ def roll_out(
     guidance = Guidance(config.guidance_scale, config.weights, config.weights)
     found: list[Rollout] = []
     pictures: list[Image.Image | None] = []
+    grouped: list[list[Image.Image | None]] = []
     for some in range(0, len(numbers), batch):
         own, row = numbers[some : some + batch], rows[some : some + batch]
         noise = Draws(seed, starts[some : some + batch]).normal(prompts.latents, "rollout")
@@ -109,8 +113,11 @@ def roll_out(
         made = finite_images(rolled.x, policy.backbone.decode_latents(rolled.x), texts, own.tolist())
         pictures += [None if isinstance(picture, NotFinite) else picture for picture in made]
         found.append(rolled)
+        while len(pictures) >= (len(grouped) + 1) * images:
+            place = len(grouped)
+            grouped.append(pictures[place * images : (place + 1) * images])
+            ready(Group(int(prompts.groups[place]), prompts.texts[place], grouped[-1]))
         tick()
-    grouped = [pictures[at : at + images] for at in range(0, len(pictures), images)]
     return RolledOut(
         torch.cat([one.x.cpu() for one in found]).unflatten(0, (count, images)), grouped, _steps(found, images)
     )

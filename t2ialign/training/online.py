@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from time import sleep
 
 import torch
 from torch import Tensor
@@ -11,7 +13,7 @@ from torch import Tensor
 from t2ialign.config.schema import OnlineConfig
 from t2ialign.data.encoding.dataset import Encoded
 from t2ialign.data.loading.sampler import permutation
-from t2ialign.errors import DataError, Interrupted
+from t2ialign.errors import DataError, EnvironmentProblem, Interrupted, TryAgainError
 from t2ialign.rng import generator
 from t2ialign.rollouts.estimation import Judged, estimate
 from t2ialign.rollouts.judging import Group, Judge, open_journal
@@ -26,6 +28,8 @@ from t2ialign.types import Batch, Conditioning, LossOutput, Transitions
 logger = logging.getLogger(__name__)
 CARRIED = "online"
 """Name of the loop's own numbers in a checkpoint."""
+PAUSES = (10, 60, 300)
+"""Seconds after which a reward whose server is away is asked again."""
 MOST_IDLE = 10
 """Iterations in a row in which no image is better than another, after which the run stops."""
 
@@ -100,25 +104,23 @@ class OnlineLoop:
         prompts = self._prompts(core, number)
 
         def tick() -> None:
-            if core.engine.stop_requested and core.parallel.world_size == 1:
-                core.engine.save_alone()
-                raise Interrupted(
-                    f"stopped in iteration {number + 1}, after step {core.engine.step}; saved. The same command goes "
-                    "on from there."
-                )
+            self._stop_if_asked(core, number)
 
-        rolled = roll_out(
-            core.policy,
-            open_sampler(core.policy, config.rollout),
-            config.rollout,
-            prompts,
-            seed=config.seed,
-            batch=config.rollout.batch or config.train.micro_batch,
-            record=config.scores_steps,
-            tick=tick,
-        )
-        judged = self._judged(core, prompts, rolled)
-        # of the update that learns from them, so that a start that repeats the iteration records them anew
+        # while images are made, those of whole groups are judged; verdicts meet in the journal
+        with ThreadPoolExecutor(1) as judging:
+            pending: list[Future[None]] = []
+            rolled = roll_out(
+                core.policy,
+                open_sampler(core.policy, config.rollout),
+                config.rollout,
+                prompts,
+                seed=config.seed,
+                batch=config.rollout.batch or config.train.micro_batch,
+                record=config.scores_steps,
+                tick=tick,
+                ready=lambda group: pending.extend(judging.submit(judge.ask, [group]) for judge in self._judges),
+            )
+        judged = self._judged(core, number, prompts, rolled, pending)
         core.engine.log({"step": core.engine.step + 1, "iteration": number, **judged.metrics})
         if judged.metrics["rollout/spread"] == 0:
             if core.parallel.is_main:
@@ -144,14 +146,29 @@ class OnlineLoop:
         cond = loaded.cond.map(lambda tensor: tensor[:, 0])
         return Prompts(texts, cond, geometry, tuple(loaded.posterior.mean.shape[2:]), torch.tensor(list(groups)))
 
-    def _judged(self, core: Core, prompts: Prompts, rolled: RolledOut) -> Judged:
+    def _stop_if_asked(self, core: Core, number: int) -> None:
+        if core.engine.stop_requested and core.parallel.world_size == 1:
+            core.engine.save_alone()
+            raise Interrupted(
+                f"stopped in iteration {number + 1}, after step {core.engine.step}; saved. The same command goes on "
+                "from there."
+            )
+
+    def _judged(
+        self, core: Core, number: int, prompts: Prompts, rolled: RolledOut, pending: Sequence[Future[None]]
+    ) -> Judged:
         """Advantages of this process's images, and what all processes measured.
 
+        Args:
+            pending: what was asked while the images were made; what failed is asked once more.
+
         Raises:
+            TryAgainError: a reward's server is away for longer than all of `PAUSES`; the state is saved.
             DataError: more than `max_failed` of the images of all processes have no reward.
         """
-        numbers = [int(number) for number in prompts.groups]
+        numbers = [int(group) for group in prompts.groups]
         groups = [Group(*one) for one in zip(numbers, prompts.texts, rolled.images, strict=True)]
+        self._ask_patiently(core, number, pending, groups)
         device, parallel = core.policy.device, core.parallel
         judged = estimate(self._judges, groups, self.config.advantage, lambda sums: parallel.sum(sums.to(device)).cpu())
         images = self.config.rollout.prompts * self.config.rollout.images
@@ -163,6 +180,25 @@ class OnlineLoop:
                 "came are kept, and the same command asks for the others again"
             )
         return judged
+
+    def _ask_patiently(self, core: Core, number: int, pending: Sequence[Future[None]], groups: Sequence[Group]) -> None:
+        """Has every verdict asked for, waiting for a server that is away."""
+        for pause in (*PAUSES, None):
+            try:
+                for asked in pending:
+                    asked.result()
+                for judge in self._judges:
+                    judge.ask(groups)
+                return
+            except EnvironmentProblem as error:
+                if pause is None:
+                    core.engine.save_alone()
+                    raise TryAgainError(f"{error}; verdicts that came are kept, and the same command goes on") from None
+                logger.warning("%s; asking again in %d s", error, pause)
+                pending = []
+                for _ in range(pause):
+                    self._stop_if_asked(core, number)
+                    sleep(1)
 
     def _batches(self, core: Core, number: int, prompts: Prompts, rolled: RolledOut, found: Tensor) -> list[Batch]:
         """Every draw of every image, images in an order of the iteration's own, in micro-batches."""

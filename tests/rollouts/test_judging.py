@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from t2ialign.rewards.base import GroupwiseReward, PairwiseReward, PointwiseReward
 from t2ialign.rollouts.judging import Group, Judge, Verdict, open_journal
@@ -49,8 +51,15 @@ class Asked:
         return zip(images_a, images_b, strict=True)
 
 
-def judge(reward: Any, folder: Path) -> Judge:
-    return Judge(reward, open_journal(folder), seed=3)
+def judge(reward: Any, folder: Path) -> Callable[[Sequence[Group]], Tensor]:
+    """Asks and reads."""
+    made = Judge(reward, open_journal(folder), seed=3)
+
+    def verdicts(groups: Sequence[Group]) -> Tensor:
+        made.ask(groups)
+        return made.verdicts(groups)
+
+    return verdicts
 
 
 def test_images_are_scored_with_their_prompts_and_one_that_was_not_made_is_missing(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import sys
@@ -17,8 +18,9 @@ from toys import pair_folder, saved_lora
 
 from t2ialign.config.reader import load
 from t2ialign.config.schema import OnlineConfig
-from t2ialign.errors import DataError, InputError
+from t2ialign.errors import DataError, InputError, TryAgainError
 from t2ialign.rollouts.rollout import open_sampler, roll_out
+from t2ialign.training import online
 from t2ialign.training.online import CARRIED, OnlineLoop
 from t2ialign.training.parallel import SingleProcess
 from t2ialign.training.trackers import read_metrics
@@ -183,9 +185,9 @@ def constant(images, prompts):
     return [0.5] * len(images)
 def failing(images, prompts):
     return [None] * len(images)
-def half(images, prompts):
-    asked.extend(prompts)
-    return [None if place % 2 else place for place in range(len(images))]
+def half(images, prompts):  # of every second prompt
+    asked.extend(prompt for prompt in dict.fromkeys(prompts) if prompt not in asked)
+    return [None if asked.index(prompt) % 2 else place for place, prompt in enumerate(prompts)]
 def brighter(images_a, images_b, prompts):
     level = lambda image: sum(image.convert("L").getdata())
     return [1.0 if level(a) > level(b) else 0.0 for a, b in zip(images_a, images_b)]
@@ -219,7 +221,7 @@ def test_a_constant_reward_makes_no_step_and_warns_and_then_the_run_stops(
     assert int(run.core.engine.carried[CARRIED]["iteration"]) == 10
 
 
-@pytest.mark.parametrize(("name", "missing"), [("failing", "6 of 6"), ("half", "4 of 6")])
+@pytest.mark.parametrize(("name", "missing"), [("failing", "6 of 6"), ("half", "3 of 6")])
 def test_too_many_images_without_a_reward_stop_the_run_before_anything_is_learnt(
     name: str, missing: str, own: str, sd15_folder: Path, tmp_path: Path
 ):
@@ -230,14 +232,11 @@ def test_too_many_images_without_a_reward_stop_the_run_before_anything_is_learnt
 
 
 def test_images_without_a_reward_do_not_count(own: str, sd15_folder: Path, tmp_path: Path):
-    looked, config = (
-        config_of(tmp_path, sd15_folder, f"rewards=[{own}:half]", "max_failed=0.7", name=name)
-        for name in ("looked", "trained")
-    )
-    weights = torch.cat([batch.weights for batch in first_batches(looked, 9)])
-    assert weights.sum() == 4  # of one group two images, of the other one, alone; two draws each
+    config = config_of(tmp_path, sd15_folder, f"rewards=[{own}:half]", "max_failed=0.6", "train.steps=2")
+    weights = torch.cat([batch.weights for batch in first_batches(config, 9)])
+    assert weights.sum() == 6  # of one group its three images, two draws each
     train(config, console=QUIET)
-    assert [row["rollout/failed"] for row in rows(config) if "iteration" in row] == [pytest.approx(2 / 3)] * 3
+    assert [row["rollout/failed"] for row in rows(config) if "iteration" in row] == [0.5, 0.5]
 
 
 @pytest.mark.parametrize("name", ["brighter", "ranks"])
@@ -314,6 +313,79 @@ def test_the_trained_steps_are_those_that_were_sampled_without_the_last(sd15_fol
         assert (std > 0).all()
     assert all(len(steps) == 2 for steps in seen.values())  # without repetition
     assert len(seen) == 6
+
+
+AWAY = """
+import threading
+made, asked, calls = threading.Event(), threading.Event(), []
+def overlapping(images, prompts):
+    asked.set()
+    assert made.wait(60)
+    return [float(place) for place in range(len(images))]
+def away(images, prompts):
+    calls.append(len(images))
+    if len(calls) <= failures:
+        raise ConnectionError("refused")
+    return [float(place) for place in range(len(images))]
+failures = 2
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Rewards that wait, or that fail at first, and what they were asked."""
+    name = f"away_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(AWAY)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield importlib.import_module(name)
+    sys.modules.pop(name, None)
+
+
+def test_a_group_is_judged_while_the_next_is_made(module: Any, sd15_folder: Path, tmp_path: Path):
+    config = config_of(tmp_path, sd15_folder, f"rewards=[{module.__name__}:overlapping]", "rollout.batch=3")
+    run = open_run(config, SingleProcess())
+    assert isinstance(run.loop, OnlineLoop)
+    decode, decoded = run.core.policy.backbone.decode_latents, []
+
+    def wait(latents: torch.Tensor) -> torch.Tensor:
+        decoded.append(len(latents))
+        if len(decoded) == 2:  # the reward has the first group before the second one's images exist
+            assert module.asked.wait(60)
+            module.made.set()
+        return decode(latents)
+
+    run.core.policy.backbone.decode_latents = wait
+    assert run.loop._iteration(run.core, 0)
+    assert decoded == [3, 3]
+    assert len(verdicts(config)) == 6
+
+
+def test_a_server_that_is_away_is_waited_for(
+    module: Any, sd15_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    waited: list[float] = []
+    monkeypatch.setattr(online, "sleep", waited.append)
+    config = config_of(tmp_path, sd15_folder, f"rewards=[{module.__name__}:away]", "train.steps=1")
+    with caplog.at_level(logging.WARNING):
+        train(config, console=QUIET)
+    assert sum(waited) == 10
+    assert "asking again in 10 s" in caplog.text
+    assert len(verdicts(config)) == 6
+
+
+def test_a_server_that_stays_away_ends_the_run_with_75_and_keeps_what_it_said(
+    module: Any, sd15_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(online, "sleep", lambda _: None)
+    module.failures = 10**9
+    config = config_of(tmp_path, sd15_folder, f"rewards=[brightness, {module.__name__}:away]")
+    with pytest.raises(TryAgainError, match=r"refused.*; verdicts that came are kept, and the same command goes on"):
+        train(config, console=QUIET)
+    assert {entry["group"] for entry in verdicts(config)} == {0, 1}  # of the reward that answered
+    module.failures = 0
+    train(config, console=QUIET)
+    assert [row["step"] for row in rows(config) if "loss" in row] == [1, 2, 3]
+    assert len(verdicts(config)) == 2 * 3 * 6
 
 
 class OnlineJob(Job):
