@@ -15,7 +15,7 @@ from t2ialign.backbones.adapters import activate, tuner_layers
 from t2ialign.backbones.base import Backbone, BackboneConfig
 from t2ialign.backbones.finetunes import moved_by_finetunes, unet_folder
 from t2ialign.backbones.lora import load_lora
-from t2ialign.backbones.lora_checks import check_mixable, lora_folder
+from t2ialign.backbones.lora_checks import check_lora, check_mixable, lora_folder
 from t2ialign.backbones.single_files import family_of_file, read_contents
 from t2ialign.config.reader import validated
 from t2ialign.errors import InputError
@@ -78,6 +78,21 @@ class GuidedModel(NamedTuple):
     """The mixture that sees the prompt."""
     negative: Weights
     """What answers in the unconditional branch: a mixture, or 'negative', a second network."""
+
+
+def check_negative(path: str, *, family: str, text_width: int | None) -> None:
+    """Checks from its header that a LoRA can be a negative model; of a full fine-tune, that there is one.
+
+    Args:
+        family: of the model.
+        text_width: width of the token states that its denoiser reads; None where it is not known.
+
+    Raises:
+        InputError: nothing is there, no LoRA, a DoRA, or one made for another architecture.
+    """
+    if unet_folder(path) is None:
+        check_mixable(lora_folder(path), "the negative model")
+        check_lora(lora_folder(path), family=family, text_width=text_width)
 
 
 def open_guided_model(

@@ -8,7 +8,7 @@ from t2ialign.config.generation import GenerationConfig
 from t2ialign.demo.evaluation import judge, mean
 from t2ialign.demo.pair_set import find_pairs
 from t2ialign.demo.settings import Settings
-from t2ialign.generation.shards import ImageJob, make_images
+from t2ialign.generation.shards import ImageJob, ImageModel, make_images
 from t2ialign.models import family_of
 from t2ialign.shapes.caption import family_of as family_of_caption
 from t2ialign.shapes.caption import prompts
@@ -25,7 +25,7 @@ def test_a_shipped_model_draws_what_it_is_asked(name: str, family: str, tmp_path
     generation = GenerationConfig(
         guidance_scale=settings.guidance_scale, inference_steps=settings.inference_steps, batch=24
     )
-    make_images([ImageJob(model, None, easy, tmp_path / "drawn", generation)], None, threads=1)
+    make_images([ImageJob(ImageModel(model), easy, tmp_path / "drawn", generation)], None, threads=1)
     rows = judge(easy, tmp_path, {"drawn": "drawn"}, "verdicts.jsonl")
     # the cards say 0.69 to 0.83 of each family fully right; of 24, fewer than 11 by chance one time in a hundred
     assert mean(rows, "drawn", "all_right") >= 11 / 24

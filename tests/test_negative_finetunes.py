@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import standins
 import torch
+import toys
 from diffusers import UNet2DConditionModel
 from lora_files import finetune, merged, saved
 from typer.testing import CliRunner
 
+from t2ialign.backbones.finetunes import moved_by_finetunes
 from t2ialign.cli.main import app
 from t2ialign.config.generation import GenerationConfig
 from t2ialign.errors import InputError
@@ -96,6 +98,19 @@ def test_without_a_lora_and_with_all_of_beta_the_fine_tune_itself_answers(sd15_f
         torch.testing.assert_close(found, tuned(X_T, TIMESTEPS, null).sample, atol=1e-5, rtol=1e-5)
         plain = unet(sd15_folder)(X_T, TIMESTEPS, null).sample
         torch.testing.assert_close(policy.denoise(X_T, TIMESTEPS, cond, weights=weights), plain, atol=1e-5, rtol=1e-5)
+
+
+def test_the_second_network_is_linear_in_beta(sd15_folder: Path, made: dict[str, Path]):
+    backbone, base = toys.backbone(sd15_folder), unet(sd15_folder).state_dict()
+
+    def difference(betas: dict[str, float]) -> dict[str, torch.Tensor]:
+        moved = moved_by_finetunes(backbone, {str(made[name]): beta for name, beta in betas.items()})
+        return {name: tensor - base[name] for name, tensor in moved.state_dict().items()}
+
+    one, other = difference({"one": 1.0}), difference({"other": 1.0})
+    found = difference({"one": 0.3, "other": -2.0})
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, 0.3 * one[name] - 2 * other[name], atol=1e-6, rtol=0)
 
 
 def test_a_whole_diffusers_folder_is_a_fine_tune(sd15_folder: Path, made: dict[str, Path], tmp_path: Path):

@@ -20,6 +20,7 @@ from t2ialign.errors import InputError
 from t2ialign.generation.images import generate_images
 from t2ialign.models import open_guided_model, open_model
 from t2ialign.sampling.guidance import Guidance
+from t2ialign.types import Weights
 
 X_T = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 TIMESTEPS = torch.tensor([100, 900])
@@ -63,6 +64,45 @@ def test_without_a_share_of_anything_it_is_plain_guidance(sd15_folder: Path, lor
     for image, expected in zip(one, other, strict=True):
         difference = np.asarray(image, np.int16) - np.asarray(expected, np.int16)
         assert np.abs(difference).max() <= 1  # two passes in place of one of twice the rows
+
+
+def test_equal_branches_are_ordinary_guidance(sd15_folder: Path, loras: tuple[Path, Path]):
+    """theta_neg = theta_pos: the negative model is what is left of alpha of the positive one."""
+    aligned, _ = map(str, loras)
+    policy, weights, mixture = open_guided_model(str(sd15_folder), {aligned: 0.8}, alpha=0, loras={aligned: 0.8})
+    cond = policy.null().map(lambda tensor: tensor.expand(2, *tensor.shape[1:]).flip(1))
+    found = Guidance(7.5, weights, mixture).denoise(policy, X_T, TIMESTEPS, cond, None)
+    plain = Guidance(7.5, weights, weights).denoise(policy, X_T, TIMESTEPS, cond, None)
+    torch.testing.assert_close(found, plain, atol=1e-4, rtol=1e-4)  # two passes in place of one of twice the rows
+
+
+def test_at_scale_1_no_negative_model_is_asked(sd15_folder: Path, loras: tuple[Path, Path], monkeypatch):
+    aligned, negative = map(str, loras)
+    policy, weights, mixture = open_guided_model(str(sd15_folder), {negative: 1.0}, loras={aligned: 1.0})
+    asked: list[Weights] = []
+    denoise = policy.denoise
+    monkeypatch.setattr(policy, "denoise", lambda *rows: asked.append(rows[-1]) or denoise(*rows))
+    cond = policy.null().map(lambda tensor: tensor.expand(2, *tensor.shape[1:]))
+    found = [Guidance(1.0, weights, bad).denoise(policy, X_T, TIMESTEPS, cond, None) for bad in (mixture, weights, {})]
+    assert found[0].equal(found[1])
+    assert found[0].equal(found[2])
+    assert asked == [weights] * 3
+
+
+def test_the_mixture_is_linear_in_alpha_and_beta(sd15_folder: Path, loras: tuple[Path, Path]):
+    aligned, negative = map(str, loras)
+    policy, _, _ = open_guided_model(str(sd15_folder), {negative: 1.0}, loras={aligned: 1.0})
+    layer = next(layer for layer in policy.layers if len(layer.scaling) == 2).double()
+    rows = torch.randn(5, layer.in_features, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def added(alpha: float, beta: float) -> torch.Tensor:
+        with policy.mixture({"lora0": alpha, "lora1": beta}), torch.no_grad():
+            return layer(rows) - layer.base_layer(rows)
+
+    assert added(1, 0).abs().max() > 0.01
+    for alpha, beta in ((0.3, 0.6), (1, 1), (2, -1), (0, 0)):
+        expected = alpha * added(1, 0) + beta * added(0, 1)
+        torch.testing.assert_close(added(alpha, beta), expected, atol=1e-9, rtol=0)
 
 
 def test_one_pass_each_branch(sd15_folder: Path, loras: tuple[Path, Path]):

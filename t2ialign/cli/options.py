@@ -73,6 +73,17 @@ def parse_backbone(options: list[str] | None) -> dict[str, str]:
     return keys
 
 
+def parse_negatives(negatives: list[str] | None, alpha: float) -> dict[str, float]:
+    """{'path': beta} of --negative.
+
+    Raises:
+        InputError: a number or path is wrong, or there is a share of --lora without a negative model.
+    """
+    if not negatives and alpha != 1:
+        raise InputError(f"--negative-alpha {alpha:g}: is a share in the negative model's branch; give --negative")
+    return parse_loras(negatives, "--negative")
+
+
 def open_model(
     model: str, family: str | None, loras: list[str] | None, precision: Dtype, backbone: list[str] | None
 ) -> tuple[Policy, dict[str, float]]:
@@ -99,14 +110,12 @@ def open_guided_model(
     Raises:
         InputError: a negative model without guidance, or a share of --lora without a negative model.
     """
-    if not negatives:
-        if alpha != 1:
-            raise InputError(f"--negative-alpha {alpha:g}: is a share in the negative model's branch; give --negative")
+    added = parse_negatives(negatives, alpha)
+    if not added:
         return *open_model(model, family, loras, precision, backbone), None
     if guidance == 1:
         raise InputError("--guidance 1 makes no unconditional pass, so that --negative has no part in it; give more")
     scales, keys = parse_loras(loras), parse_backbone(backbone)
-    added = parse_loras(negatives, "--negative")
     from t2ialign.models import open_guided_model
 
     return open_guided_model(model, added, alpha=alpha, family=family, loras=scales, precision=precision, backbone=keys)

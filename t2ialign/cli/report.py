@@ -7,18 +7,22 @@ from typing import Annotated
 
 import typer
 
-from t2ialign.cli.options import Seed, out
+from t2ialign.cli.options import NegativeAlpha, Negatives, Seed, out, parse_negatives
 
 
 def demo(
     run_dir: Annotated[Path, typer.Option(help="Folder of everything the demo makes.")] = Path("runs/demo"),
     prompts: Annotated[int, typer.Option(min=10, help="Held-out prompts that are measured.")] = 1000,
     seed: Seed = 0,
+    negative: Negatives = None,
+    negative_alpha: NegativeAlpha = 1.0,
 ) -> None:
     """Align the embedded model on this machine, offline, and measure the gain with an exact verifier."""
+    added = parse_negatives(negative, negative_alpha)
     from t2ialign.demo.pipeline import run_demo
+    from t2ialign.demo.settings import Settings
 
-    run_demo(run_dir, prompts=prompts, seed=seed)
+    run_demo(run_dir, settings=Settings(prompts, seed, negative=added, negative_alpha=negative_alpha))
 
 
 def report(

@@ -17,7 +17,7 @@ from PIL import Image
 from t2ialign.demo.settings import Settings, image_job, pair_settings
 from t2ialign.feedback.build import PAIRS, build_pairs
 from t2ialign.feedback.pairing import Pairing
-from t2ialign.generation.shards import make_images
+from t2ialign.generation.shards import ImageModel, make_images
 from t2ialign.generation.worker import WorkerProcess
 from t2ialign.rewards.registry import load_pointwise
 from t2ialign.shapes.caption import prompts as shapes_prompts
@@ -49,7 +49,8 @@ def find_pairs(settings: Settings, model: Path) -> PairSet | None:
 def make_pairs(out: Path, settings: Settings, model: Path, worker: WorkerProcess | None, threads: int) -> PairSet:
     """Candidates of training prompts in `out/images`, scored, and pairs of them in `out`."""
     prompts = shapes_prompts("train", settings.pair_prompts, settings.seed)
-    job = image_job(settings, model, None, prompts, out / "images", settings.guidance_scale, settings.images_per_prompt)
+    scale, images = settings.guidance_scale, settings.images_per_prompt
+    job = image_job(settings, ImageModel(model), prompts, out / "images", scale, images)
     make_images([job], worker, threads)
     pairing = Pairing(settings.keep, settings.margin)
     rewards = load_pointwise([settings.reward], "the demo")

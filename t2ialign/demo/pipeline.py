@@ -15,25 +15,38 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
+from t2ialign.backbones.facts import read_facts
 from t2ialign.demo.evaluation import PromptResult, compare_criteria, compare_models, criterion, judge
 from t2ialign.demo.evaluation import mean as mean_of
 from t2ialign.demo.pair_set import find_pairs, make_pairs, weights_digest
-from t2ialign.demo.settings import MODELS, SETTINGS_FILE, SHEET, TIMINGS, Demo, Recipes, Settings, image_job
+from t2ialign.demo.settings import (
+    MODELS,
+    NEGATIVE_KEYS,
+    SETTINGS_FILE,
+    SHEET,
+    TIMINGS,
+    WITH_NEGATIVE,
+    Demo,
+    Recipes,
+    Settings,
+    image_job,
+)
 from t2ialign.demo.sheet import write_sheet
 from t2ialign.demo.summary import summarise
 from t2ialign.demo.tables import show
 from t2ialign.demo.training import train_both
 from t2ialign.demo.verification import agreement, read_independently
 from t2ialign.errors import InputError
-from t2ialign.generation.shards import make_images
+from t2ialign.generation.shards import ImageModel, make_images
 from t2ialign.generation.worker import WorkerProcess
+from t2ialign.models import check_negative, family_of
 from t2ialign.progress import plain_console
 from t2ialign.report.page import write_report
 from t2ialign.report.run_folder import SUMMARY, VERDICTS
@@ -103,11 +116,13 @@ def _write_settings(run_dir: Path, settings: Settings, model: Path, recipes: Rec
     path = run_dir / SETTINGS_FILE
     digests = {name: hashlib.sha256(recipe.read_bytes()).hexdigest()[:16] for name, recipe in recipes._asdict().items()}
     made_of = {"model": str(model.resolve()), "weights": weights_digest(model), "recipes": digests}
-    wanted = json.loads(json.dumps({**asdict(settings), **made_of}))
+    wanted = json.loads(json.dumps({**settings.as_dict(), **made_of}))
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
         changed = [
-            f"{key}: {found.get(key)!r} there, {wanted[key]!r} now" for key in wanted if found.get(key) != wanted[key]
+            f"{key}: {found.get(key)!r} there, {wanted.get(key)!r} now"
+            for key in dict.fromkeys((*wanted, *NEGATIVE_KEYS))
+            if found.get(key) != wanted.get(key)
         ]
         if changed:
             raise InputError(
@@ -136,6 +151,9 @@ def default_processes() -> int:
 
 
 def _run(run_dir: Path, settings: Settings, model: Path, recipes: Recipes, processes: int) -> None:
+    facts = read_facts(str(model))
+    for path in settings.negative:
+        check_negative(path, family=family_of(str(model)), text_width=None if facts is None else facts.text_width)
     threads = 1 if processes > 1 and _cores() <= MAX_THREADS else max(1, min(MAX_THREADS, _cores() // processes))
     torch.set_num_threads(threads)
     second: AbstractContextManager[WorkerProcess | None] = WorkerProcess() if processes > 1 else nullcontext()
@@ -155,21 +173,20 @@ def _measure_gain(demo: Demo) -> dict[str, Any]:
         if pairs is None:
             pairs = make_pairs(run_dir / "pairs", settings, demo.model, demo.worker, demo.threads)
     with _timed(run_dir, "training"):
-        loras = train_both(demo, pairs)
+        models = _models(demo, train_both(demo, pairs))
     with _timed(run_dir, "making images at equal guidance"):
-        _draw(demo, loras, held_out, {name: (name, settings.guidance_scale) for name in MODELS})
+        _draw(demo, models, held_out, {name: (name, settings.guidance_scale) for name in MODELS})
     with _timed(run_dir, "choosing each model's own guidance"):
-        sweep = _sweep_guidance(demo, loras, validation)
-        own = {name: best_scale(sweep[name]) for name in MODELS}
+        sweep = _sweep_guidance(demo, models, validation)
+        own = {name: best_scale(sweep[name]) for name in models}
     with _timed(run_dir, "making images at own guidance"):
         some = held_out[: settings.own_prompts]
-        others = [
-            name for name in MODELS if own[name] != settings.guidance_scale
-        ]  # the equal guidance is drawn already
-        _draw(demo, loras, some, {f"own/{name}": (name, own[name]) for name in others})
+        # the three at equal guidance are drawn already
+        others = [name for name in models if name not in MODELS or own[name] != settings.guidance_scale]
+        _draw(demo, models, some, {f"own/{name}": (name, own[name]) for name in others})
     with _timed(run_dir, "verifying"):
         equal_results = judge(held_out, run_dir, {name: name for name in MODELS}, VERDICTS)
-        folders = {name: f"own/{name}" if name in others else name for name in MODELS}
+        folders = {name: f"own/{name}" if name in others else name for name in models}
         own_results = judge(some, run_dir, folders, "verdicts_own.jsonl")
         readings = read_independently(run_dir, equal_results[: settings.checked], demo.worker)
     with _timed(run_dir, "comparing"):
@@ -178,7 +195,7 @@ def _measure_gain(demo: Demo) -> dict[str, Any]:
                 "guidance": dict.fromkeys(MODELS, settings.guidance_scale),
                 **compare_models(equal_results, MODELS, settings.seed),
             },
-            "own": {"guidance": own, **compare_models(own_results, MODELS, settings.seed)},
+            "own": {"guidance": own, **compare_models(own_results, tuple(models), settings.seed)},
             "sweep": sweep,
             "criteria": compare_criteria(equal_results, "base", "aligned", settings.seed),
             "independent_verifier": {name: agreement(found) for name, found in readings.items()},
@@ -199,12 +216,21 @@ def _timed(run_dir: Path, stage: str) -> Iterator[None]:
         _write_json(path, timings)
 
 
+def _models(demo: Demo, loras: Mapping[str, Path | None]) -> dict[str, ImageModel]:
+    """The models that draw, by name."""
+    models = {name: ImageModel(demo.model, lora) for name, lora in loras.items()}
+    if demo.settings.negative:
+        shares = {"negative": demo.settings.negative, "negative_alpha": demo.settings.negative_alpha}
+        models[WITH_NEGATIVE] = replace(models["aligned"], **shares)
+    return models
+
+
 def _draw(
-    demo: Demo, loras: Mapping[str, Path | None], prompts: list[str], folders: Mapping[str, tuple[str, float]]
+    demo: Demo, models: Mapping[str, ImageModel], prompts: list[str], folders: Mapping[str, tuple[str, float]]
 ) -> None:
     """Makes one image a prompt in each folder; folders: name -> (model, guidance scale)."""
     jobs = [
-        image_job(demo.settings, demo.model, loras[name], prompts, demo.run_dir / folder, scale)
+        image_job(demo.settings, models[name], prompts, demo.run_dir / folder, scale)
         for folder, (name, scale) in folders.items()
     ]
     make_images(jobs, demo.worker, demo.threads)
@@ -214,12 +240,12 @@ Scores = dict[str, float]
 """faithfulness, taste, criterion: means over the validation prompts."""
 
 
-def _sweep_guidance(demo: Demo, loras: Mapping[str, Path | None], prompts: list[str]) -> dict[str, dict[str, Scores]]:
+def _sweep_guidance(demo: Demo, models: Mapping[str, ImageModel], prompts: list[str]) -> dict[str, dict[str, Scores]]:
     """Model -> guidance scale -> what it reaches on the validation prompts."""
-    folders = {f"validation/{name}/{scale:g}": (name, scale) for name in MODELS for scale in demo.settings.scales}
-    _draw(demo, loras, prompts, folders)
+    folders = {f"validation/{name}/{scale:g}": (name, scale) for name in models for scale in demo.settings.scales}
+    _draw(demo, models, prompts, folders)
     results = judge(prompts, demo.run_dir, {folder: folder for folder in folders}, "verdicts_validation.jsonl")
-    sweep: dict[str, dict[str, Scores]] = {name: {} for name in MODELS}
+    sweep: dict[str, dict[str, Scores]] = {name: {} for name in models}
     for folder, (name, scale) in folders.items():
         sweep[name][f"{scale:g}"] = _scores(results, folder)
     return sweep

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from t2ialign.config.generation import GenerationConfig
-from t2ialign.generation.shards import ImageJob
+from t2ialign.generation.shards import ImageJob, ImageModel
 from t2ialign.generation.worker import WorkerProcess
 from t2ialign.report.run_folder import TRAINING
 
@@ -16,6 +16,8 @@ TIMINGS = "timings.json"
 SHEET = "sheet.png"
 MODELS = ("base", "sft", "aligned")
 """What is measured: the model as it is, after SFT on the winners, and after Diffusion-DPO on the pairs."""
+WITH_NEGATIVE = "aligned+negative"
+"""The aligned model with a negative model in the unconditional branch of guidance."""
 FOLDERS = {"sft": "training_sft", "aligned": TRAINING}
 """Folder of the training run of each trained model."""
 
@@ -56,6 +58,18 @@ class Settings:
     """Dotted config key -> value, instead of what configs/shapes_dpo.yaml says."""
     sft_overrides: dict[str, Any] = field(default_factory=dict)
     """The same for configs/shapes_sft.yaml."""
+    negative: dict[str, float] = field(default_factory=dict)
+    """Negative models and their beta; with them `WITH_NEGATIVE` is compared too, at its own guidance."""
+    negative_alpha: float = 1.0
+    """Share of the aligned model's LoRA in their branch."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """What demo.json holds; without a negative model as before there were any."""
+        settings = asdict(self)
+        return settings if self.negative else {key: settings[key] for key in settings if key not in NEGATIVE_KEYS}
+
+
+NEGATIVE_KEYS = ("negative", "negative_alpha")
 
 
 class Recipes(NamedTuple):
@@ -88,8 +102,7 @@ def pair_settings(settings: Settings) -> dict[str, Any]:
 
 def image_job(
     settings: Settings,
-    model: Path,
-    lora: Path | None,
+    model: ImageModel,
     prompts: list[str],
     out: Path,
     guidance_scale: float,
@@ -103,4 +116,4 @@ def image_job(
         images_per_prompt=images_per_prompt,
         seed=settings.seed,
     )
-    return ImageJob(model, lora, prompts, out, generation)
+    return ImageJob(model, prompts, out, generation)

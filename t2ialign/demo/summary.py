@@ -10,7 +10,7 @@ from typing import Any
 from t2ialign.config.reader import load, read_yaml
 from t2ialign.demo.evaluation import MEASURES
 from t2ialign.demo.pair_set import PairSet
-from t2ialign.demo.settings import FOLDERS, TIMINGS, Settings
+from t2ialign.demo.settings import FOLDERS, TIMINGS, WITH_NEGATIVE, Settings
 from t2ialign.demo.training import passes
 from t2ialign.generation.folder import RECORD
 from t2ialign.report.comparison import in_points
@@ -33,7 +33,7 @@ def summarise(
             f"{settings.reward} ranked them, and Diffusion-DPO trained a rank-{recipe['lora']['rank']} LoRA on the "
             f"{totals['pairs']} resulting pairs for {recipe['train']['steps']} steps. SFT had the winners of the same "
             "pairs and as many UNet passes. Base, SFT and aligned model then each drew "
-            f"{settings.prompts:,} held-out prompts from the same noise."
+            f"{settings.prompts:,} held-out prompts from the same noise.{_negative_sentence(settings)}"
         ),
         "measures": [{"key": key, "name": name, "meaning": meaning} for key, (name, meaning) in MEASURES.items()],
         **measured,
@@ -79,7 +79,23 @@ def _described(run_dir: Path, settings: Settings, model: Path, pairs: PairSet) -
         "UNet passes of SFT": f"{sft.train.steps} steps x {sft.train.effective_batch} images x {passes(sft)}",
         "own guidance chosen by": "mean of faithfulness and taste, of equal ones the lower scale, on "
         f"{settings.validation_prompts} validation prompts a model and scale",
+        **({"negative model": _negative_model(settings)} if settings.negative else {}),
     }
+
+
+def _negative_model(settings: Settings) -> str:
+    """The negative models with their shares."""
+    shares = [f"{beta:g} of {path}" for path, beta in settings.negative.items()]
+    return " and ".join([f"{settings.negative_alpha:g} of aligned", *shares])
+
+
+def _negative_sentence(settings: Settings) -> str:
+    if not settings.negative:
+        return ""
+    return (
+        f" {WITH_NEGATIVE} is the aligned model with base plus {_negative_model(settings)} in the unconditional "
+        "branch, and is compared at its own guidance."
+    )
 
 
 def goals(measured: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from t2ialign.config.reader import read_yaml
-from t2ialign.demo.settings import MODELS, Recipes
+from t2ialign.demo.settings import WITH_NEGATIVE, Recipes
 from t2ialign.report.comparison import in_points
 from t2ialign.report.run_folder import TRAINING
 
@@ -46,14 +46,15 @@ def summary_tables(summary: Mapping[str, Any]) -> list[Table]:
 def _table(summary: Mapping[str, Any], compared: Mapping[str, Any], title: str) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column("")
-    for name in MODELS:
+    models = tuple(compared["models"])
+    for name in models:
         table.add_column(f"{name}, {compared['guidance'][name]:g}", justify="right")
-    shown = ("aligned - base", "aligned - sft")
+    shown = ["aligned - base", "aligned - sft", *([f"{WITH_NEGATIVE} - aligned"] if WITH_NEGATIVE in models else [])]
     for pair in shown:
         table.add_column(f"{pair.replace(' - ', ' − ')}, points", justify="right")
     for entry in summary["measures"]:
         key = entry["key"]
-        means = [f"{compared['models'][name][key]:.1%}" if key != "more_to_taste" else "" for name in MODELS]
+        means = [f"{compared['models'][name][key]:.1%}" if key != "more_to_taste" else "" for name in models]
         shifts = [compared["differences"][pair][key] for pair in shown]
         style = "green" if shifts[0]["low"] > 0 else "red" if shifts[0]["high"] < 0 else ""
         table.add_row(entry["name"], *means, *(in_points(shift) for shift in shifts), style=style)

@@ -9,17 +9,18 @@ from torch import nn
 from t2ialign.backbones.facts import ModelFacts
 from t2ialign.backbones.finetunes import unet_folder
 from t2ialign.backbones.lora import load_lora
-from t2ialign.backbones.lora_checks import check_lora, check_mixable, lora_folder
+from t2ialign.backbones.lora_checks import lora_folder
 from t2ialign.config.loras import parse_loras
 from t2ialign.config.schema import RunConfig
 from t2ialign.errors import InputError
+from t2ialign.models import check_negative
 from t2ialign.policy import LEARNER
 from t2ialign.types import Weights
 
 AFTERWARDS = "once the run is over, `t2ialign generate --negative` takes full fine-tunes too"
 
 
-def check_negative(config: RunConfig, facts: ModelFacts | None) -> None:
+def check_validation_negative(config: RunConfig, facts: ModelFacts | None) -> None:
     """Checks that the negative model has a part in the images, and from its header that it fits the backbone.
 
     Raises:
@@ -49,8 +50,7 @@ def check_negative(config: RunConfig, facts: ModelFacts | None) -> None:
     for path in parse_loras(validate.negative):
         if unet_folder(path) is not None:
             raise InputError(f"{path}: a full fine-tune; validate.negative takes LoRAs; {AFTERWARDS}")
-        check_mixable(lora_folder(path), "--negative of `t2ialign generate`")
-        check_lora(lora_folder(path), family=config.backbone.family, text_width=width)
+        check_negative(path, family=config.backbone.family, text_width=width)
 
 
 def _adapters(config: RunConfig) -> dict[str, tuple[Path, float]]:

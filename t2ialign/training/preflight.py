@@ -16,7 +16,7 @@ from t2ialign.data.kinds.prompts import read_prompts
 from t2ialign.errors import InputError, TryAgainError
 from t2ialign.objectives.base import Passes
 from t2ialign.training.core import check_attention
-from t2ialign.training.negative import check_negative
+from t2ialign.training.negative import check_validation_negative
 from t2ialign.training.online_checks import check_loop, check_online
 from t2ialign.training.optimization import check_optimizer
 from t2ialign.training.reference_errors import check_fixed_draws, visits_per_row
@@ -98,7 +98,7 @@ def check(config: RunConfig, world_size: int) -> Plan:
     if config.lora is not None and config.lora.init is not None:
         width = None if facts is None else facts.text_width
         check_lora(config.lora.init, family=config.backbone.family, text_width=width)
-    check_negative(config, facts)
+    check_validation_negative(config, facts)
     prompts = _check_validation(config)
     source = config.data.open()
     check_required_fields(config, source)

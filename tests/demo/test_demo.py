@@ -6,9 +6,11 @@ import shlex
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from lora_files import saved
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -119,6 +121,49 @@ def test_it_leaves_pairs_training_images_verdicts_and_a_report(finished):
         entry["base"]["n"] for entry in summary["criteria"].values()
     )
     assert "Diffusion-DPO on Shapes" in (folder / "report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def with_negative(sd15_folder, tmp_path_factory) -> tuple[Path, dict, str, Settings]:
+    """The same demo with a negative model."""
+    folder = tmp_path_factory.mktemp("negative")
+    npo = saved(sd15_folder, folder / "npo", moved=-0.2)
+    settings = replace(MINIATURE, negative={str(npo): 0.7}, negative_alpha=0.5)
+    return folder / "run", *demo(folder / "run", sd15_folder, settings=settings), settings
+
+
+def test_with_a_negative_model_there_is_one_more_model_at_its_own_guidance(finished, with_negative):
+    folder, summary, shown, settings = with_negative
+    assert list(summary["own"]["models"]) == list(summary["sweep"]) == ["base", "sft", "aligned", "aligned+negative"]
+    chosen = summary["own"]["guidance"]["aligned+negative"]
+    assert chosen == best_scale(summary["sweep"]["aligned+negative"])
+    for place, scale in (("own/aligned+negative", chosen), ("validation/aligned+negative/3", 3)):
+        record = json.loads((folder / place / "generation.json").read_text())
+        assert record["guidance"] == {"scale": scale, "cond": {"lora0": 1.0}, "uncond": {"lora0": 0.5, "lora1": 0.7}}
+        assert record["negative"] == settings.negative
+    assert "aligned+negative − aligned, points" in shown
+    assert f"aligned+negative, {chosen:g}" in shown
+    page = (folder / "report.html").read_text()
+    assert "aligned+negative − aligned" in page
+    assert "0.5 of aligned and 0.7 of " in page
+    # at equal guidance, and for the three others, nothing differs from a demo without it
+    without = finished[1]
+    assert summary["equal"] == without["equal"]
+    assert {name: summary["sweep"][name] for name in without["sweep"]} == without["sweep"]
+    differences = summary["own"]["differences"]
+    assert {pair: differences[pair] for pair in without["own"]["differences"]} == without["own"]["differences"]
+
+
+def test_a_demo_belongs_to_its_negative_model(with_negative, finished, sd15_folder, tmp_path):
+    folder, _, _, settings = with_negative
+    with pytest.raises(InputError, match=r"negative: \{.*\} there, None now"):
+        demo(folder, sd15_folder)
+    with pytest.raises(InputError, match=r"negative: None there, \{.*\} now"):
+        demo(finished[0], sd15_folder, settings=settings)
+    assert not {"negative", "negative_alpha"} & json.loads((finished[0] / "demo.json").read_text()).keys()
+    with pytest.raises(InputError, match="none: no such LoRA"):
+        demo(tmp_path / "run", sd15_folder, settings=replace(MINIATURE, negative={"none": 1.0}))
+    assert sorted(path.name for path in (tmp_path / "run").iterdir() if path.name[0] != ".") == ["demo.json"]
 
 
 @pytest.mark.slow
