@@ -6,13 +6,12 @@ python scripts/bench.py --full-size     # SD1.5's own size with random weights, 
 
 import argparse
 import statistics
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from bench_parts import WARMUP, Floor, Ratio, Steps, full_size_changes, interleave, machine, now, pairs_folder, publish
+from bench_parts import WARMUP, Floor, Ratio, Steps, full_size_changes, interleave, machine, now, pairs_folder, run
 from torch import Tensor, nn
 
 from t2ialign.config.reader import load
@@ -24,7 +23,6 @@ from t2ialign.data.loading.loader import Batches
 from t2ialign.noisers.forward import ForwardNoiser
 from t2ialign.objectives.dpo import DiffusionDPO
 from t2ialign.policy import Policy
-from t2ialign.runtime import configure_runtime
 from t2ialign.schedules import VPSchedule
 from t2ialign.training.engine import Engine
 from t2ialign.training.loop import train_steps
@@ -131,10 +129,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=shipped, help="folders; the shipped models if not said")
     parser.add_argument("--block", type=int, default=8, help="steps timed together")
     parser.add_argument("--out", type=Path, help="a text file that gets the lines too")
-    options = parser.parse_args()
-    configure_runtime()
-    with tempfile.TemporaryDirectory(prefix="bench") as folder:
-        publish(report(options, Path(folder)), options.out)
+    run(report, parser.parse_args())
 
 
 if __name__ == "__main__":

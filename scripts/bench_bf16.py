@@ -9,20 +9,18 @@ pairs, of differences of the margin: beta times the difference of the two implic
 """
 
 import argparse
-import tempfile
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from bench_parts import Steps, full_size_changes, machine, pairs_folder, publish
+from bench_parts import Steps, full_size_changes, machine, pairs_folder, run
 from torch import Tensor
 
 from t2ialign.config.reader import load
 from t2ialign.config.schema import Config
 from t2ialign.data.loading.loader import assemble_batch, fixed_keys
-from t2ialign.runtime import configure_runtime
 from t2ialign.training.offline import compute_loss
 from t2ialign.training.reference_errors import ReferenceErrors
 from t2ialign.types import Batch, Conditioning
@@ -115,9 +113,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.pairs < SIZES[-1] or options.pairs % SIZES[-1]:
         parser.error(f"--pairs {options.pairs} is not a multiple of {SIZES[-1]}")
-    configure_runtime()
-    with tempfile.TemporaryDirectory(prefix="bench") as folder:
-        publish(report(options, Path(folder)), options.out)
+    run(report, options)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ python scripts/bench_inversion.py --full-size     # SD1.5's own size with random
 # pyright: reportAttributeAccessIssue=false
 
 import argparse
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,12 +25,11 @@ from bench_parts import (
     medians,
     pairs_folder,
     passes,
-    publish,
+    run,
 )
 from torch import Tensor
 
 from t2ialign.config.reader import load
-from t2ialign.runtime import configure_runtime
 from t2ialign.training.reference_errors import CARRIED
 from t2ialign.types import Conditioning
 
@@ -147,10 +145,7 @@ def main() -> None:
     parser.add_argument("--model", default="assets/shapes-sd", help="folder of a model of Shapes, backbone sd15")
     parser.add_argument("--block", type=int, default=8, help="steps timed together")
     parser.add_argument("--out", type=Path, help="a text file that gets the lines too")
-    options = parser.parse_args()
-    configure_runtime()
-    with tempfile.TemporaryDirectory(prefix="bench") as folder:
-        publish(report(options, Path(folder)), options.out)
+    run(report, parser.parse_args())
 
 
 if __name__ == "__main__":

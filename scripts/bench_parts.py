@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -23,6 +25,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from t2ialign.config.schema import Config
 from t2ialign.policy import Policy
 from t2ialign.rng import Draws
+from t2ialign.runtime import configure_runtime
 from t2ialign.shapes.caption import prompts
 from t2ialign.shapes.render import render
 from t2ialign.shapes.scene import sample_scene
@@ -217,3 +220,10 @@ def publish(lines: Iterable[str], out: Path | None) -> None:
         printed.append(line)
     if out is not None:
         out.write_text("\n".join([f"$ python {' '.join(sys.argv)}", *printed]) + "\n")
+
+
+def run(report: Callable[[argparse.Namespace, Path], Iterable[str]], options: argparse.Namespace) -> None:
+    """Publishes a report that is measured in a temporary folder, also in the file `options.out` if it is given."""
+    configure_runtime()
+    with tempfile.TemporaryDirectory(prefix="bench") as folder:
+        publish(report(options, Path(folder)), options.out)

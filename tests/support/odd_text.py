@@ -100,13 +100,15 @@ def odd_reply(draw: random.Random) -> str:
 
 
 NAMES = {1: {"true", "yes", "是"}, 0: {"false", "no", "否"}}
+ESCAPED = re.compile(r"\\u([0-9a-f]{4})")
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?")
 
 
 def states(reply: str, verdict: int) -> bool:
-    """Whether a word or a number of the reply, however it is spelt ("1.00"), says the verdict exactly."""
-    numbers = (Decimal(number) for number in NUMBER.findall(reply.lower()))
-    return bool(NAMES[verdict] & set(re.findall(r"\w+", reply.lower()))) or verdict in numbers
+    """Whether a word or a number of the reply says the verdict exactly, however it is spelt: "1.00", "\\uff11"."""
+    text = ESCAPED.sub(lambda escape: chr(int(escape[1], 16)), reply.lower())
+    numbers = (Decimal(number) for number in NUMBER.findall(text))
+    return bool(NAMES[verdict] & set(re.findall(r"\w+", text))) or verdict in numbers
 
 
 def check_reply(draw: random.Random) -> None:
