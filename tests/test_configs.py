@@ -13,14 +13,14 @@ from safetensors.torch import load_file
 from toys import pair_folder, saved_lora
 
 from t2ialign.config.reader import dump, load, parse, read_yaml
-from t2ialign.config.schema import Config
+from t2ialign.config.schema import Config, OnlineConfig
 from t2ialign.training.trackers import read_metrics
 from t2ialign.training.train import train
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 FAST = {"dpo_sdxl", "kto_sd15", "lpo_sd15", "mapo_sdxl", "shapes_dpo", "shapes_lipo", "shapes_sft", "shapes_tdpo"}
-FAST |= {"smpo_sdxl", "shapes_self_npo"}
+FAST |= {"smpo_sdxl", "shapes_self_npo", "shapes_nft", "shapes_pref_grpo"}
 """Each objective and each kind of data once; the others take their two steps among the slow tests."""
 PUBLISHED = [path for path in CONFIGS if "# As published" in path.read_text()]
 
@@ -69,8 +69,15 @@ SHAPES |= {
     "npo": Recipe(64, 5e-4, 150, 8_448),  # dpo's
     "self_npo": Recipe(64, 3e-4, None, 12_800),  # 200 steps of 64 prompts; nothing is compared
 }
+ONLINE = {
+    "nft": Recipe(512, 5e-4, None, 51_200),  # 16 x 8 images x 4 draws, 100 iterations
+    "pref_nft": Recipe(512, 5e-4, None, 51_200),  # nft's
+    "grpo": Recipe(256, 3e-4, None, 51_200),  # the same images in two updates; the rate that is usual for LoRA
+    "pref_grpo": Recipe(256, 3e-4, None, 51_200),  # grpo's
+}
+"""Of loop online, on Shapes; not measured."""
 RECIPES = {f"{method}_{family}": recipe for method, recipe in LORA.items() for family in ("sd15", "sdxl")}
-RECIPES |= {f"shapes_{method}": recipe for method, recipe in SHAPES.items()}
+RECIPES |= {f"shapes_{method}": recipe for method, recipe in (SHAPES | ONLINE).items()}
 RECIPES |= {
     "inpo_sd15": Recipe(64, 1e-5, 1000, 25_600),  # beta 2000 and 400 steps, as released
     "inpo_sdxl": Recipe(64, 1e-5, 2500, 25_600),  # beta 5000
@@ -142,6 +149,9 @@ def tiny(path: Path, folder: Path, sd15: Path, sdxl: Path) -> list[str]:
     ]
     overrides += ["backbone.vae=null"] if "vae" in content["backbone"] else []
     overrides += ["data.resolution=64"] if "resolution" in content["data"] else []
+    if content.get("loop") == "online":
+        overrides += ["rollout.prompts=2", "rollout.images=2", "rollout.timesteps=1", "rollout.updates=1"]
+        overrides += ["rewards=[brightness]", "advantage.scale=group_std", "advantage.fixed_scale=null"]
     if "validate" in content:
         overrides += ["validate.inference_steps=1", "validate.max_prompts=2"]
     return overrides
@@ -246,6 +256,8 @@ def test_the_pairs_of_shapes_are_seen_as_often_by_every_method(at_root: None):
         if not path.stem.startswith("shapes_") or path.stem in ("shapes_sft", "shapes_self_npo"):
             continue
         config = load(path)
+        if isinstance(config, OnlineConfig):
+            continue
         assert config.train.effective_batch * config.data.views == 128, path.stem
         assert config.train.steps == 132, path.stem
 
