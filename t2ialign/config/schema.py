@@ -96,6 +96,18 @@ def reward_sections(rewards: Any) -> Any:
         return [parse_text(reward) if isinstance(reward, str) else reward for reward in cast("list[object]", rewards)]
 
 
+def named_once(rewards: list[RewardConfig]) -> list[RewardConfig]:
+    """The rewards, whose numbers are recorded by name.
+
+    Raises:
+        ValueError: a name is there twice.
+    """
+    names = [reward.name for reward in rewards]
+    if len(set(names)) < len(names):
+        raise ValueError(f"rewards {', '.join(names)}: name each once")
+    return rewards
+
+
 class Validate(Section):
     """What is looked at while training: images of fixed prompts and seeds, the base on the left, and held-out pairs."""
 
@@ -141,10 +153,7 @@ class Validate(Section):
     def _score_images(cls, rewards: list[RewardConfig]) -> list[RewardConfig]:
         with input_error_as_value_error():
             require_kind(rewards, "pointwise", "validation")
-        names = [reward.name for reward in rewards]
-        if len(set(names)) < len(names):
-            raise ValueError(f"rewards {', '.join(names)}: name each once")
-        return rewards
+        return named_once(rewards)
 
     @property
     def generation(self) -> GenerationConfig:
@@ -254,6 +263,11 @@ class RunConfig(Section):
         dropout = ("lora.dropout",) if self.lora is not None and self.lora.dropout > 0 else ()
         return (*dropout, *((f"objective '{self.objective.name}'",) if self.objective.batch_dependent else ()))
 
+    @property
+    def keeps_old(self) -> bool:
+        """Whether the weights that make rollouts are kept apart from those that are trained."""
+        return "old" in self.objective.required_weights
+
     @model_validator(mode="after")
     def _batch_divides(self) -> Self:
         effective, micro = self.train.effective_batch, self.train.micro_batch
@@ -291,6 +305,15 @@ class OnlineConfig(RunConfig):
     @classmethod
     def _sections(cls, rewards: Any) -> Any:
         return reward_sections(rewards)
+
+    @field_validator("rewards")
+    @classmethod
+    def _named_once(cls, rewards: list[RewardConfig]) -> list[RewardConfig]:
+        return named_once(rewards)
+
+    @property
+    def keeps_old(self) -> bool:
+        return self.rollout.weights == "old" or super().keeps_old
 
     @property
     def scores_steps(self) -> bool:

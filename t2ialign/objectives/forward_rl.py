@@ -68,7 +68,17 @@ def _kl(prediction: Prediction, frozen: Tensor) -> Tensor:
     return noise[:, 0].square().mean(dim=(1, 2, 3))
 
 
-class DiffusionNFT(Objective):
+class _OfRollouts(Objective):
+    """Reads the advantages of single images."""
+
+    views: ClassVar[int | None] = 1
+
+    @property
+    def required_fields(self) -> tuple[ExampleField, ...]:
+        return ("advantages",)
+
+
+class DiffusionNFT(_OfRollouts):
     """DiffusionNFT (arXiv:2509.16117): draws towards good rollouts and, boundedly, away from bad ones.
 
     The policy is trained against two implicit ones on either side of the old weights, which made the rollouts. The
@@ -86,15 +96,9 @@ class DiffusionNFT(Objective):
     kl: float = Field(1e-4, ge=0)
     """Weight of the squared distance to the reference's noise; 0 makes no pass of the reference."""
 
-    views: ClassVar[int | None] = 1
-
     @property
     def required_weights(self) -> tuple[FrozenWeights, ...]:
         return ("old", "reference") if self.kl else ("old",)
-
-    @property
-    def required_fields(self) -> tuple[ExampleField, ...]:
-        return ("advantages",)
 
     def __call__(self, prediction: Prediction, batch: Batch) -> LossOutput:
         """
@@ -113,7 +117,7 @@ class DiffusionNFT(Objective):
         return LossOutput(losses, row_weights(batch, losses), metrics)
 
 
-class AWM(Objective):
+class AWM(_OfRollouts):
     """Advantage-weighted matching (arXiv:2509.25050): the denoising error, weighed, stands for -log p of a rollout.
 
     The loss is -A rho with rho = exp(l_old - l), l the weighted error, plus the distances to the reference and to the
@@ -135,16 +139,10 @@ class AWM(Objective):
     ema_kl: float = Field(1.0, ge=0)
     """Weight of the squared distance to the noise of the average of the weights (`optim.ema_decay`)."""
 
-    views: ClassVar[int | None] = 1
-
     @property
     def required_weights(self) -> tuple[FrozenWeights, ...]:
         asked: dict[FrozenWeights, float] = {"old": 1, "reference": self.kl, "ema": self.ema_kl}
         return tuple(name for name, weight in asked.items() if weight)
-
-    @property
-    def required_fields(self) -> tuple[ExampleField, ...]:
-        return ("advantages",)
 
     def __call__(self, prediction: Prediction, batch: Batch) -> LossOutput:
         """

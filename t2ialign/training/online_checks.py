@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from t2ialign.backbones.facts import ModelFacts
 from t2ialign.config.schema import OnlineConfig, RunConfig
 from t2ialign.errors import InputError
 
@@ -24,7 +25,7 @@ def check_loop(config: RunConfig) -> None:
         raise InputError(f"noiser '{config.noiser.name}' reads the steps of rollouts; loop 'offline' makes none")
 
 
-def check_online(config: OnlineConfig, world_size: int) -> None:
+def check_online(config: OnlineConfig, world_size: int, facts: ModelFacts | None) -> None:
     """Checks that data, noiser, rewards and processes fit training from the policy's own images.
 
     Raises:
@@ -53,6 +54,11 @@ def check_online(config: OnlineConfig, world_size: int) -> None:
         raise InputError(f"loop 'online' draws x_t from the forward process; noiser '{noiser.name}' asks the network")
     if data.prompt_dropout:
         raise InputError("data.prompt_dropout has no part in loop 'online'; leave it out")
+    if facts is not None and rollout.inference_steps > facts.num_train_timesteps:
+        raise InputError(
+            f"rollout.inference_steps {rollout.inference_steps}: the model has {facts.num_train_timesteps} timesteps; "
+            "give at most as many"
+        )
     if rollout.prompts % world_size:
         raise InputError(f"rollout.prompts {rollout.prompts} is not a multiple of {world_size} processes")
     for reward in config.rewards:

@@ -85,12 +85,12 @@ def check(config: RunConfig, world_size: int) -> Plan:
         TryAgainError: the disk is too full for what the run writes.
     """
     check_views(config)
-    if isinstance(config, OnlineConfig):
-        check_online(config, world_size)
     per_step = accumulation(config, world_size)
     check_optimizer(config.optim)
     check_attention(config.train.attention)
     facts = read_facts(config.backbone.pretrained, config.backbone.revision)
+    if isinstance(config, OnlineConfig):
+        check_online(config, world_size, facts)
     if facts is not None:
         config.noiser.check(facts.num_train_timesteps)
         for data in (config.data, config.validation.pairs):
@@ -226,7 +226,7 @@ def estimate_disk(config: RunConfig, facts: ModelFacts, source: Source) -> Disk:
         stored += len(prompts) * facts.text_tokens * facts.text_width * itemsize
     saves = -(-config.train.steps // config.checkpoint.every_steps)
     at_once = min(config.checkpoint.keep + 1, saves)  # the oldest goes once the newest is whole
-    return Disk(stored, at_once * (3 * trained + average), trained + average)
+    return Disk(stored, at_once * (3 * trained + average + trained * config.keeps_old), trained + average)
 
 
 def check_disk(run_dir: Path, disk: Disk) -> None:

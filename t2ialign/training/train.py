@@ -90,7 +90,7 @@ def open_run(config: Config, parallel: Parallel, console: Console | None = None)
         accumulation=plan.accumulation,
         # validation compares with what training started from, whether or not the objective does
         keeps_reference=_reads_reference(config) or config.validation.compares,
-        keeps_old=_keeps_old(config),
+        keeps_old=config.keeps_old,
         identity=plan.identity,
     )
     loop = _loop(config, plan)
@@ -101,12 +101,6 @@ def open_run(config: Config, parallel: Parallel, console: Console | None = None)
 def _loop(config: Config, plan: Plan) -> Loop:
     """What trains."""
     return OnlineLoop(config, plan) if isinstance(config, OnlineConfig) else OfflineLoop(config, plan)
-
-
-def _keeps_old(config: Config) -> bool:
-    """Whether the weights that make rollouts are kept apart from those that are trained."""
-    rolls_out = isinstance(config, OnlineConfig) and config.rollout.weights == "old"
-    return rolls_out or "old" in config.objective.required_weights
 
 
 def _reads_reference(config: Config) -> bool:

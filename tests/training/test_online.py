@@ -23,6 +23,7 @@ from t2ialign.rollouts.rollout import open_sampler, roll_out
 from t2ialign.training import online
 from t2ialign.training.online import CARRIED, OnlineLoop
 from t2ialign.training.parallel import SingleProcess
+from t2ialign.training.preflight import check
 from t2ialign.training.trackers import read_metrics
 from t2ialign.training.train import open_run, train
 from t2ialign.types import Batch
@@ -452,7 +453,10 @@ def test_two_processes_share_an_iteration_and_learn_what_one_learns(sd15_folder:
         (["noiser.draws=2"], "noiser.draws is of stored examples"),
         (["data.prompt_dropout=0.1"], "data.prompt_dropout has no part in loop 'online'"),
         (["objective.name=awm"], "objective 'awm' reads the average of the weights; set optim.ema_decay"),
-        (["rollout.inference_steps=2000"], "rollout.inference_steps: "),
+        (
+            ["rollout.inference_steps=2000"],
+            "rollout.inference_steps 2000: the model has 1000 timesteps; give at most as many",
+        ),
         ([*STEPS, "rollout.eta=0"], "objective 'grpo' scores stochastic steps; set rollout.eta=1"),
         ([*STEPS, "rollout.weights=old"], "objective 'grpo' compares the policy with itself"),
         (
@@ -483,6 +487,7 @@ def test_what_does_not_fit_is_refused_in_words(overrides: list[str], message: st
         ),
         ("rewards=[]", "at least 1"),
         ("rewards=[brightnes]", "did you mean 'brightness'"),
+        ("rewards=[brightness, brightness=2]", "rewards brightness, brightness: name each once"),
         ("rollout.images=1", "greater than or equal to 2"),
     ],
 )
@@ -491,6 +496,16 @@ def test_a_config_that_cannot_run_is_refused_where_it_is_read(
 ):
     with pytest.raises(InputError, match=message):
         config_of(tmp_path, sd15_folder, override)
+
+
+def test_the_disk_that_a_run_needs_holds_the_old_weights(sd15_folder: Path, tmp_path: Path):
+    disks = [
+        check(config_of(tmp_path, sd15_folder, *more, "objective.kl=0"), 1).disk
+        for more in ((), (*STEPS[1:], STEPS[0], "rollout.weights=policy"))
+    ]
+    assert disks[0] is not None
+    assert disks[1] is not None
+    assert 3 * disks[0].checkpoints == 4 * disks[1].checkpoints  # weights and two moments, and the old beside them
 
 
 def test_an_objective_of_rollouts_is_refused_by_stored_examples(sd15_folder: Path, tmp_path: Path):
