@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,11 +53,11 @@ def answer(caption: str, seen: Scene | Unreadable) -> str:
     text = ""
     for k, (stated, digit) in enumerate(zip(constraints(caption), digits, strict=True), 1):
         text += (NEXT if text else BEGIN).replace("{k}", str(k))
-        text += f" {_wanted(stated)}{SEES} {_evidence(stated, seen)}:{_again(stated)} {'yes' if digit else 'no'}"
+        text += f" {wanted(stated)}{SEES} {evidence(stated, seen)}:{again(stated)} {'yes' if digit else 'no'}"
     return f"{text}{LAST}{','.join(map(str, digits))}]</score>"
 
 
-def _again(stated: Constraint) -> str:
+def again(stated: Constraint) -> str:
     """What was wanted, once more: repeating what followed a word is learnt long before comparing two words is."""
     if stated.kind == "background":
         return f" {stated.value}"
@@ -67,7 +67,7 @@ def _again(stated: Constraint) -> str:
     return "".join(f" {word}" for word in words if word)
 
 
-def _wanted(stated: Constraint) -> str:
+def wanted(stated: Constraint) -> str:
     """What a constraint asks for, in few words."""
     match stated.kind:
         case "total":
@@ -85,7 +85,7 @@ def _wanted(stated: Constraint) -> str:
     return str(stated.subject)
 
 
-def _evidence(stated: Constraint, seen: Scene | Unreadable) -> str:
+def evidence(stated: Constraint, seen: Scene | Unreadable) -> str:
     """What of a scene decides a constraint, in a fixed order so that there is one right answer."""
     if isinstance(seen, Unreadable) or not seen.things:
         return "nothing clear"
@@ -136,7 +136,7 @@ class Pool:
     def sample(self, rng: np.random.Generator) -> Example:
         at = int(rng.integers(len(self.captions)))
         pixels, seen = self.pixels[at], self.seen[at]
-        return Example(pixels, seen, self.captions[at] if rng.random() < 0.35 else _caption(seen, rng))
+        return Example(pixels, seen, self.captions[at] if rng.random() < 0.35 else caption_of(seen, rng))
 
 
 def sample_render(rng: np.random.Generator) -> Example:
@@ -156,10 +156,10 @@ def sample_render(rng: np.random.Generator) -> Example:
     noisy = np.asarray(image, np.float32) + rng.normal(0, rng.uniform(0, 6), (CANVAS, CANVAS, 3))
     pixels = np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
     seen = read(Image.fromarray(pixels)) if spoilt else scene
-    return Example(pixels, seen, _caption(seen, rng))
+    return Example(pixels, seen, caption_of(seen, rng))
 
 
-def _caption(seen: Scene | Unreadable, rng: np.random.Generator) -> str:
+def caption_of(seen: Scene | Unreadable, rng: np.random.Generator) -> str:
     """A caption that is true of the scene, or nearly true, or of another scene."""
     kind = rng.random()
     its_own = isinstance(seen, Scene) and 1 <= len(seen.things) <= 4 and kind < 0.85
@@ -174,7 +174,7 @@ def _caption(seen: Scene | Unreadable, rng: np.random.Generator) -> str:
     return perturb(caption, kinds[rng.integers(len(kinds))], rng) if kinds and 0.4 < kind < 0.85 else caption
 
 
-def draw(captions: list[str], seed: int, guidance: float) -> np.ndarray:
+def draw(captions: list[str], seed: int, guidance: float, steps: int = 16) -> np.ndarray:
     """What assets/shapes-sd makes of the captions. uint8 [N, 64, 64, 3]"""
     from diffusers import StableDiffusionPipeline
 
@@ -183,24 +183,31 @@ def draw(captions: list[str], seed: int, guidance: float) -> np.ndarray:
     )
     pipeline.set_progress_bar_config(disable=True)
     images = pipeline(
-        captions, num_inference_steps=16, guidance_scale=guidance, generator=torch.Generator().manual_seed(seed),
+        captions, num_inference_steps=steps, guidance_scale=guidance, generator=torch.Generator().manual_seed(seed),
         output_type="np", height=CANVAS, width=CANVAS, return_dict=False,
     )[0]  # fmt: skip
     return np.rint(np.asarray(images) * 255).astype(np.uint8)
 
 
-def make_images(out: Path, count: int, seed: int, batch: int = 50) -> None:
-    """Draws `count` pictures for training prompts, in parts that survive a kill."""
+def draw_in_parts(
+    folder: Path, captions: list[str], seed: int, guidances: Sequence[float], steps: int = 16, batch: int = 50
+) -> np.ndarray:
+    """As `draw`, in parts that survive a kill, each with the next of the guidances. uint8 [N, 64, 64, 3]"""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = []
+    for start in range(0, len(captions), batch):
+        part = folder / f"{start:06d}.npy"
+        parts.append(part)
+        if not part.exists():
+            guidance = guidances[start // batch % len(guidances)]
+            np.save(part, draw(captions[start : start + batch], seed + start, guidance, steps))
+            log(f"images {start + batch}/{len(captions)}")
+    return np.concatenate([np.load(part) for part in parts])
+
+
+def make_images(out: Path, count: int, seed: int) -> None:
+    """Draws `count` pictures for training prompts."""
     captions = prompts("train", count, seed)
     random.Random(seed).shuffle(captions)
-    parts = out.with_suffix(".parts")
-    parts.mkdir(parents=True, exist_ok=True)
-    for start in range(0, count, batch):
-        part = parts / f"{start:06d}.npy"
-        if part.exists():
-            continue
-        guidance = (2.0, 3.0, 5.0)[start // batch % 3]
-        np.save(part, draw(captions[start : start + batch], seed * 1_000_003 + start, guidance))
-        log(f"images {start + batch}/{count}")
-    pixels = np.concatenate([np.load(part) for part in sorted(parts.glob("*.npy"))])
-    np.savez(out, pixels=pixels, captions=np.array(captions[: len(pixels)]))
+    pixels = draw_in_parts(out.with_suffix(".parts"), captions, seed * 1_000_003, (2.0, 3.0, 5.0))
+    np.savez(out, pixels=pixels, captions=np.array(captions))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from judge_examples import BEGIN, LAST, NEXT, SEES, Example, answer, prompt_of, sample_render
+from judge_examples import BEGIN, LAST, NEXT, SEES, answer, prompt_of, sample_render
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import (
@@ -26,7 +26,6 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import rotate_half
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 from transformers.vision_utils import get_vision_position_ids
 
-from t2ialign.shapes.caption import constraints
 from t2ialign.shapes.scene import BACKGROUNDS, CANVAS, COLORS, SHAPES, SIZES, Scene
 from t2ialign.shapes.verify import Unreadable
 from unigenbench.protocol.native import NativeRubric, reply_lines
@@ -39,8 +38,6 @@ GRID = CANVAS // PATCH
 CELLS = GRID // MERGE
 """Side of the grid of visual tokens: 4 x 4, each 16 px wide; two things never have their centres in one cell."""
 MOST_CHECKS = 8
-VERDICT_WEIGHT, DIGIT_WEIGHT = 6.0, 2.0
-"""Of the words yes and no, where each check is decided, and of the digits, which repeat them; other tokens have 1."""
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
            "<|image_pad|>", "<|video_pad|>")  # fmt: skip
 TEMPLATE = (
@@ -234,66 +231,3 @@ def _any_of(logits: Tensor, words: list[list[str]], known: Sequence[str], readab
     return F.binary_cross_entropy_with_logits(
         logits[readable], wanted[readable][:, None].expand(-1, logits.shape[1], -1)
     )
-
-
-class Writer:
-    """Turns captions and answers into tokens, as the processor and its chat template do."""
-
-    def __init__(self, processor: Qwen2_5_VLProcessor):
-        self.tokenizer = processor.tokenizer
-        self.weights = dict.fromkeys((self.tokenizer.encode(digit)[0] for digit in "01"), DIGIT_WEIGHT)
-        self.weights |= dict.fromkeys((self.tokenizer.encode(word)[0] for word in (" yes", " no")), VERDICT_WEIGHT)
-
-    def question(self, prompt: Prompt) -> str:
-        image = "<|vision_start|>" + "<|image_pad|>" * CELLS**2 + "<|vision_end|>"
-        return f"<|im_start|>user\n{image}{RUBRIC.render(prompt)}<|im_end|>\n<|im_start|>assistant\n"
-
-    def batch(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
-        """Token ids and loss weights, padded at the right. [B, L] each"""
-        rows, weights = [], []
-        for example in examples:
-            asked = self.tokenizer.encode(self.question(prompt_of(example.caption)))
-            said = self.tokenizer.encode(answer(example.caption, example.seen) + "<|im_end|>")
-            rows.append(asked + said)
-            weights.append([0.0] * len(asked) + [self.weights.get(token, 1.0) for token in said])
-        length = max(map(len, rows))
-        pad = self.tokenizer.pad_token_id
-        ids = torch.tensor([row + [pad] * (length - len(row)) for row in rows])
-        return ids, torch.tensor([row + [0.0] * (length - len(row)) for row in weights])
-
-
-def answer_losses(
-    model: Qwen2_5_VLForConditionalGeneration, tokens: Tensor, examples: Sequence[Example], writer: Writer
-) -> tuple[Tensor, dict[str, float]]:
-    """`answer_loss` of the shorter and of the longer half of a batch, which saves padding."""
-    order = sorted(range(len(examples)), key=lambda at: len(constraints(examples[at].caption)))
-    halves = [order[: len(order) // 2], order[len(order) // 2 :]]
-    found = [answer_loss(model, tokens[half], *writer.batch([examples[at] for at in half])) for half in halves]
-    means = {name: (found[0][1][name] + found[1][1][name]) / 2 for name in found[0][1]}
-    return (found[0][0] + found[1][0]) / 2, means
-
-
-def answer_loss(
-    model: Qwen2_5_VLForConditionalGeneration, tokens: Tensor, ids: Tensor, weights: Tensor
-) -> tuple[Tensor, dict[str, float]]:
-    """Weighted cross-entropy of the answers, given visual tokens [B, 16, D]."""
-    inner = model.model
-    embedded = inner.get_input_embeddings()(ids)
-    image = ids == model.config.image_token_id
-    embedded = embedded.masked_scatter(image[..., None], tokens.to(embedded.dtype))
-    longest = int((ids != ids[0, -1]).sum(1).argmax())
-    kinds = (ids[longest : longest + 1] == model.config.image_token_id).int()
-    positions, _ = inner.get_rope_index(
-        ids[longest : longest + 1], kinds, image_grid_thw=torch.tensor([[1, GRID, GRID]])
-    )
-    hidden = inner.language_model(
-        inputs_embeds=embedded, position_ids=positions.expand(-1, len(ids), -1), use_cache=False
-    ).last_hidden_state
-    asked = weights[:, 1:] > 0
-    wanted, weight = ids[:, 1:][asked], weights[:, 1:][asked]
-    logits = model.lm_head(hidden[:, :-1][asked])
-    losses = F.cross_entropy(logits.float(), wanted, reduction="none")
-    right = (logits.argmax(-1) == wanted).float()
-    named = {"verdicts": VERDICT_WEIGHT, "digits": DIGIT_WEIGHT, "evidence": 1.0}
-    shares = {name: float(right[weight == value].mean()) for name, value in named.items()}
-    return (losses * weight).sum() / weight.sum(), shares

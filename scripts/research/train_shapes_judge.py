@@ -1,6 +1,6 @@
 """Trains assets/shapes-judge: a small Qwen2.5-VL that answers the rubric about pictures of Shapes, for tests over HTTP.
 
-python scripts/research/train_shapes_judge.py images      # then: vision, judge, export, evaluate
+python scripts/research/train_shapes_judge.py images      # then: vision, judge, export, pairs, export, evaluate
 
 Each training stage keeps runs/judge/STAGE.safetensors and continues from it after a kill. The labels are the
 verifier's. First the vision tower learns to say what stands where; then the whole model learns to answer: what decides
@@ -13,7 +13,6 @@ each check, then the digits. Fixed sentences of the rubric are single tokens, wh
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import time
 from pathlib import Path
@@ -21,11 +20,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from checkpoints import load_state, save_state
+from checkpoints import load_state
+from judge_answers import Writer, answer_losses, see_pictures
 from judge_examples import ROOT, Pool, draw, log, make_images, sample_render
-from judge_model import RUBRIC, SEED, Heads, Writer, answer_losses, build_model, build_processor, patches_of, see
+from judge_model import SEED, Heads, build_model, build_processor
+from judge_pair_evaluation import evaluate_pairs
+from judge_pair_stage import export_pairs, train_pairs
+from judge_run import Run, muon_and_adamw, write_judge
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 from transformers import Qwen2_5_VLProcessor
 
 from t2ialign.shapes.caption import describe, perturb, perturbations
@@ -46,53 +49,6 @@ GENERATED = 0.45
 """Share of the training pictures that the diffusion model made."""
 
 
-class Run:
-    """Model, optimizers and counters of one stage, saved whole."""
-
-    def __init__(self, path: Path, modules: nn.ModuleDict):
-        self.path, self.modules = path, modules
-        self.step, self.seconds = 0, 0.0
-        matrices = [
-            p for name, p in modules.named_parameters() if p.ndim == 2 and "embed" not in name and "heads" not in name
-        ]
-        others = [p for p in modules.parameters() if not any(p is matrix for matrix in matrices)]
-        self.optimizers = [
-            torch.optim.Muon(matrices, lr=3e-3, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(others, lr=3e-3, betas=(0.9, 0.98), weight_decay=0.0),
-        ]
-        self.rates = [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups]
-        if path.exists():
-            state = load_state(path)
-            modules.load_state_dict(state["modules"])
-            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-                optimizer.load_state_dict(saved)
-            self.step, self.seconds = state["step"], state["seconds"]
-            log(f"{path.stem}: continues at step {self.step} after {self.seconds / 60:.1f} min")
-
-    def advance(self, loss: Tensor, scale: float) -> None:
-        value = loss.item()
-        if not math.isfinite(value):
-            raise FloatingPointError(f"{self.path.stem}: loss is {value} at step {self.step}")
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.modules.parameters(), 1.0)
-        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
-        for group, rate in zip(groups, self.rates, strict=True):
-            group["lr"] = rate * scale
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-
-    def save(self) -> None:
-        state = {
-            "modules": self.modules.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "step": self.step,
-            "seconds": self.seconds,
-        }
-        save_state(self.path, state)
-
-
 def _state_file(folder: Path, stage: str) -> Path:
     return folder / f"{stage}.safetensors"
 
@@ -107,7 +63,11 @@ def train(stage: str, folder: Path, steps: int, minutes: float, batch: int) -> N
         seeing = load_state(_state_file(folder, "vision"))["modules"]
         modules.load_state_dict({k: v for k, v in seeing.items() if "visual" in k or "heads" in k}, strict=False)
     learner = modules if stage == "judge" else nn.ModuleDict({"visual": model.model.visual, "heads": modules["heads"]})
-    run = Run(_state_file(folder, stage), modules) if stage == "judge" else _vision_run(folder, modules, learner)
+    run = (
+        Run(_state_file(folder, stage), modules, muon_and_adamw(modules))
+        if stage == "judge"
+        else _vision_run(folder, modules, learner)
+    )
     pool, writer = Pool(folder / "train.npz"), Writer(processor)
     shown: dict[str, list[float]] = {}
     saved = time.monotonic()
@@ -116,7 +76,7 @@ def train(stage: str, folder: Path, steps: int, minutes: float, batch: int) -> N
         rng = np.random.default_rng((SEED, len(stage), run.step))
         examples = [pool.sample(rng) if rng.random() < GENERATED else sample_render(rng) for _ in range(batch)]
         with torch.autocast("cpu", torch.bfloat16):
-            tokens = see(model.model.visual, patches_of(np.stack([e.pixels for e in examples]), processor))
+            tokens = see_pictures(model, processor, [example.pixels for example in examples])
             loss, right = modules["heads"].loss(tokens.float(), [example.seen for example in examples])
             if stage == "judge":
                 said, more = answer_losses(model, tokens, examples, writer)
@@ -138,7 +98,7 @@ def train(stage: str, folder: Path, steps: int, minutes: float, batch: int) -> N
 
 def _vision_run(folder: Path, modules: nn.ModuleDict, learner: nn.ModuleDict) -> Run:
     """A run that trains the vision tower and its heads, and saves the whole model."""
-    run = Run(_state_file(folder, "vision"), modules)
+    run = Run(_state_file(folder, "vision"), modules, muon_and_adamw(modules))
     trained = {id(parameter) for parameter in learner.parameters()}
     for parameter in modules.parameters():
         parameter.requires_grad_(id(parameter) in trained)
@@ -154,17 +114,13 @@ def load_processor(folder: Path) -> Any:
 
 
 def export(folder: Path, out: Path) -> None:
-    """Writes the judge as an ordinary folder, weights in float16."""
+    """Writes the judge of the stage `judge` as an ordinary folder."""
     processor = load_processor(folder)
     model = build_model(processor.tokenizer)
     state = load_state(_state_file(folder, "judge"))
     modules = nn.ModuleDict({"model": model, "heads": Heads(128)})
     modules.load_state_dict(state["modules"])
-    model.half().save_pretrained(out)
-    processor.save_pretrained(out)
-    record = {"rubric": RUBRIC.id, "rubric_sha256": RUBRIC.sha256, "steps": state["step"], "seed": SEED}
-    (out / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    log(f"export: {sum(path.stat().st_size for path in out.rglob('*')) / 1e6:.1f} MB in {out}")
+    write_judge(out, processor, model, {"steps": state["step"]})
 
 
 # Evaluation
@@ -207,11 +163,11 @@ def order(folder: Path, run: str, judge: str, **options: Any) -> JudgeConfig:
     )  # fmt: skip
 
 
-def evaluate(folder: Path, count: int) -> None:
-    """Judges held-out images with the exported judge and with the verifier, and prints how far they agree."""
+def evaluate(judge: Path, folder: Path, count: int) -> None:
+    """Judges held-out images with a judge and with the verifier, and prints how far they agree."""
     if not (folder / "prompts.csv").exists():
         write_held_out(folder, count)
-    judge_folder(order(folder, "judge", f"hf:{JUDGE}", device="cpu", dtype="float32", batch_size=16))
+    judge_folder(order(folder, "judge", f"hf:{judge}", device="cpu", dtype="float32", batch_size=16))
     judge_folder(order(folder, "verifier", "shapes"))
     found = agree([open_log(folder / "judge"), open_log(folder / "verifier")])["pairs"][0]
     print("| criterion | verdicts | agree | kappa | 95 % interval |\n|---|---|---|---|---|")
@@ -222,14 +178,20 @@ def evaluate(folder: Path, count: int) -> None:
             print(f"| {name} | {total} | {entry['observed']:.3f} | {entry['kappa']:.2f} | {low:.2f} to {high:.2f} |")
 
 
+STAGES = ("images", "vision", "judge", "export", "pairs", "export_pairs", "evaluate", "evaluate_pairs")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("images", "vision", "judge", "export", "evaluate"))
+    parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--folder", type=Path, default=ROOT / "runs/judge")
+    parser.add_argument("--judge", type=Path, default=JUDGE, help="what is evaluated, or written by export")
+    parser.add_argument("--start", type=Path, default=JUDGE, help="pairs, export_pairs: the judge that learns more")
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--minutes", type=float, default=math.inf)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--images", type=int, default=4000)
+    parser.add_argument("--pictures", type=Path, help="pairs: a folder that t2ialign data build made of shapes-sd")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
@@ -237,9 +199,16 @@ def main() -> None:
         case "images":
             make_images(options.folder / "train.npz", options.images, 1)
         case "export":
-            export(options.folder, JUDGE)
+            export(options.folder, options.judge)
         case "evaluate":
-            evaluate(options.folder / "held_out", options.images)
+            evaluate(options.judge, options.folder / "held_out", options.images)
+        case "pairs":
+            limits = options.steps, options.minutes, options.batch
+            train_pairs(options.start, _state_file(options.folder, "pairs"), options.pictures, *limits)
+        case "export_pairs":
+            export_pairs(options.start, _state_file(options.folder, "pairs"), options.judge)
+        case "evaluate_pairs":
+            evaluate_pairs(options.judge, options.folder, options.images)
         case stage:
             train(stage, options.folder, options.steps, options.minutes, options.batch)
 
