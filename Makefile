@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install demo test lint test-fast test-slow test-browser format clean
+.PHONY: install demo test lint lint-types lint-copies test-fast test-slow test-browser format clean
 
 install: $(STAMP)
 
@@ -28,15 +28,20 @@ test: lint test-fast
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	+$(MAKE) --no-print-directory --jobs=2 lint-types lint-copies
+
+lint-types: install
 	$(BIN)/pyright
-	$(BIN)/pylint --disable=all --enable=duplicate-code --min-similarity-lines=6 t2ialign unigenbench scripts
 	$(BIN)/mkdocs build --strict --quiet
+
+lint-copies: install
+	$(BIN)/pylint --disable=all --enable=duplicate-code --min-similarity-lines=6 t2ialign unigenbench scripts
 
 test-fast: install
 	$(BIN)/python -m pytest -m 'not slow and not browser' --numprocesses=logical --maxprocesses=4 --dist=loadfile
 
 test-slow: install
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --numprocesses=logical --maxprocesses=2 --dist=loadscope
 
 test-browser: install
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || { \

@@ -12,7 +12,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -115,11 +115,11 @@ class Inputs(NamedTuple):
     geometry: Tensor | None
 
 
-def passes(policy: Policy, inputs: Inputs, *, reference: bool = True) -> None:
-    """The reference's forward pass, unless left out, and the policy's forward and backward pass."""
+def passes(policy: Policy, inputs: Inputs, *, frozen: Sequence[str] = ("reference",)) -> None:
+    """A forward pass of each of the frozen weights, and the policy's forward and backward pass."""
     autocast = torch.autocast(inputs.x_t.device.type, dtype=policy.autocast, enabled=policy.autocast is not None)
-    if reference:
-        with autocast, torch.no_grad(), policy.mixture("reference"):
+    for weights in frozen:
+        with autocast, torch.no_grad(), policy.mixture(weights):
             policy.backbone.predict(policy.denoiser, *inputs)
     with autocast:
         prediction = policy.backbone.predict(policy.denoiser, *inputs)
@@ -139,7 +139,7 @@ class Floor:
     """
 
     def __init__(self, steps: Steps, *, reference: bool = True) -> None:
-        self.policy, self.reference = steps.core.policy, reference
+        self.policy, self.frozen = steps.core.policy, ("reference",) if reference else ()
         batch = next(iter(steps.loop.batches(steps.core))).to(self.policy.device)
         noised = steps.config.noiser(batch, self.policy, self.policy.schedule, Draws(0, batch.keys))
         cond = flatten_views(batch.cond, len(batch), batch.views)
@@ -149,7 +149,7 @@ class Floor:
 
     def __call__(self) -> None:
         for _ in range(self.accumulation):
-            passes(self.policy, self.inputs, reference=self.reference)
+            passes(self.policy, self.inputs, frozen=self.frozen)
         forget_gradients(self.policy)
 
 

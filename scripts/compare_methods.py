@@ -1,4 +1,4 @@
-"""Runs every offline method on Shapes as a user would, by the commands of the command line, and measures each.
+"""Runs every method on Shapes as a user would, by the commands of the command line, and measures each.
 
 python scripts/compare_methods.py                       # all studies, two at once; a finished one is not run again
 python scripts/compare_methods.py mapo kto --jobs 1
@@ -25,7 +25,20 @@ from typing import Any, NamedTuple
 
 from methods.figures import pareto, table
 from methods.measuring import Folder, Sweep, compare, draw, sweep, validation
-from methods.studies import SCENES, SETTINGS, Command, Place, Study, beside, negative_models, prepare, studies, wanted
+from methods.studies import (
+    ONLINE_PROMPTS,
+    PROMPTS,
+    SCENES,
+    SETTINGS,
+    Command,
+    Place,
+    Study,
+    beside,
+    negative_models,
+    prepare,
+    studies,
+    wanted,
+)
 
 from t2ialign.demo.evaluation import PromptResult, judge
 from t2ialign.demo.pipeline import best_scale
@@ -98,11 +111,15 @@ def prepare_seed(seed: Seed) -> None:
     """Prompts, scenes, pairs, and all else that the studies learn from."""
     place = seed.place
     place.root.mkdir(parents=True, exist_ok=True)
-    with atomic_write(place.root / "train.txt") as partial:
-        lines = shapes_prompts("train", SETTINGS.pair_prompts, place.seed)
-        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
     needed = wanted(prepare(place), place.root, list(seed.trained.values()))
     learnt = [command for study in seed.trained.values() for command in study.commands]
+    texts = {"train.txt": SETTINGS.pair_prompts}
+    if any(str(place.root / PROMPTS) in word for command in learnt for word in command):
+        texts[PROMPTS] = ONLINE_PROMPTS
+    for name, count in texts.items():
+        with atomic_write(place.root / name) as partial:
+            lines = shapes_prompts("train", count, place.seed)
+            partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
     scenes = place.root / "scenes"
     if not scenes.is_dir() and any(str(scenes) in word for command in [*needed, *learnt] for word in command):
         write_dataset(place.root / "scenes.partial", SCENES, seed=1, noise=0).rename(scenes)

@@ -3,7 +3,8 @@
 The names below are the public API; everything else may move between minor versions. Each is imported when it is first
 used, so `import t2ialign` is quick and imports no torch.
 
-Run and use models: `load_config`, `train`, `open_model`, `generate_images` with its `GenerationConfig`, `load_reward`.
+Run and use models: `load_config`, `plan` with its result `Planned`, `train`, `open_model`, `generate_images` with its
+`GenerationConfig`, `load_reward`.
 
 Extend: subclass `Objective`, `Noiser`; work with `Batch`, `Prediction`, `LossOutput`, `Reward`.
 """
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from t2ialign.objectives.base import Objective
     from t2ialign.rewards.base import Reward
     from t2ialign.rewards.registry import load_reward
+    from t2ialign.training.plan import Planned, plan
     from t2ialign.training.train import train
     from t2ialign.types import Batch, LossOutput, Prediction
 
@@ -31,6 +33,7 @@ __all__ = [
     "LossOutput",
     "Noiser",
     "Objective",
+    "Planned",
     "Prediction",
     "Reward",
     "__version__",
@@ -38,6 +41,7 @@ __all__ = [
     "load_config",
     "load_reward",
     "open_model",
+    "plan",
     "train",
 ]
 
@@ -50,12 +54,14 @@ _PLACES = {
     "LossOutput": "types",
     "Noiser": "noisers.base",
     "Objective": "objectives.base",
+    "Planned": "training.plan",
     "Prediction": "types",
     "Reward": "rewards.base",
     "generate_images": "generation.images",
     "load_config": "config.reader:load",
     "load_reward": "rewards.registry",
     "open_model": "models:open_model",
+    "plan": "training.plan",
     "train": "training.train",
 }
 """Public name -> `module`, or `module:name` where it has another name there."""

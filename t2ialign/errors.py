@@ -16,6 +16,12 @@ class Stopped(BaseException):
     which typer would end without a word."""
 
 
+class QualityError(UserError):
+    """What the user asked for as a limit was not held."""
+
+    exit_code = 1
+
+
 class InputError(UserError):
     """A command, a config or a path is wrong."""
 
@@ -38,6 +44,10 @@ class TryAgainError(UserError):
     """What stopped the run passes by itself or by freeing space; the same command goes on from the saved state."""
 
     exit_code = 75
+
+
+class PeerEndedError(TryAgainError):
+    """Another process of the same run has ended; that process says why."""
 
 
 class Interrupted(UserError):

@@ -39,3 +39,17 @@ def device_of_process() -> torch.device:
     device = processes().device
     assert device is not None
     return device
+
+
+def device_words(device: torch.device) -> str:
+    """The device as a user knows it: a GPU's name and memory, or the threads of a CPU."""
+    memory = device_memory(device)
+    if memory is not None:
+        return f"{torch.cuda.get_device_name(device)}, {memory / 2**30:.1f} GiB"
+    threads = torch.get_num_threads()
+    return f"{device.type}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def device_memory(device: torch.device) -> int | None:
+    """Bytes of a GPU's memory; None for a CPU, which shares its memory with everything else."""
+    return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else None

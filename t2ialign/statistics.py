@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unigenbench.statistics import bootstrap_mean
+from unigenbench.statistics import bootstrap_mean, cluster_sums, sign_flip_p
 
 Z_95 = 1.959963984540054
 """The normal quantile of a two-sided 95 % interval."""
@@ -57,6 +57,27 @@ def paired_bootstrap(
             number: leave its pair out and say how many were.
     """
     return Difference(*bootstrap_mean(_paired(base, aligned), clusters, resamples=resamples, seed=seed))
+
+
+def paired_p(
+    base: Sequence[float] | np.ndarray,
+    aligned: Sequence[float] | np.ndarray,
+    *,
+    draws: int = 10_000,
+    seed: int = 0,
+    clusters: Sequence[object] | np.ndarray | None = None,
+) -> float:
+    """Two-sided p-value of a mean difference of 0: base and aligned are exchanged, cluster by cluster.
+
+    Args:
+        base, aligned, clusters: as of `paired_bootstrap`. [n]
+        draws: permutations; of up to 16 clusters all are tried, and the value is exact.
+
+    Raises:
+        ValueError: as `paired_bootstrap`.
+    """
+    sums, _ = cluster_sums(_paired(base, aligned), clusters)
+    return sign_flip_p(sums, draws=draws, seed=seed)
 
 
 def _paired(base: Sequence[float] | np.ndarray, aligned: Sequence[float] | np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ Views stay example-major ([N, V, ...]) everywhere; only `Policy.predict` flatten
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -73,6 +73,8 @@ class Transitions:
     """The level of `x_t`. [N] int64"""
     to: Tensor
     """The level of `x_next`. [N] int64"""
+    mean: Tensor
+    """Of the step, by the weights that made it. [N, C, H, W]"""
     log_prob: Tensor
     """Of the step, by the weights that made it; see `schedules.Step.log_prob`. [N]"""
     eta: float
@@ -80,14 +82,16 @@ class Transitions:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Transitions:
         """The same steps with `function` applied to each tensor."""
-        return Transitions(
-            function(self.x_t),
-            function(self.x_next),
-            function(self.at),
-            function(self.to),
-            function(self.log_prob),
-            self.eta,
-        )
+        return Transitions(**{name: function(getattr(self, name)) for name in _STEP_TENSORS}, eta=self.eta)
+
+    @staticmethod
+    def cat(parts: Sequence[Transitions]) -> Transitions:
+        """Concatenation of steps of one eta along the first dimension."""
+        joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in _STEP_TENSORS}
+        return Transitions(**joined, eta=parts[0].eta)
+
+
+_STEP_TENSORS = [entry.name for entry in fields(Transitions) if entry.name != "eta"]
 
 
 @dataclass(frozen=True)

@@ -70,12 +70,12 @@ SHAPES |= {
     "self_npo": Recipe(64, 3e-4, None, 12_800),  # 200 steps of 64 prompts; nothing is compared
 }
 ONLINE = {
-    "nft": Recipe(512, 5e-4, None, 51_200),  # 16 x 8 images x 4 draws, 100 iterations
-    "pref_nft": Recipe(512, 5e-4, None, 51_200),  # nft's
+    "nft": Recipe(512, 5e-4, None, 61_440),  # 16 x 8 images x 4 draws, 120 iterations, rate to 0
+    "pref_nft": Recipe(512, 5e-4, None, 51_200),  # the same, 100 iterations
     "grpo": Recipe(256, 3e-4, None, 51_200),  # the same images in two updates; the rate that is usual for LoRA
-    "pref_grpo": Recipe(256, 3e-4, None, 51_200),  # grpo's
+    "pref_grpo": Recipe(256, 3e-4, None, 40_960),  # grpo's, 80 iterations, rate to 0
 }
-"""Of loop online, on Shapes; not measured."""
+"""Of loop online, on Shapes."""
 RECIPES = {f"{method}_{family}": recipe for method, recipe in LORA.items() for family in ("sd15", "sdxl")}
 RECIPES |= {f"shapes_{method}": recipe for method, recipe in (SHAPES | ONLINE).items()}
 RECIPES |= {
@@ -87,6 +87,10 @@ RECIPES |= {
     "npo_sdxl": Recipe(60, 5e-6, 1000, 120_000),  # script: 30 x 2 pairs, 5e-6, beta 2000 with it
     "self_npo_sd15": Recipe(20, 1e-5, None, 20_000),  # script: 20 images, 1,000 steps; the rate is ours, for LoRA
     "self_npo_sdxl": Recipe(10, 1e-5, None, 10_000),  # script: 10 images
+    "pref_grpo_sd15": Recipe(320, 3e-4, None, 192_000),  # 8 x 8 images x 10 steps in two updates, 300 iterations
+    "pref_grpo_sdxl": Recipe(320, 1e-4, None, 192_000),
+    "nft_sd15": Recipe(768, 3e-4, None, 307_200),  # 16 x 12 images x 4 draws, 400 iterations; published rate
+    "nft_sdxl": Recipe(768, 1e-4, None, 307_200),
     "sft_sd15": Recipe(64, 1e-5, None, 128_000),  # dpo's
     "sft_sdxl": Recipe(64, 1e-5, None, 128_000),
 }
@@ -154,6 +158,8 @@ def tiny(path: Path, folder: Path, sd15: Path, sdxl: Path) -> list[str]:
         overrides += ["rewards=[brightness]", "advantage.scale=group_std", "advantage.fixed_scale=null"]
     if "validate" in content:
         overrides += ["validate.inference_steps=1", "validate.max_prompts=2"]
+    if "rewards" in content.get("validate", {}):
+        overrides += ["validate.rewards=[sharpness]", "validate.best=null"]
     return overrides
 
 

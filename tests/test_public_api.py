@@ -21,6 +21,7 @@ PUBLIC = [
     "LossOutput",
     "Noiser",
     "Objective",
+    "Planned",
     "Prediction",
     "Reward",
     "__version__",
@@ -28,6 +29,7 @@ PUBLIC = [
     "load_config",
     "load_reward",
     "open_model",
+    "plan",
     "train",
 ]
 

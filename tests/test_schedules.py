@@ -121,6 +121,37 @@ def test_log_prob_equals_torch_distributions_and_scoring_equals_sampling():
     torch.testing.assert_close(scored.log_prob, step.log_prob)
 
 
+def test_with_eta_1_a_step_is_ddpms_posterior():
+    # arXiv:2006.11239, Eq. 7, of neighbours a, b: mean (b^(1/2) beta x_0 + (1 - beta)^(1/2) (1 - b) x_t) / (1 - a)
+    schedule = VPSchedule.from_scheduler(DDIMScheduler(**BETAS))
+    x_t, prediction = (
+        torch.randn(3, 4, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(k)) for k in (0, 1)
+    )
+    at = torch.tensor([900, 400, 20])
+    step = schedule.sde_step(prediction, x_t, at, at - 1, eta=1.0, x=x_t)
+    a, b = (schedule.alpha_sigma(level)[0].square().view(3, 1, 1, 1) for level in (at, at - 1))
+    beta, x_0 = 1 - a / b, schedule.to_x0_noise(prediction, x_t, at)[0]
+    expected = (b.sqrt() * beta * x_0 + (1 - beta).sqrt() * (1 - b) * x_t) / (1 - a)
+    torch.testing.assert_close(step.mean, expected)
+    torch.testing.assert_close(step.std.view(3, 1, 1, 1).square(), (1 - b) / (1 - a) * beta)
+
+
+def test_epsilon_and_v_of_one_state_make_one_step():
+    schedules = [
+        VPSchedule.from_scheduler(DDIMScheduler(**BETAS, prediction_type=kind)) for kind in ("epsilon", "v_prediction")
+    ]
+    x_0, noise = (
+        torch.randn(3, 4, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(k)) for k in (0, 1)
+    )
+    at = torch.tensor([900, 400, 20])
+    x_t = schedules[0].add_noise(x_0, noise, at)
+    steps = [
+        schedule.sde_step(schedule.target(x_0, noise, at), x_t, at, at - 20, eta=0.7, x=x_t) for schedule in schedules
+    ]
+    for one, other in zip(*steps, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_sde_step_without_eta_is_the_ddim_step():
     schedule = VPSchedule.from_scheduler(scheduler())
     x_t, prediction, noise = (normal(2, 4, 8, 8, seed=seed) for seed in range(3))

@@ -22,6 +22,9 @@ MIXTURES = (0.25, 0.5, 0.75)
 """Weights of faithfulness in the Pareto study; taste has the rest."""
 STORED = ("noiser.weights=reference", "noiser.levels=10")
 DRAWS = (1, 2, 4)
+PROMPTS = "prompts.txt"
+ONLINE_PROMPTS = 3000
+"""Prompts of the training split that online methods make images of."""
 Command = list[str]
 
 
@@ -96,13 +99,10 @@ def prepare(place: Place) -> dict[str, Command]:
 
 
 def wanted(folders: dict[str, Command], root: Path, chosen: Sequence[Study]) -> list[Command]:
-    """The commands whose folders the studies learn from, and that of the images that all others take."""
+    """The commands whose folders the studies learn from, and that of the images that other folders take."""
     told = " ".join(word for study in chosen for command in study.commands for word in command)
-    return [
-        command
-        for name, command in folders.items()
-        if name == "pairs" or re.search(rf"{re.escape(str(root / name))}(\s|/|$)", told)
-    ]
+    named = [name for name in folders if re.search(rf"{re.escape(str(root / name))}(\s|/|$)", told)]
+    return [command for name, command in folders.items() if name in named or (named and name == "pairs")]
 
 
 def labels(weight: float) -> list[str]:
@@ -121,6 +121,7 @@ def studies(place: Place) -> dict[str, Study]:
         | inversions(place, on_pairs)
         | fixed_draws(place, on_pairs)
         | mixtures(place)
+        | online(place)
     )
 
 
@@ -224,6 +225,20 @@ def fixed_draws(place: Place, on_pairs: str) -> dict[str, Study]:
             place, name, f"DPO, 264 steps, draws {draws}", "shapes_dpo", on_pairs, "train.steps=264",
             f"noiser.draws={draws}", against=("draws_fresh",),
         )  # fmt: skip
+    return found
+
+
+def online(place: Place) -> dict[str, Study]:
+    """Methods that train on the policy's own images, as their recipes say."""
+    on_prompts = f"data.path={place.root / PROMPTS}"
+    found = {}
+    for name, what, against in (
+        ("nft", "DiffusionNFT", ("dpo",)),
+        ("pref_nft", "NFT on win rates", ("dpo", "nft")),
+        ("grpo", "GRPO", ("dpo",)),
+        ("pref_grpo", "Pref-GRPO", ("dpo", "grpo", "nft")),
+    ):
+        found[name] = one(place, name, what, f"shapes_{name}", on_prompts, against=against)
     return found
 
 

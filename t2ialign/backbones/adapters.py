@@ -6,15 +6,19 @@ import copy
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.integrations import dequantize_module_weight
+from peft.utils.other import get_pattern_key
 from torch import nn
 
+from t2ialign.backbones.lora_layout import adaptable_layers
 from t2ialign.config.schema import Lora
+from t2ialign.errors import InputError
 from t2ialign.rng import generator
 
 LEARNER = "learner"
@@ -104,22 +108,60 @@ def inject_adapter(denoiser: nn.Module, name: str, config: LoraConfig, *, traina
     return parameters
 
 
+def target_layers(denoiser: nn.Module, lora: Lora) -> dict[str, tuple[nn.Linear | nn.Conv2d, int]]:
+    """The layers that get an adapter, by name, and its rank.
+
+    Raises:
+        InputError: a pattern of ranks or alphas is of none of them.
+    """
+    ends = tuple(f".{target}" for target in TARGETS[lora.targets])
+    layers = {name: layer for name, layer in adaptable_layers(denoiser).items() if f".{name}".endswith(ends)}
+    for key, patterns in (("rank_pattern", lora.rank_pattern), ("alpha_pattern", lora.alpha_pattern)):
+        used = {get_pattern_key(list(patterns), name) for name in layers}
+        for pattern in patterns:
+            if pattern not in used:
+                raise InputError(
+                    f"lora.{key}: {pattern!r} is of no layer that lora.targets {lora.targets} adapts, or an earlier "
+                    f"pattern has all of them; one of these layers is {next(iter(layers))}"
+                )
+    ranks = {name: get_pattern_key(list(lora.rank_pattern), name) for name in layers}
+    return {name: (module, lora.rank_pattern.get(ranks[name], lora.rank)) for name, module in layers.items()}
+
+
 def add_adapter(denoiser: nn.Module, name: str, lora: Lora, *, seed: int, trainable: bool) -> None:
     """Adds a fresh adapter: A normal with standard deviation 1 / rank, B zero, so that nothing changes yet.
 
     The same seed and name of a layer give the same numbers, whatever was drawn before.
+
+    Raises:
+        InputError: see `target_layers`.
     """
+    target_layers(denoiser, lora)
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=cast(int, lora.alpha),  # peft divides, so a fraction is as good as an int
         lora_dropout=lora.dropout,
         target_modules=TARGETS[lora.targets],
+        rank_pattern=lora.rank_pattern,
+        alpha_pattern=cast("dict[str, int]", lora.alpha_pattern),
+        use_dora=lora.dora,
     )
     for key, parameter in inject_adapter(denoiser, name, config, trainable=trainable).items():
         if ".lora_A." in key:
             layer = key.split(".lora_A.")[0]
             noise = torch.randn(parameter.shape, generator=generator(seed, "lora", layer))
-            parameter.data.copy_(noise / lora.rank)
+            parameter.data.copy_(noise / len(noise))
+    if lora.dora:
+        _set_magnitudes(denoiser, name)
+
+
+@torch.no_grad()
+def _set_magnitudes(denoiser: nn.Module, name: str) -> None:
+    """Gives a fresh DoRA the norms of the weights' rows as a pass computes them, whatever the weights' precision."""
+    for layer in tuner_layers(denoiser):
+        weight: torch.Tensor = dequantize_module_weight(layer.get_base_layer()).float()
+        magnitude: Any = layer.lora_magnitude_vector[name]
+        magnitude.weight.copy_(magnitude.get_weight_norm(weight, torch.zeros_like(weight), scaling=1))
 
 
 def copy_adapter(

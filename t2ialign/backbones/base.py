@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+
+from pydantic import Field
 
 from t2ialign.config.component import Component
 
@@ -12,6 +15,8 @@ if TYPE_CHECKING:  # a config is validated without torch
     from diffusers import DiffusionPipeline
     from torch import Tensor, nn
 
+    from t2ialign.backbones.facts import ModelFacts
+    from t2ialign.backbones.lora_layout import Parts
     from t2ialign.schedules import Schedule, TimestepSpacing
     from t2ialign.types import Conditioning, Posterior
 
@@ -38,6 +43,18 @@ class Backbone(Protocol):
     @property
     def fingerprint(self) -> str:
         """Changes with anything that changes latents or text embeddings: the cache's key."""
+        ...
+
+    @property
+    def text_encoders(self) -> Mapping[str, nn.Module]:
+        """The networks that read prompts, by their names in the pipeline: text_encoder, text_encoder_2."""
+        ...
+
+    text_loras: list[tuple[Parts, float]]
+    """LoRAs that `adapt_text` added, and their scales."""
+
+    def adapt_text(self, loras: Sequence[tuple[Parts, float]]) -> None:
+        """Adds LoRAs, times their scales, to the text encoders' weights, before a prompt is encoded."""
         ...
 
     sampling: TimestepSpacing
@@ -89,17 +106,26 @@ class BackboneConfig(Component):
     family: ClassVar[str]
     """Name of the architecture, as in a LoRA's metadata."""
     pretrained: str
-    """A diffusers folder, a single .safetensors file, or a hub id."""
+    """sd15 or sdxl, a diffusers folder, a single .safetensors file, a hub id, or a run folder."""
     revision: str | None = None
-    """Commit or tag of a hub id."""
+    """Commit or tag of a hub id; sd15 and sdxl stand for one commit each, main is the newest."""
     variant: str | None = None
-    """File variant of a folder or hub id, for example fp16."""
+    """File variant of a folder or hub id, for example fp16; the only one there is needs no name."""
+    unet: str | None = None
+    """Another UNet, as DPO, SmPO and InPO were released: a folder, a run's, a .safetensors file, or a hub id
+    (id@revision)."""
     vae: str | None = None
-    """Another VAE: a diffusers folder, a single file or a hub id."""
+    """Another VAE: a diffusers folder, a single file or a hub id (id@revision)."""
     null: Literal["empty", "zeros"] | None = None
-    """The unconditional branch: the encoded empty prompt, or zeros; the family's own if not said."""
-    long_prompts: Literal["truncate"] = "truncate"
-    """What is done with prompts that exceed the text encoder."""
+    """The unconditional branch: the encoded empty prompt, or zeros; default: what the run in `pretrained` has, or the
+    family's own."""
+    prompt_segments: int | None = Field(None, ge=1, le=8)
+    """Segments of 75 tokens that a prompt has, each encoded by itself; what exceeds them is cut; default: 1, or what
+    the run in `pretrained` has. More take longer in each pass, for short prompts too."""
+
+    def outline(self, facts: ModelFacts, dtype: torch.dtype) -> Backbone | None:
+        """The backbone without numbers, on the meta device; default: None, as a family's shapes may not be known."""
+        return None
 
     @abstractmethod
     def build(self, device: torch.device, dtype: torch.dtype) -> Backbone:

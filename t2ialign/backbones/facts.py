@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 import torch
 from diffusers import UNet2DConditionModel
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import nn
 
-from t2ialign.backbones.adapters import TARGETS
-from t2ialign.backbones.loading import HUB_ID
+from t2ialign.backbones.adapters import target_layers
+from t2ialign.backbones.folders import unet_folder
+from t2ialign.backbones.hub import cached_folder
 from t2ialign.backbones.lora_checks import lora_elements
+from t2ialign.backbones.runs import read_run
 from t2ialign.config.schema import Lora
 from t2ialign.errors import InputError
 
@@ -36,21 +36,39 @@ class ModelFacts(NamedTuple):
     """Tokens of a prompt."""
     unet: dict[str, Any]
     """The denoiser's whole configuration."""
+    folder: Path
+    """Where the configuration was read."""
 
 
-def read_facts(pretrained: str, revision: str | None = None) -> ModelFacts | None:
-    """The configuration of a diffusers folder or of a hub id in the local cache; None where only weights would tell.
+def read_facts(pretrained: str, revision: str | None = None, unet: str | None = None) -> ModelFacts | None:
+    """The configuration of a diffusers folder, a run's base, or a hub id in the local cache.
+
+    None where only weights would tell.
+
+    Args:
+        unet: another UNet, as in `backbone.unet`.
 
     Raises:
         InputError: a file of the folder is damaged, or says nothing that is needed.
     """
+    run = read_run(pretrained)
+    if run is not None:
+        own = run.backbone.get("unet") if run.is_lora else str(run.result)
+        return read_facts(str(run.backbone["pretrained"]), run.backbone.get("revision"), unet or own)
     folder = _local_folder(pretrained, revision)
-    if folder is None or not (folder / "unet" / "config.json").is_file():
+    # a single file has no configuration but its base's
+    other = folder if unet is None or Path(unet).expanduser().is_file() else _local_folder(unet, None)
+    there = None if other is None else unet_folder(other)
+    if folder is None or there is None or there == folder:
         return None
-    unet, vae, scheduler, text = (
+    return _facts(folder, there)
+
+
+def _facts(folder: Path, unet_folder: Path) -> ModelFacts:
+    unet = _read(unet_folder / "config.json")
+    vae, scheduler, text = (
         _read(folder / name / file)
         for name, file in (
-            ("unet", "config.json"),
             ("vae", "config.json"),
             ("scheduler", "scheduler_config.json"),
             ("text_encoder", "config.json"),
@@ -67,21 +85,17 @@ def read_facts(pretrained: str, revision: str | None = None) -> ModelFacts | Non
             text_width=unet["cross_attention_dim"],
             text_tokens=text.get("max_position_embeddings", 77),
             unet=unet,
+            folder=folder,
         )
     except (KeyError, TypeError) as error:
         raise InputError(f"{folder}: its configuration lacks what a Stable Diffusion model states: {error}") from None
 
 
-def _local_folder(pretrained: str, revision: str | None) -> Path | None:
-    path = Path(pretrained).expanduser()
+def _local_folder(name: str, revision: str | None) -> Path | None:
+    path = Path(name).expanduser()
     if path.exists():
         return path if path.is_dir() else None
-    if HUB_ID.fullmatch(pretrained) is None:
-        return None
-    try:
-        return Path(snapshot_download(pretrained, revision=revision, local_files_only=True))
-    except LocalEntryNotFoundError:
-        return None
+    return cached_folder(name, revision)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -96,23 +110,37 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def trainable_parameters(facts: ModelFacts, lora: Lora | None) -> int:
-    """How many numbers are trained: of the adapters that `lora` describes, or of the whole denoiser."""
+def empty_denoiser(facts: ModelFacts) -> UNet2DConditionModel:
+    """The denoiser without its weights: names and shapes of its layers."""
     with torch.device("meta"):
         denoiser = UNet2DConditionModel.from_config(facts.unet)
     assert isinstance(denoiser, UNet2DConditionModel)
-    if lora is None:
-        return sum(parameter.numel() for parameter in denoiser.parameters())
+    return denoiser
+
+
+class Parameters(NamedTuple):
+    """How many numbers a model has, and how many of them are trained."""
+
+    denoiser: int
+    """Of the denoiser, without adapters."""
+    trained: int
+    """Of the adapters, or of the whole denoiser."""
+
+
+def count_parameters(facts: ModelFacts, lora: Lora | None) -> Parameters:
+    """The parameters of the denoiser, and of the adapters that `lora` describes."""
+    denoiser = empty_denoiser(facts)
+    whole = sum(parameter.numel() for parameter in denoiser.parameters())
+    return Parameters(whole, whole if lora is None else _adapter_parameters(denoiser, lora))
+
+
+def _adapter_parameters(denoiser: nn.Module, lora: Lora) -> int:
     if lora.init is not None:
         return lora_elements(lora.init)
-    targets = tuple("." + target for target in TARGETS[lora.targets])
-    layers = (module for name, module in denoiser.named_modules() if f".{name}".endswith(targets))
-    return sum(_adapter_elements(layer, lora.rank) for layer in layers)
+    return sum(_adapter_elements(layer, rank, lora.dora) for layer, rank in target_layers(denoiser, lora).values())
 
 
-def _adapter_elements(layer: nn.Module, rank: int) -> int:
-    if isinstance(layer, nn.Linear):
-        return rank * (layer.in_features + layer.out_features)
-    if isinstance(layer, nn.Conv2d):
-        return rank * (layer.in_channels * layer.kernel_size[0] * layer.kernel_size[1] + layer.out_channels)
-    return 0
+def _adapter_elements(layer: nn.Linear | nn.Conv2d, rank: int, dora: bool) -> int:
+    rows = layer.weight.shape[0]
+    columns = layer.weight.numel() // rows
+    return rank * (rows + columns) + rows * dora

@@ -13,20 +13,12 @@ from torch import Tensor
 
 from t2ialign.backbones.base import Backbone
 from t2ialign.backbones.facts import read_facts
-from t2ialign.backbones.folders import load_part
+from t2ialign.backbones.folders import unet_folder
+from t2ialign.backbones.loading import load_unet, stated_by_file
+from t2ialign.backbones.unet_files import is_unet_file
 from t2ialign.config.reader import read_yaml
 from t2ialign.errors import InputError
 from t2ialign.schedules import Schedule, VPSchedule
-
-
-def unet_folder(path: str | Path) -> Path | None:
-    """The folder of the whole UNet that a path names: a full fine-tuning's run, a diffusers folder, or the UNet's own.
-
-    None of a path that names a LoRA, or nothing.
-    """
-    given = Path(path).expanduser()
-    folders = () if (given / "lora").is_dir() else (given / "unet", given)
-    return next((folder for folder in folders if (folder / "config.json").is_file()), None)
 
 
 @torch.no_grad()
@@ -37,7 +29,7 @@ def moved_by_finetunes(
 
     Args:
         backbone: its denoiser has no adapters yet.
-        finetunes: see `unet_folder` -> beta_i; W_i are the fine-tune's weights.
+        finetunes: see `is_finetune` -> beta_i; W_i are the fine-tune's weights.
         variant: of the fine-tunes' files, where they have it.
 
     Raises:
@@ -48,7 +40,8 @@ def moved_by_finetunes(
     own, sums = dict(denoiser.named_parameters()), dict(moved.named_parameters())
     for path, beta in finetunes.items():
         _check_prediction(path, backbone.schedule)
-        theirs = _load(path, denoiser.dtype, variant)
+        loaded = load_unet(path, base=lambda: denoiser.config, dtype=denoiser.dtype, variant=variant)
+        theirs = dict(loaded.named_parameters())
         _check_shapes(path, theirs, own)
         for name, weight in own.items():
             difference = theirs[name].to(weight.device).float() - weight.float()
@@ -56,13 +49,13 @@ def moved_by_finetunes(
     return moved
 
 
-def _load(path: str, dtype: torch.dtype, variant: str | None) -> dict[str, Tensor]:
-    folder = unet_folder(path)
-    if folder is None:
-        raise InputError(f"{path}: no UNet lies there")
-    folder = folder.resolve()
-    loaded = load_part(UNet2DConditionModel, folder.parent, folder.name, path, dtype, variant)
-    return dict(loaded.named_parameters())
+def is_finetune(path: str) -> bool:
+    """Whether a path is a whole UNet: of a full fine-tuning's run, in a diffusers folder, or in a single file.
+
+    Raises:
+        InputError: it is a .safetensors file that cannot be read.
+    """
+    return unet_folder(path) is not None or is_unet_file(path)
 
 
 def _check_shapes(path: str, theirs: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
@@ -89,6 +82,8 @@ def _check_prediction(path: str, schedule: Schedule) -> None:
 
 def _stated_prediction(path: str) -> str | None:
     """What the files around a fine-tune's UNet say that it predicts: its scheduler, or its run's backbone."""
+    if is_unet_file(path):
+        return stated_by_file(path, None).prediction_type
     folder = unet_folder(path)
     beside = folder.resolve().parent if folder is not None else Path(path)
     if (beside / "model_index.json").is_file():

@@ -71,6 +71,8 @@ def _check_folder(folder: Path, name: str, family: str) -> dict[str, Any]:
     if not index.is_file():
         inner = sorted(entry.parent.name for entry in folder.glob("*/model_index.json"))
         hint = f"; did you mean {folder / inner[0]}?" if inner else "; give a folder that diffusers saved"
+        if unet_folder(folder) is not None:
+            hint = "; it holds a UNet: give it as backbone.unet (--unet) beside a base model, as sdxl"
         raise InputError(f"{name}: not a diffusers model: it has no model_index.json{hint}")
     try:
         content = json.loads(index.read_text(encoding="utf-8"))
@@ -117,18 +119,20 @@ def _known_variants(folder: Path) -> str:
 
 
 def _variant_of_part(folder: Path, part: str, name: str, wanted: str | None) -> str | None:
-    """The variant of a part to load: the wanted one, or none where the part has none."""
+    """The variant of a part to load: the wanted one, or that of files without one, or the only one there is."""
     found = _variants(folder / part)
     if wanted in found:
         return wanted
     if None in found:
         return None
     if not found:
-        raise InputError(f"{name}: its {part} has no .safetensors weights{_only_pickles(folder)}")
-    variant = sorted(str(variant) for variant in found)[0]
+        raise InputError(f"{name}: its {part or 'VAE'} has no .safetensors weights{_only_pickles(folder)}")
+    if len(found) == 1:
+        return found.pop()
+    there = sorted(str(variant) for variant in found)
     raise InputError(
-        f"{name}: its {part} has weights of variant '{variant}' only; set backbone.variant: {variant} "
-        f"(on the command line: --backbone variant={variant})"
+        f"{name}: its {part or 'VAE'} has weights of variants {' and '.join(there)}; say which: backbone.variant: "
+        f"{there[0]} (on the command line: --backbone variant={there[0]})"
     )
 
 
@@ -162,6 +166,16 @@ def load_part(
         raise InputError(f"{name}: its {part or 'VAE'} cannot be loaded: {one_line(error)}") from error
     check_tensors(f"{name}: its {part or 'VAE'}", found["missing_keys"], found["unexpected_keys"])
     return loaded
+
+
+def unet_folder(path: str | Path) -> Path | None:
+    """The folder of the whole UNet that a path names: a full fine-tuning's run, a diffusers folder, or the UNet's own.
+
+    None of a path that names a LoRA, or nothing.
+    """
+    given = Path(path).expanduser()
+    folders = () if (given / "lora").is_dir() else (given / "unet", given)
+    return next((folder for folder in folders if (folder / "config.json").is_file()), None)
 
 
 def check_tensors(what: str, missing: Iterable[str], left_over: Iterable[str]) -> None:

@@ -15,6 +15,9 @@ CLIP_PREFIX = {"sd15": "cond_stage_model.transformer.", "sdxl": "conditioner.emb
 OPEN_CLIP_PREFIX = "conditioner.embedders.1.model."
 """Where the tensors of SDXL's second text encoder begin."""
 
+READS_TEXT = ".attn2.to_k.weight"
+"""How tensors of a UNet end whose width is that of the token states, in either layout."""
+
 _UNET_OUTSIDE = {
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
@@ -58,6 +61,11 @@ def _renamed(name: str, names: Mapping[str, str]) -> str:
         if name == old or name.startswith(f"{old}."):
             return new + name.removeprefix(old)
     return name
+
+
+def holds_unet(names: Iterable[str]) -> bool:
+    """Whether tensors are those of a UNet that reads text, alone or among others, by their names."""
+    return any(name.endswith(READS_TEXT) for name in names)
 
 
 def unet_names(names: Iterable[str]) -> dict[str, str]:

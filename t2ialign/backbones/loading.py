@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from t2ialign.backbones.folders import load_folder, load_part
-from t2ialign.backbones.hub import HUB_ID, PICKLES, hub_problem, locate, near_miss
+from t2ialign.backbones.folders import load_folder, load_part, unet_folder
+from t2ialign.backbones.hub import LOADING_FAILURES, locate, locate_part, one_line
 from t2ialign.backbones.single_files import (
     DEFAULT_CONFIGS,
     Stated,
     load_single_file,
     load_vae_file,
+    no_configs,
     read_contents,
     stated_prediction,
 )
+from t2ialign.backbones.unet_files import load_unet_file
 from t2ialign.errors import InputError
 from t2ialign.schedules import PredictionType
 
@@ -77,20 +81,56 @@ def load_vae(
         InputError: nothing is there, or it cannot be loaded.
         EnvironmentProblem: the hub cannot be reached and nothing is cached.
     """
-    path = Path(name).expanduser()
-    if path.suffix in PICKLES:
-        raise InputError(f"{name}: {path.suffix} files are pickles, which can run code when opened; give safetensors")
+    path = locate_part(name, "vae", variant)
     if path.is_file():
         return load_vae_file(path, dtype, config or DEFAULT_CONFIGS[family])
-    if path.is_dir():
-        part = "vae" if (path / "vae" / "config.json").is_file() else ""
-        return load_part(AutoencoderKL, path, part, name, dtype, variant)
-    if path.suffix == ".safetensors" or HUB_ID.fullmatch(name) is None:
-        raise InputError(f"{name}: no such file or folder{near_miss(path)}")
+    part = "vae" if (path / "vae" / "config.json").is_file() else ""
+    return load_part(AutoencoderKL, path, part, name, dtype, variant)
+
+
+def load_unet(
+    name: str, *, base: Callable[[], Mapping[str, Any]], dtype: torch.dtype, variant: str | None = None
+) -> UNet2DConditionModel:
+    """The UNet of a folder (its own, a whole model's, or a full fine-tuning's run), a single file or a hub id.
+
+    Args:
+        base: gives the configuration of the base's UNet, which a single file has.
+
+    Raises:
+        InputError: nothing is there, or it cannot be loaded.
+        EnvironmentProblem: the hub cannot be reached and nothing is cached.
+    """
+    path = locate_part(name, "unet", variant)
+    if path.is_file():
+        return load_unet_file(path, base(), dtype)
+    folder = unet_folder(path)
+    if folder is None:
+        raise InputError(
+            f"{name}: holds no UNet (no config.json, here or in unet/); give a folder, file or hub id of one, and a "
+            "LoRA as --lora or lora.init"
+        )
+    folder = folder.resolve()
+    return load_part(UNet2DConditionModel, folder.parent, folder.name, name, dtype, variant)
+
+
+def unet_config(base: Path, default: str) -> dict[str, Any]:
+    """The configuration of a model's UNet.
+
+    Args:
+        base: the folder or single file of the model.
+        default: folder or hub id with the configs of a single file.
+
+    Raises:
+        InputError: it is damaged.
+        EnvironmentProblem: the hub is needed and cannot be reached.
+    """
+    place = base if base.is_dir() else default
     try:
-        return AutoencoderKL.from_pretrained(name, dtype=dtype, variant=variant, use_safetensors=True)
-    except Exception as error:  # the network's errors have no common base below diffusers
-        raise hub_problem(name, None, path, error) from error
+        return cast(Any, UNet2DConditionModel).load_config(str(place), subfolder="unet")
+    except (HfHubHTTPError, LocalEntryNotFoundError, ConnectionError) as error:
+        raise no_configs(base, error) from error
+    except LOADING_FAILURES as error:
+        raise InputError(f"{place}: the configuration of its UNet cannot be read: {one_line(error)}") from error
 
 
 def latent_side(unet: Any) -> int:

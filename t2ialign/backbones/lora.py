@@ -1,20 +1,15 @@
-"""LoRA files: those of every public layout are read; ours give plain diffusers the same output."""
+"""LoRAs in a model: those of files as adapters or merged into weights, and adapters as files."""
 
 from __future__ import annotations
 
-import json
 import logging
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import LoraConfig
-from peft.tuners.lora import LoraLayer
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from diffusers.utils.peft_utils import recurse_remove_peft_layers
+from torch import nn
 
 from t2ialign.backbones.adapters import (
     EMA,
@@ -22,30 +17,20 @@ from t2ialign.backbones.adapters import (
     LEARNER,
     OLD,
     adapter_config,
-    adapter_parameters,
     add_adapter,
     copy_adapter,
     inject_adapter,
+    tuner_layers,
 )
-from t2ialign.backbones.hub import one_line
-from t2ialign.backbones.lora_checks import (
-    CONFIG_KEY,
-    FILE_NAME,
-    PREFIX,
-    PROVENANCE_KEY,
-    check_family,
-    check_is_lora,
-    lora_file,
-    stated_settings,
-)
-from t2ialign.backbones.lora_layout import MERGE_ADVICE, LoraMatrices, is_text_part, read_matrices
+from t2ialign.backbones.base import Backbone
+from t2ialign.backbones.lora_checks import DENOISER
+from t2ialign.backbones.lora_layout import Layers, Parts
+from t2ialign.backbones.lora_read import LoraFile, read_parts
+from t2ialign.backbones.lora_text import FIRST, SECOND, of_module
+from t2ialign.backbones.lora_write import adapter_layers, peft_config, save_parts
 from t2ialign.config.schema import Lora
-from t2ialign.errors import InputError
-from t2ialign.storage.atomic import atomic_write
 
 logger = logging.getLogger(__name__)
-
-SAVED_SETTINGS = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules", "use_rslora")
 
 
 def add_training_adapters(
@@ -86,147 +71,89 @@ def _warn_of_unused_settings(denoiser: nn.Module, lora: Lora) -> None:
         logger.warning("%s: rank and alpha are those of lora.init, not %s", lora.init, settings)
 
 
-def save_lora(folder: Path, denoiser: nn.Module, adapter: str, *, family: str, extra: Mapping[str, Any]) -> Path:
-    """Writes `pytorch_lora_weights.safetensors` with its true alpha, and returns its path.
+def save_lora(
+    folder: Path, denoiser: nn.Module, adapter: str, *, family: str, extra: Mapping[str, Any], text: Parts | None = None
+) -> Path:
+    """Writes one adapter as `save_parts` does.
 
     Args:
-        family: architecture that the adapter fits.
-        extra: what made it; kept in the file's header as JSON.
+        text: parts for text encoders that are written beside it.
 
     Raises:
         ValueError: there is no such adapter.
         TryAgainError: the disk is full.
     """
-    tensors = {
-        key.replace(f".{adapter}.", "."): parameter for key, parameter in adapter_parameters(denoiser, adapter).items()
-    }
-    return _write(folder, tensors, adapter_config(denoiser, adapter), family, extra)
-
-
-def save_active(folder: Path, denoiser: nn.Module, *, family: str, extra: Mapping[str, Any]) -> Path | None:
-    """Writes the adapters that are active as one LoRA, which adds what they add together; None where none is.
-
-    Its matrices are theirs, one below and beside the other, with the scales in `up`.
-
-    Raises:
-        TryAgainError: the disk is full.
-    """
-    layers: dict[str, LoraMatrices] = {}
-    for name, layer in denoiser.named_modules():
-        if not isinstance(layer, LoraLayer) or layer.disable_adapters:
-            continue
-        active = [adapter for adapter in layer.active_adapters if adapter in layer.scaling]
-        if active:
-            down = torch.cat([_weight(layer.lora_A[adapter]) for adapter in active])
-            up = torch.cat([layer.scaling[adapter] * _weight(layer.lora_B[adapter]) for adapter in active], 1)
-            layers[name] = LoraMatrices(down, up, alpha=len(down))
-    if not layers:
-        return None
-    tensors = {f"{name}.lora_A.weight": matrices.down for name, matrices in layers.items()}
-    tensors |= {f"{name}.lora_B.weight": matrices.up for name, matrices in layers.items()}
-    return _write(folder, tensors, _config(layers), family, extra)
-
-
-def _weight(module: nn.Module) -> Tensor:
-    return cast(nn.Linear | nn.Conv2d, module).weight
-
-
-def _write(
-    folder: Path, tensors: Mapping[str, Tensor], config: LoraConfig, family: str, extra: Mapping[str, Any]
-) -> Path:
-    """Writes a LoRA's tensors, named as in the denoiser, with their settings in the header."""
-    settings = config.to_dict()
-    settings["target_modules"] = sorted(settings["target_modules"])
-    header = {
-        "format": "pt",
-        CONFIG_KEY: json.dumps({PREFIX + key: settings[key] for key in SAVED_SETTINGS}),
-        PROVENANCE_KEY: json.dumps({"family": family, **extra}),
-    }
-    path = folder / FILE_NAME
-    with atomic_write(path) as partial:
-        save_file(
-            {PREFIX + key: tensor.detach().contiguous().cpu() for key, tensor in tensors.items()},
-            partial,
-            metadata=header,
-        )
-    return path
-
-
-def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and header of a safetensors file."""
-    try:
-        with safe_open(file, framework="pt") as opened:
-            return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{file}: not a readable safetensors file ({one_line(error)}); get it again") from error
-
-
-def _settings(file: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> dict[str, Any]:
-    """What `_stated_settings` finds, checked to be of a plain LoRA.
-
-    Raises:
-        InputError: it is damaged, missing, or of another method.
-    """
-    settings, place = stated_settings(file, tensors, header)
-    if settings.get("use_dora"):
-        raise InputError(f"{place}: a DoRA (weight-decomposed), which is not supported; {MERGE_ADVICE}")
-    if settings.get("peft_type", "LORA") != "LORA":
-        raise InputError(f"{place}: holds a {settings['peft_type']}; give a LoRA")
-    for key in ("alpha_pattern", "rank_pattern"):
-        if not isinstance(settings.get(key) or {}, dict):
-            raise InputError(f"{place}: damaged ({key} is no object); get the file again")
-    return settings
-
-
-def _denoiser_part(file: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors that do not belong to a text encoder; those that do are named in a warning.
-
-    Raises:
-        InputError: nothing is left.
-    """
-    part = {key: tensor for key, tensor in tensors.items() if not is_text_part(key)}
-    if not part:
-        raise InputError(f"{file}: adapts the text encoder only; this project applies a LoRA's denoiser part")
-    if len(part) < len(tensors):
-        first = next(key for key in tensors if key not in part)
-        logger.warning(
-            "%s: its part for the text encoder is left out (%d tensors, the first: %s); only the denoiser is adapted",
-            *(file, len(tensors) - len(part), first),
-        )
-    return part
-
-
-def _config(layers: Mapping[str, LoraMatrices]) -> LoraConfig:
-    """peft's settings of an adapter with these layers, each of its own rank and alpha."""
-    rank = Counter(matrices.rank for matrices in layers.values()).most_common(1)[0][0]
-    alpha = Counter(matrices.alpha for matrices in layers.values()).most_common(1)[0][0]
-    return LoraConfig(
-        r=rank,
-        lora_alpha=cast(int, alpha),
-        rank_pattern={name: part.rank for name, part in layers.items() if part.rank != rank},
-        alpha_pattern={name: part.alpha for name, part in layers.items() if part.alpha != alpha},
-        target_modules=sorted(layers),
-    )
+    parts = {DENOISER: adapter_layers(denoiser, adapter), **(text or {})}
+    return save_parts(folder, parts, family=family, extra=extra)
 
 
 def load_lora(denoiser: nn.Module, path: Path, name: str, *, family: str, trainable: bool = False) -> None:
-    """Adds the adapter of a saved LoRA, with each layer's own rank and alpha.
+    """Adds the adapter of a saved LoRA or DoRA, with each layer's own rank and alpha.
 
     Args:
-        path: a file, or a folder that holds one, in any layout that `lora_layout` lists.
         name: of the adapter, here.
-        family: architecture of the denoiser.
 
     Raises:
-        InputError: no such file, not a plain LoRA, damaged, or made for another architecture.
+        InputError: see `LoraFile.denoiser`.
     """
-    file = lora_file(path)
-    tensors, header = _read(file)
-    check_is_lora(file, tensors)
-    check_family(file, tensors, header, cast(Any, denoiser).config.cross_attention_dim, family)
-    settings = _settings(file, tensors, header)
-    layers = read_matrices(_denoiser_part(file, tensors), settings, denoiser, str(file))
-    parameters = inject_adapter(denoiser, name, _config(layers), trainable=trainable)
+    inject_layers(denoiser, name, LoraFile(path).denoiser(denoiser, family=family), trainable=trainable)
+
+
+def inject_layers(network: nn.Module, name: str, layers: Layers, *, trainable: bool = False) -> None:
+    """Adds an adapter with these matrices."""
+    parameters = inject_adapter(network, name, peft_config(layers), trainable=trainable)
     for key, parameter in parameters.items():
         layer, _, letter = key.removesuffix(f".{name}.weight").rpartition(".lora_")
-        parameter.data.copy_(layers[layer].down if letter == "A" else layers[layer].up)
+        part = {"A": layers[layer].down, "B": layers[layer].up, "magnitude_vector": layers[layer].magnitude}[letter]
+        assert part is not None, key
+        parameter.data.copy_(part)
+
+
+def add_text_loras(backbone: Backbone, loras: Sequence[tuple[LoraFile, float]], *, family: str) -> None:
+    """Adds the parts of LoRAs for text encoders, times their scales, to the weights of a backbone's.
+
+    Raises:
+        InputError: see `LoraFile`.
+    """
+    text = [(lora.text(backbone.text_encoders, family=family), scale) for lora, scale in loras if lora.adapts_text]
+    if text:
+        backbone.adapt_text(text)
+
+
+def merge_loras(pipeline: Any, loras: Mapping[Path, float], *, family: str) -> None:
+    """Adds saved LoRAs, times their scales and in their order, to the weights of a pipeline; no adapter is left.
+
+    Raises:
+        InputError: see `LoraFile`.
+    """
+    encoders = text_encoders(pipeline)
+    read = [(read_parts(path, pipeline.unet, encoders, family=family), scale) for path, scale in loras.items()]
+    merge_layers(pipeline.unet, [(parts[DENOISER], scale) for parts, scale in read if DENOISER in parts])
+    merge_text(encoders, read)
+
+
+def text_encoders(pipeline: Any) -> dict[str, nn.Module]:
+    """The text encoders of a pipeline, by their names there."""
+    return {name: pipeline.components[name] for name in (FIRST, SECOND) if pipeline.components.get(name) is not None}
+
+
+def merge_text(encoders: Mapping[str, nn.Module], loras: Sequence[tuple[Parts, float]]) -> None:
+    """Adds LoRAs, times their scales and in their order, to the weights of text encoders."""
+    for name, encoder in encoders.items():
+        merge_layers(encoder, [(of_module(parts[name], encoder), scale) for parts, scale in loras if name in parts])
+
+
+@torch.no_grad()
+def merge_layers(network: nn.Module, loras: Sequence[tuple[Layers, float]]) -> None:
+    """Adds LoRAs, times their scales and in their order, to a network's weights; no adapter is left."""
+    names = [f"merged{place}" for place in range(len(loras))]
+    for name, (layers, _) in zip(names, loras, strict=True):
+        inject_layers(network, name, layers)
+    for layer in tuner_layers(network):
+        for name, (_, scale) in zip(names, loras, strict=True):
+            if name in layer.scaling:
+                layer.scaling[name] *= scale
+        layer.merge(adapter_names=[name for name in names if name in layer.scaling])
+    if loras:
+        recurse_remove_peft_layers(network)
+        del cast(Any, network).peft_config

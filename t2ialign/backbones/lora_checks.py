@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,20 +10,28 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from t2ialign.backbones.folders import unet_folder
 from t2ialign.backbones.hub import PICKLES, near_miss, one_line
+from t2ialign.backbones.ldm_names import holds_unet
 from t2ialign.backbones.lora_layout import MERGE, is_dora, other_method
+from t2ialign.backbones.lora_origin import (
+    PEFT_CONFIG,
+    PEFT_FILE,
+    Origin,
+    check_family,
+    json_object,
+    origin_of,
+    stated_provenance,
+)
+from t2ialign.backbones.lora_text import split_text, text_part
 from t2ialign.errors import InputError
 
 FILE_NAME = "pytorch_lora_weights.safetensors"
 """The file that `pipe.load_lora_weights(folder)` looks for."""
-PREFIX = "unet."
-"""What diffusers puts before the denoiser's part of a LoRA."""
+DENOISER = "unet"
+"""What diffusers calls the denoiser's part of a LoRA."""
 CONFIG_KEY = "lora_adapter_metadata"
 """Header entry where diffusers keeps ranks, alphas and targets."""
-PROVENANCE_KEY = "t2ialign"
-"""Header entry of what made the file, as JSON."""
-WIDTHS = {768: "SD1.5", 1024: "SD2", 2048: "SDXL"}
-"""Cross-attention widths of the published families."""
 
 
 def lora_folder(path: str | Path) -> Path:
@@ -34,7 +41,7 @@ def lora_folder(path: str | Path) -> Path:
 
 
 def lora_file(path: Path) -> Path:
-    """The safetensors file of a LoRA given by its file or its folder.
+    """The safetensors file of a LoRA given by its file, its folder, or the run that made it.
 
     Raises:
         InputError: nothing is there, it is a pickle, or the folder does not say which file it is.
@@ -43,10 +50,16 @@ def lora_file(path: Path) -> Path:
         raise InputError(f"{path}: {path.suffix} files are pickles, which can run code when opened; give safetensors")
     if path.is_file():
         return path
+    path = lora_folder(path)
     if not path.is_dir():
         raise InputError(f"{path}: no such LoRA{near_miss(path)}")
     if (path / FILE_NAME).is_file():
         return path / FILE_NAME
+    whole = unet_folder(path)
+    if whole is not None and any(whole.glob("diffusion_pytorch_model*")):
+        raise InputError(
+            f"{path}: holds a whole UNet, no LoRA; give it as backbone.unet (--unet), or a run as the model"
+        )
     files = sorted(path.glob("*.safetensors"))
     if len(files) == 1:
         return files[0]
@@ -55,47 +68,28 @@ def lora_file(path: Path) -> Path:
     raise InputError(f"{path}: has no {FILE_NAME}{hint}")
 
 
-def _json_object(text: str, place: str) -> dict[str, Any]:
-    """The JSON object of a text.
-
-    Raises:
-        InputError: it is no JSON object.
-    """
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{place}: damaged ({one_line(error)}); get the file again") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{place}: damaged (a JSON object is expected there); get the file again")
-    return content
-
-
-def stated_settings(file: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> tuple[dict[str, Any], str]:
+def stated_settings(
+    file: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str], part: str = DENOISER
+) -> tuple[dict[str, Any], str]:
     """Ranks and alphas as a file's header, or peft's adapter_config.json beside it, states them; and where.
+
+    Args:
+        part: of the pipeline; adapter_config.json is of all parts.
 
     Raises:
         InputError: they are damaged, or missing in peft's format.
     """
-    config = file.parent / "adapter_config.json"
+    config = file.parent / PEFT_CONFIG
     if CONFIG_KEY in header:
         place = f"{file}: its header entry {CONFIG_KEY}"
-        stated = _json_object(header[CONFIG_KEY], place)
-        return {key.removeprefix(PREFIX): value for key, value in stated.items() if key.startswith(PREFIX)}, place
-    if file.name != "adapter_model.safetensors" and not all(key.startswith("base_model.model.") for key in tensors):
+        stated = json_object(header[CONFIG_KEY], place)
+        own = {key.removeprefix(f"{part}."): value for key, value in stated.items() if key.startswith(f"{part}.")}
+        return own, place
+    if file.name != PEFT_FILE and not all(key.startswith("base_model.model.") for key in tensors):
         return {}, str(file)
     if config.is_file():
-        return _json_object(config.read_text(encoding="utf-8", errors="replace"), str(config)), str(config)
+        return json_object(config.read_text(encoding="utf-8", errors="replace"), str(config)), str(config)
     raise InputError(f"{file}: peft's own format, but {config.name}, which holds its alpha, is not beside it")
-
-
-def _cross_attention_width(tensors: Mapping[str, Tensor]) -> int | None:
-    """The text width that a LoRA was made for: what its cross-attention keys and values take in."""
-    for key, tensor in tensors.items():
-        reads_text = "attn2" in key and ("to_k" in key or "to_v" in key)
-        is_down = any(part in key for part in ("lora_A", "lora_down", "lora.down"))
-        if reads_text and is_down and tensor.ndim > 1:
-            return tensor.shape[1]
-    return None
 
 
 def _read_header(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -108,13 +102,37 @@ def _read_header(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise InputError(f"{file}: not a readable safetensors file ({one_line(error)}); get it again") from error
 
 
+def provenance(path: Path) -> dict[str, Any]:
+    """What made a saved LoRA, as this project's header states it; empty for files of others.
+
+    Raises:
+        InputError: no such LoRA, or it is damaged.
+    """
+    file = lora_file(path)
+    _, header = _read_header(file)
+    return stated_provenance(file, header)
+
+
+def lora_origin(path: Path) -> Origin:
+    """What a saved LoRA was made for.
+
+    Raises:
+        InputError: no such file, not a LoRA, or damaged.
+    """
+    file = lora_file(path)
+    tensors, header = _read_header(file)
+    check_is_lora(file, tensors)
+    return origin_of(file, tensors, header)
+
+
 def lora_elements(path: Path) -> int:
-    """How many numbers a saved LoRA holds.
+    """How many numbers the matrices of a saved LoRA's denoiser part hold.
 
     Raises:
         InputError: no such LoRA, or it is not a readable safetensors file.
     """
-    return sum(tensor.numel() for tensor in _read_header(lora_file(path))[0].values())
+    part, _ = split_text(_read_header(lora_file(path))[0])
+    return sum(tensor.numel() for key, tensor in part.items() if not key.endswith(".alpha"))
 
 
 def check_lora(path: Path, *, family: str, text_width: int | None) -> None:
@@ -125,12 +143,13 @@ def check_lora(path: Path, *, family: str, text_width: int | None) -> None:
         text_width: width of the token states that the denoiser reads; None where it is not known.
 
     Raises:
-        InputError: no such file, not a LoRA, damaged, or made for another architecture.
+        InputError: no such file, not a LoRA, damaged, made for another architecture, or of text encoders alone.
     """
     file = lora_file(path)
     shapes, header = _read_header(file)
     check_is_lora(file, shapes)
     check_family(file, shapes, header, text_width, family)
+    check_adapts_denoiser(file, shapes)
 
 
 def check_mixable(path: Path, merged: str) -> None:
@@ -152,34 +171,50 @@ def check_mixable(path: Path, merged: str) -> None:
         )
 
 
+def text_tensor(path: Path) -> str | None:
+    """The first tensor of a LoRA that belongs to a text encoder; None where there is none.
+
+    Raises:
+        InputError: no such file, or it is damaged.
+    """
+    return next((key for key in _read_header(lora_file(path))[0] if text_part(key) is not None), None)
+
+
+def check_denoiser_alone(path: Path) -> None:
+    """Checks from its header that a LoRA has no part for text encoders.
+
+    Raises:
+        InputError: no such file, damaged, or it has one.
+    """
+    first = text_tensor(path)
+    if first is not None:
+        raise InputError(
+            f"{lora_file(path)}: adapts the text encoder too (tensor {first}), which both branches of guidance share, "
+            f"so that a negative model can change the denoiser alone; train one that does, or {MERGE} and give that "
+            "folder as the negative model, of which the UNet is taken"
+        )
+
+
+def check_adapts_denoiser(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Checks from the names of its tensors that a LoRA has a part for the denoiser.
+
+    Raises:
+        InputError: it has none.
+    """
+    if not split_text(tensors)[0]:
+        raise InputError(
+            f"{file}: adapts the text encoder only; to start a training from, and as a negative model, give a LoRA of "
+            "the denoiser"
+        )
+
+
 def check_is_lora(file: Path, tensors: Mapping[str, Tensor]) -> None:
     """Checks from the names of its tensors that a file holds an adapter.
 
     Raises:
         InputError: it does not.
     """
+    if holds_unet(tensors):
+        raise InputError(f"{file}: holds a whole UNet, no LoRA; give it as backbone.unet (--unet)")
     if not any("lora" in key for key in tensors) and other_method(tensors) is None:
         raise InputError(f"{file}: not a LoRA (first tensor: {next(iter(tensors), 'none')})")
-
-
-def check_family(
-    file: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str], expected: int | None, family: str
-) -> None:
-    """Checks that a LoRA was made for this architecture.
-
-    Raises:
-        InputError: its cross-attention has another width, or its header names another family.
-    """
-
-    def named(width: int) -> str:
-        return f"{width} ({WIDTHS[width]})" if width in WIDTHS else str(width)
-
-    found = _cross_attention_width(tensors)
-    if found is not None and expected is not None and found != expected:
-        raise InputError(
-            f"{file}: this LoRA has cross-attention width {named(found)}; the model, a '{family}', expects "
-            f"{named(expected)}. Give the model that the LoRA was made for"
-        )
-    provenance = _json_object(header.get(PROVENANCE_KEY, "{}"), f"{file}: its header entry {PROVENANCE_KEY}")
-    if provenance.get("family", family) != family:
-        raise InputError(f"{file}: this LoRA was made for '{provenance['family']}'; the model is a '{family}'")

@@ -1,8 +1,8 @@
-"""LoRA files in every public layout, read as one: down and up matrices and a scale for each layer of a denoiser.
+"""LoRA files in every public layout, read as one: down and up matrices and a scale for each layer of a network.
 
 Layouts: diffusers (`unet.…lora_A`, older `…lora.down` and `…processor.to_q_lora.down`), kohya (`lora_unet_…`), peft
 (`base_model.model.…`), ComfyUI (`diffusion_model.…`), and no prefix; layers named as in diffusers or as in the original
-repositories. Every tensor of a file is used, belongs to a text encoder, or is refused by name.
+repositories. Every tensor of a file is used or refused by name. `lora_text` has what text encoders are called.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from t2ialign.errors import InputError
 
 PREFIXES = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "unet.", "lora_unet_")
 """What files put before the denoiser's part; several may follow each other."""
-TEXT_PREFIXES = ("text_encoder", "lora_te", "te_", "te1_", "te2_", "cond_stage_model.", "conditioner.")
-"""How tensors of text encoders begin, after PREFIXES."""
 
 _MATRIX = re.compile(
     r"(?P<layer>.+?)"
@@ -29,11 +27,15 @@ _MATRIX = re.compile(
     r"\.weight"
 )
 _ALPHA = re.compile(r"(?P<layer>.+)\.alpha")
+_MAGNITUDES = {
+    "magnitude": re.compile(r"(?P<layer>.+)\.lora_magnitude_vector(?:\.(?!weight$)\w+)?(?:\.weight)?"),
+    "dora_scale": re.compile(r"(?P<layer>.+)\.dora_scale"),
+}
+"""What a DoRA's magnitudes are called: by peft, whose are of rows, and by kohya, whose shape says of what they are."""
 _OLD_PROCESSOR = re.compile(r"\.processor\.(to_[qkv]|to_out)$")
 
 _DORA = r"dora_scale|magnitude"
 _OTHER_METHODS = {
-    _DORA: "a DoRA (weight-decomposed)",
     r"hada_|hadamard": "a LoHa",
     r"lokr_": "a LoKr",
     r"oft_|\.oft": "an OFT",
@@ -52,7 +54,11 @@ MERGE_ADVICE = f"{MERGE} and give that folder as the model"
 
 
 class LoraMatrices(NamedTuple):
-    """A layer's adapter: scale * up @ down is added to its weight."""
+    """A layer's adapter: scale * up @ down is added to its weight W.
+
+    With a magnitude it is a DoRA (arXiv:2402.09353, Eq. 5): the sum, scaled so that its rows have the norms that the
+    magnitude states, takes the place of W.
+    """
 
     down: Tensor
     """[r, in] or [r, in, kh, kw]"""
@@ -60,10 +66,28 @@ class LoraMatrices(NamedTuple):
     """[out, r] or [out, r, 1, 1]"""
     alpha: float
     """The scale is alpha / r."""
+    magnitude: Tensor | None = None
+    """[out] or [1, out, 1, 1]"""
 
     @property
     def rank(self) -> int:
         return self.down.shape[0]
+
+
+Layers = Mapping[str, LoraMatrices]
+"""Name of a layer -> its adapter."""
+Parts = Mapping[str, Layers]
+"""unet, text_encoder or text_encoder_2 -> its layers."""
+
+
+class Target(NamedTuple):
+    """A network that a LoRA adapts."""
+
+    name: str
+    """For messages."""
+    layers: Mapping[str, nn.Linear | nn.Conv2d]
+    aliases: Mapping[str, str]
+    """Every name that files give to a layer, without PREFIXES and with `_` for `.`, -> its name in `layers`."""
 
 
 def other_method(names: Iterable[str]) -> str | None:
@@ -79,7 +103,8 @@ def is_dora(names: Iterable[str]) -> bool:
     return any(re.search(_DORA, name) for name in names)
 
 
-def _without_prefix(key: str) -> str:
+def without_prefixes(key: str) -> str:
+    """A tensor's name without PREFIXES."""
     while True:
         for prefix in PREFIXES:
             if key.startswith(prefix):
@@ -89,34 +114,32 @@ def _without_prefix(key: str) -> str:
             return key
 
 
-def is_text_part(key: str) -> bool:
-    """Whether a tensor belongs to a text encoder."""
-    return _without_prefix(key).startswith(TEXT_PREFIXES)
-
-
-def _layer_aliases(denoiser: nn.Module) -> dict[str, str]:
-    """Every name that files give to a layer, with `_` for `.`, -> its name in the denoiser."""
-    names = list(_adaptable_layers(denoiser))
-    return {
+def denoiser_target(denoiser: nn.Module) -> Target:
+    """A denoiser, whose layers files name as diffusers does or as the original repositories do."""
+    layers = adaptable_layers(denoiser)
+    names = list(layers)
+    aliases = {
         alias.replace(".", "_"): name
         for naming in (unet_names(names), dict(zip(names, names, strict=True)))
         for name, alias in naming.items()
     }
+    return Target("denoiser", layers, aliases)
 
 
-def _adaptable_layers(denoiser: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
-    """The denoiser's own linear and convolutional layers by name, whether or not they hold adapters already."""
+def adaptable_layers(network: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
+    """A network's own linear and convolutional layers by name, whether or not they hold adapters already."""
     return {
         name.removesuffix(".base_layer"): module
-        for name, module in denoiser.named_modules()
+        for name, module in network.named_modules()
         if isinstance(module, (nn.Linear, nn.Conv2d)) and ".lora_" not in name
     }
 
 
 def _role(key: str) -> tuple[str, str] | None:
-    """(layer as the file names it, 'down', 'up' or 'alpha') of a tensor; None of any other."""
-    if match := _ALPHA.fullmatch(key):
-        return match["layer"], "alpha"
+    """(layer as the file names it, 'down', 'up', 'alpha' or one of _MAGNITUDES) of a tensor; None of any other."""
+    for role, pattern in (("alpha", _ALPHA), *_MAGNITUDES.items()):
+        if match := pattern.fullmatch(key):
+            return match["layer"], role
     if (match := _MATRIX.fullmatch(key)) is None:
         return None
     side = match["letter"] or match["kohya"] or match["old"]
@@ -127,19 +150,18 @@ def _role(key: str) -> tuple[str, str] | None:
 
 
 def read_matrices(
-    tensors: Mapping[str, Tensor], settings: Mapping[str, Any], denoiser: nn.Module, place: str
+    tensors: Mapping[str, Tensor], settings: Mapping[str, Any], target: Target, place: str
 ) -> dict[str, LoraMatrices]:
-    """A LoRA's matrices by the denoiser's layers, checked against the layers' shapes.
+    """A LoRA's matrices by the target's layers, checked against the layers' shapes.
 
     Args:
-        tensors: of the file, without those of text encoders.
+        tensors: of the file, those for this target.
         settings: ranks and alphas that the file states beside its tensors, as peft names them; may be empty.
         place: the file, for messages.
 
     Raises:
-        InputError: no plain LoRA, layers or shapes that the denoiser has not, or tensors that belong to nothing.
+        InputError: no plain LoRA, layers or shapes that the target has not, or tensors that belong to nothing.
     """
-    aliases = _layer_aliases(denoiser)
     layers: dict[str, dict[str, Tensor]] = {}
     strangers: list[str] = []
     for key, tensor in tensors.items():
@@ -148,7 +170,7 @@ def read_matrices(
             method = other_method([key])
             what = f"{method}, which is not supported" if method else "no part of a LoRA"
             raise InputError(f"{place}: {what} (tensor {key}); {MERGE_ADVICE if method else 'give a plain LoRA'}")
-        name = aliases.get(_without_prefix(role[0]).replace(".", "_"))
+        name = target.aliases.get(without_prefixes(role[0]).replace(".", "_"))
         if name is None:
             strangers.append(key)
         elif role[1] in layers.setdefault(name, {}):
@@ -157,11 +179,18 @@ def read_matrices(
             layers[name][role[1]] = tensor
     if strangers:
         raise InputError(
-            f"{place}: {len(strangers)} of its {len(tensors)} denoiser tensors belong to no layer of the model, "
+            f"{place}: {len(strangers)} of its {len(tensors)} {target.name} tensors belong to no layer of the model, "
             f"the first: {strangers[0]}; give the model that the LoRA was made for"
         )
-    modules = _adaptable_layers(denoiser)
-    return {name: _matrices(parts, name, modules[name], settings, place) for name, parts in layers.items()}
+    _check_magnitudes(layers, settings, place)
+    return {name: _matrices(parts, name, target.layers[name], settings, place) for name, parts in layers.items()}
+
+
+def _check_magnitudes(layers: Mapping[str, Mapping[str, Tensor]], settings: Mapping[str, Any], place: str) -> None:
+    """Checks that all layers of a DoRA have a magnitude."""
+    without = [name for name, parts in layers.items() if not _MAGNITUDES.keys() & parts.keys()]
+    if without and (settings.get("use_dora") or len(without) < len(layers)):
+        raise InputError(f"{place}: a DoRA (weight-decomposed) whose layer {without[0]} has no magnitude; get it again")
 
 
 def _matrices(
@@ -185,10 +214,26 @@ def _matrices(
             f"{list(parts['up'].shape)}, which do not fit the model's {list(weight.shape)}; "
             "give the model that the LoRA was made for"
         )
-    for matrix in (down, up):
+    magnitude = _magnitude(parts, name, weight, place)
+    for matrix in (down, up, *(() if magnitude is None else (magnitude,))):
         if not (matrix.is_floating_point() and matrix.float().isfinite().all()):
             raise InputError(f"{place}: layer {name} holds values that are no finite numbers; get the file again")
-    return LoraMatrices(down.float(), up.float(), _alpha(parts, name, rank, settings, place))
+    alpha = _alpha(parts, name, rank, settings, place)
+    return LoraMatrices(down.float(), up.float(), alpha, None if magnitude is None else magnitude.float())
+
+
+def _magnitude(parts: Mapping[str, Tensor], name: str, weight: Tensor, place: str) -> Tensor | None:
+    """The magnitudes of a layer's rows in the shape that peft gives them; None of a plain LoRA."""
+    role = next((role for role in _MAGNITUDES if role in parts), None)
+    if role is None:
+        return None
+    stated, rows = parts[role], weight.shape[0]
+    if stated.numel() != rows or (role == "dora_scale" and stated.shape[0] != rows):
+        raise InputError(
+            f"{place}: a DoRA (weight-decomposed) whose magnitudes of layer {name} are {list(stated.shape)}, where "
+            f"the model's weight has {rows} rows; magnitudes of columns are not supported; {MERGE_ADVICE}"
+        )
+    return stated.reshape(rows) if weight.ndim == 2 else stated.reshape(1, rows, *[1] * (weight.ndim - 2))
 
 
 def _flat(matrix: Tensor) -> Tensor:

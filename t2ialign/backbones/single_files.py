@@ -20,6 +20,7 @@ from t2ialign.backbones.ldm_names import (
     UNET_PREFIX,
     VAE_PREFIX,
     clip_names,
+    holds_unet,
     open_clip_names,
     unet_names,
     vae_names,
@@ -32,7 +33,7 @@ DEFAULT_CONFIGS = {
     "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
 }
 """Family -> hub id of the configs and tokenizers that a single file lacks."""
-_TRAINING_LEFTOVERS = re.compile(
+TRAINING_LEFTOVERS = re.compile(
     r"model_ema\..+|denoiser\..+|first_stage_model\.(loss|model_ema)\..+|loss\..+|v_pred|ztsnr|global_step|epoch"
     r"|(alphas_cumprod|betas|sqrt_|log_one_minus|posterior_|lvlb_weights|logvar|scale_factor)\w*"
 )
@@ -106,8 +107,11 @@ def family_of_file(path: Path, contents: Contents) -> str:
         raise InputError(f"{path}: a checkpoint of Stable Diffusion 2; known families: sd15, sdxl")
     if has("cond_stage_model."):
         return "sd15"
-    if has(UNET_PREFIX):
-        raise InputError(f"{path}: holds no text encoder; give a full checkpoint, or a diffusers folder")
+    if has(UNET_PREFIX) or holds_unet(names):
+        raise InputError(
+            f"{path}: holds no text encoder: a UNet without the other parts; give it as --unet beside a base, as "
+            "--model sdxl, or give a full checkpoint"
+        )
     kind = "a LoRA" if any("lora" in name for name in names) else "no complete Stable Diffusion checkpoint"
     raise InputError(f"{path}: {kind} (first tensor: {next(iter(names), 'none')}); give a full checkpoint")
 
@@ -137,16 +141,21 @@ def load_single_file(
     try:
         loaded = cast(_SingleFileClass, pipeline).from_single_file(str(path), config=config, dtype=dtype, **options)
     except (HfHubHTTPError, LocalEntryNotFoundError, ConnectionError) as error:
-        raise EnvironmentProblem(
-            f"{path}: a single file holds no configs and tokenizers, and the hub, where they are taken from, cannot be "
-            f"reached ({one_line(error)}); set backbone.single_file_config to a diffusers folder of the same family "
-            "(on the command line: --backbone single_file_config=FOLDER)"
-        ) from error
+        raise no_configs(path, error) from error
     except (*LOADING_FAILURES, SingleFileComponentError) as error:
         _name_missing_tensors(path, contents, config or DEFAULT_CONFIGS[family], "vae" in options)
         raise InputError(f"{path}: the checkpoint cannot be loaded: {one_line(error)}") from error
     _check_tensors(path, contents, loaded.components, family, "vae" in options)
     return loaded
+
+
+def no_configs(path: Path, error: Exception) -> EnvironmentProblem:
+    """What to do about a single file whose configs are on a hub that cannot be reached."""
+    return EnvironmentProblem(
+        f"{path}: a single file holds no configs and tokenizers, and the hub, where they are taken from, cannot be "
+        f"reached ({one_line(error)}); set backbone.single_file_config to a diffusers folder of the same family "
+        "(on the command line: --backbone single_file_config=FOLDER)"
+    )
 
 
 def _check_family(path: Path, contents: Contents, family: str) -> None:
@@ -189,7 +198,7 @@ def _check_tensors(path: Path, contents: Contents, parts: dict[str, Any], family
         expected |= {OPEN_CLIP_PREFIX + name for name in open_clip_names(second).values()}
     if not has_vae:
         expected |= {VAE_PREFIX + name for name in vae_names(parts["vae"].state_dict()).values()}
-    left_over = {name for name in contents.types.keys() - expected if not _TRAINING_LEFTOVERS.fullmatch(name)}
+    left_over = {name for name in contents.types.keys() - expected if not TRAINING_LEFTOVERS.fullmatch(name)}
     if has_vae:
         left_over = {name for name in left_over if not name.startswith(VAE_PREFIX)}
     check_tensors(f"{path}: the checkpoint", expected - contents.types.keys(), left_over)
@@ -246,7 +255,7 @@ def _check_vae_tensors(path: Path, contents: Contents, config: str) -> None:
     """Checks that a file has the tensors of a VAE of this config, in either layout, and no others."""
     own = vae_names(_empty(AutoencoderKL, config, "vae"))
     prefix = VAE_PREFIX if any(name.startswith(VAE_PREFIX) for name in contents.types) else ""
-    names = {name for name in contents.types if name.startswith(prefix) and not _TRAINING_LEFTOVERS.fullmatch(name)}
+    names = {name for name in contents.types if name.startswith(prefix) and not TRAINING_LEFTOVERS.fullmatch(name)}
     expected = set(own) if names & (own.keys() - set(own.values())) else {prefix + name for name in own.values()}
     check_tensors(f"{path}: the VAE", expected - names, names - expected)
 

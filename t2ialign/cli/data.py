@@ -21,10 +21,13 @@ from t2ialign.cli.options import (
     Rewards,
     Seed,
     Steps,
+    Unet,
     describe_model,
     finite,
+    named_model,
     open_guided_model,
     out,
+    with_unet,
 )
 from t2ialign.errors import InputError
 
@@ -47,7 +50,9 @@ class CaptionKind(Enum):
 def build(
     out_dir: Annotated[Path, typer.Option("--out", help="Folder of the images and pairs.csv.")],
     reward: Rewards,
-    model: Annotated[str | None, typer.Option(help="Makes the images: folder, .safetensors file or hub id.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Makes the images: as in generate; default: what --lora is made for.")
+    ] = None,
     prompts: Annotated[Path | None, typer.Option(help="Prompts for the model.")] = None,
     images: Annotated[Path | None, typer.Option(help="A folder of images to pair, instead of a model.")] = None,
     keep: Annotated[
@@ -69,6 +74,7 @@ def build(
     negative_alpha: NegativeAlpha = 1.0,
     family: Family = None,
     backbone: Backbone = None,
+    unet: Unet = None,
     images_per_prompt: Annotated[int, typer.Option(min=2)] = 4,
     seed: Seed = 0,
     guidance: GuidanceScale = 5.0,
@@ -78,10 +84,12 @@ def build(
     precision: Precision = "fp32",
 ) -> None:
     """Build preference pairs: several images a prompt, scored, better against worse."""
-    if (images is None) == (model is None or prompts is None):
+    if (images is None) == ((model is None and not lora) or prompts is None):
         raise InputError("give --model and --prompts to make images, or --images with a folder of them")
-    if images is not None and (lora or negative):
-        raise InputError("--lora and --negative are of the model that makes images; leave them out beside --images")
+    if images is not None and (lora or negative or unet):
+        raise InputError(
+            "--lora, --unet and --negative are of the model that makes images; leave them out beside --images"
+        )
     from t2ialign.config.generation import GenerationConfig
     from t2ialign.feedback.build import build_pairs, describe_build, generate_pairs
     from t2ialign.feedback.pairing import Pairing
@@ -92,11 +100,11 @@ def build(
     if images is not None:
         built = build_pairs(out_dir, rewards, pairing, images=images, seed=seed, max_failed=max_failed)
     else:
-        assert model is not None
         assert prompts is not None
         from t2ialign.data.kinds.prompts import read_prompts
 
         texts = read_prompts(prompts)  # before the model, which takes longer
+        model, family, backbone = named_model(model, family, lora, with_unet(backbone, unet))
         policy, mixture, uncond = open_guided_model(
             model, family, lora, precision, backbone, negatives=negative, alpha=negative_alpha, guidance=guidance
         )
@@ -124,7 +132,12 @@ def build(
 
 @app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A table or folder of pairs.")],
+    path: Annotated[
+        Path, typer.Argument(help="A table, a folder, or hf://owner/name; of pairs, if nothing else is said.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="data.key=value, as in data.split=train or data.name=lists.")
+    ] = None,
     singles: Annotated[bool, typer.Option("--singles", help="Images and prompts, no pairs.")] = False,
     prompts: Annotated[bool, typer.Option("--prompts", help="Prompts alone: a text file or a table.")] = False,
     columns: Annotated[list[str] | None, typer.Option(help="meaning=column, as in chosen=better. Repeatable.")] = None,
@@ -136,14 +149,18 @@ def inspect(
     ] = 0.65,
 ) -> None:
     """Say how a data set is understood, account for every row of it, and what else its labels follow."""
-    from t2ialign.config.reader import validated
+    from t2ialign.config.reader import overridden, validated
     from t2ialign.data.inspect.summary import render, summarise
+    from t2ialign.data.tables.source import nothing_usable
 
     if singles and prompts:
         raise InputError("--singles are images with prompts, --prompts have no images; give one of them")
     kind = "prompts" if prompts else "singles" if singles else "pairs"
-    content = {"name": kind, "path": path, "columns": _named_columns(columns or [])}
-    out.print(render(summarise(validated("data", content)), warn))
+    content = overridden("data", {"path": str(path), "columns": _named_columns(columns or [])}, overrides or [])
+    summary = summarise(validated("data", {"name": kind, **content}))
+    out.print(render(summary, warn))
+    if not summary.account.examples:
+        raise nothing_usable(summary.account)
 
 
 @app.command()

@@ -19,7 +19,7 @@ from t2ialign.cli.options import out
 REQUIRED = ("torch", "torchvision", "diffusers", "transformers", "accelerate", "peft", "safetensors", "pydantic")
 OPTIONAL = {
     "open_clip_torch": "CLIP-family rewards: pip install 't2ialign[rewards]'",
-    "datasets": "data sets from the hub: pip install 't2ialign[hf]'",
+    "rapidocr": "the reward ocr: pip install 't2ialign[ocr]'",
     "bitsandbytes": "8-bit AdamW: pip install 't2ialign[bnb]'",
     "xformers": "another attention backend: pip install 't2ialign[xformers]'; torch's own is as fast",
 }

@@ -20,16 +20,19 @@ from t2ialign.cli.options import (
     Resolution,
     Seed,
     Steps,
+    Unet,
     describe_model,
+    named_model,
     open_guided_model,
     out,
+    with_unet,
 )
 from t2ialign.errors import InputError
 
 
 def generate(
-    model: Model,
     out_dir: Annotated[Path, typer.Option("--out", help="Folder of the images and generation.json.")],
+    model: Model = None,
     prompts: Annotated[
         Path | None,
         typer.Option(help="A text file, a CSV or JSONL with a prompt column, a UniGenBench file, or suite_en."),
@@ -41,6 +44,7 @@ def generate(
     negative_alpha: NegativeAlpha = 1.0,
     family: Family = None,
     backbone: Backbone = None,
+    unet: Unet = None,
     images_per_prompt: Annotated[int, typer.Option(min=1)] = 1,
     seed: Seed = 0,
     seed_policy: Annotated[
@@ -50,8 +54,16 @@ def generate(
     rank: Annotated[int, typer.Option(min=0, help="Which of --world processes that share the folder.")] = 0,
     world: Annotated[int, typer.Option(min=1, help="How many processes share the folder.")] = 1,
     guidance: GuidanceScale = 5.0,
+    negative_prompt: Annotated[
+        str | None, typer.Option(help="What guidance leads away from, for all images; needs --guidance above 1.")
+    ] = None,
+    scheduler: Annotated[
+        Literal["ddim", "euler", "dpm++"], typer.Option(help="Takes the steps; euler and dpm++ are diffusers' own.")
+    ] = "ddim",
     steps: Steps = 30,
     resolution: Resolution = None,
+    width: Annotated[int | None, typer.Option(min=8, help="In px; default: --resolution.")] = None,
+    height: Annotated[int | None, typer.Option(min=8, help="In px; default: --resolution.")] = None,
     batch: BatchSize = 4,
     precision: Precision = "fp32",
 ) -> None:
@@ -60,12 +72,17 @@ def generate(
         raise InputError("give either --prompts FILE or --prompt TEXT")
     if subset is not None and prompts is None:
         raise InputError(f"--subset {subset}: is a part of --prompts FILE; name the file")
+    if negative_prompt is not None and guidance == 1:
+        raise InputError(
+            "--guidance 1 makes no unconditional pass, so that --negative-prompt has no part in it; give more"
+        )
     if rank >= world:
         raise InputError(f"--rank {rank}: is one of 0 to {world - 1}, as --world is {world}")
     from t2ialign.config.generation import GenerationConfig
     from t2ialign.data.kinds.prompts import PromptList, read_prompt_list
     from t2ialign.generation.folder import generate_folder
 
+    model, family, backbone = named_model(model, family, lora, with_unet(backbone, unet))
     texts = list(prompt or [])
     wanted = PromptList(texts, list(range(len(texts))), "") if prompts is None else read_prompt_list(prompts, subset)
     policy, mixture, uncond = open_guided_model(
@@ -80,8 +97,12 @@ def generate(
             seed=seed,
             seed_policy=seed_policy,
             guidance_scale=guidance,
+            negative_prompt=negative_prompt,
+            scheduler=scheduler,
             inference_steps=steps,
             resolution=resolution,
+            width=width,
+            height=height,
             batch=batch,
         ),
         weights=mixture,

@@ -9,16 +9,19 @@ import io
 import os
 import signal
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
-from t2ialign.cli import data
+from t2ialign.cli import data, rewards
+from t2ialign.cli.compare import compare
 from t2ialign.cli.doctor import doctor
 from t2ialign.cli.export import export
 from t2ialign.cli.generate import generate
 from t2ialign.cli.report import demo, report
 from t2ialign.cli.rewards import score
-from t2ialign.cli.train import accuracy, keys, train
+from t2ialign.cli.train import accuracy, keys, plan, train
 from t2ialign.errors import Stopped, UserError
 from t2ialign.progress import plain_console
 from unigenbench.errors import file_problem
@@ -29,9 +32,27 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (demo, train, generate, export, score, accuracy, report, doctor, keys):
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"t2ialign {version('t2ialign')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    _: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Holds the options of the program itself."""
+
+
+for command in (demo, plan, train, generate, export, score, compare, accuracy, report, doctor, keys):
     app.command()(command)
 app.add_typer(data.app, name="data")
+app.add_typer(rewards.app, name="reward")
 
 
 def _stop(_number: int, _frame: object) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
@@ -26,7 +26,19 @@ def finite(value: float) -> float:
 
 
 Dtype = Literal["fp32", "bf16", "fp16"]
-Model = Annotated[str, typer.Option("--model", help="Diffusers folder, .safetensors file or hub id.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="sd15, sdxl, diffusers folder, .safetensors file, hub id or run folder; default: what --lora is made for.",
+    ),
+]
+Unet = Annotated[
+    str | None,
+    typer.Option(
+        "--unet", help="Another UNet than the model's: folder, .safetensors file, full fine-tune's run or hub id."
+    ),
+]
 Family = Annotated[str | None, typer.Option(help="sd15 or sdxl, where the model does not say.")]
 Loras = Annotated[
     list[str] | None, typer.Option("--lora", help="LoRA or run folder, with :scale if not 1. Repeatable.")
@@ -48,7 +60,7 @@ Precision = Annotated[Dtype, typer.Option(help="Precision of weights and forward
 GuidanceScale = Annotated[
     float, typer.Option("--guidance", min=1.0, callback=finite, help="Classifier-free guidance scale.")
 ]
-Steps = Annotated[int, typer.Option("--steps", min=1, help="DDIM steps.")]
+Steps = Annotated[int, typer.Option("--steps", min=1, help="Steps from noise to image.")]
 Resolution = Annotated[int | None, typer.Option("--resolution", min=8, help="Side in px; default: the model's own.")]
 BatchSize = Annotated[int, typer.Option("--batch", min=1, help="Images made at once.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of all randomness.")]
@@ -71,6 +83,38 @@ def parse_backbone(options: list[str] | None) -> dict[str, str]:
             raise InputError(f"--backbone {option}: {key} is given twice")
         keys[key] = value
     return keys
+
+
+def with_unet(backbone: list[str] | None, unet: str | None) -> list[str] | None:
+    """The options --backbone with --unet among them, which is short for `--backbone unet=…`."""
+    return backbone if unet is None else [*(backbone or []), f"unet={unet}"]
+
+
+class Named(NamedTuple):
+    """What --model, --family and --backbone say, or the LoRAs in their place."""
+
+    model: str
+    family: str | None
+    backbone: list[str] | None
+
+
+def named_model(model: str | None, family: str | None, loras: list[str] | None, backbone: list[str] | None) -> Named:
+    """The model that is named, or else the one that the LoRAs were made for, which is then said.
+
+    Raises:
+        InputError: neither is given, or see `models.model_of_loras`.
+    """
+    if model is not None:
+        return Named(model, family, backbone)
+    if not loras:
+        raise InputError("give --model, or --lora with a file that says which model it was made for")
+    from t2ialign.models import model_of_loras
+
+    stated = model_of_loras(parse_loras(loras), family)
+    plain_console(stderr=True).print(f"model: {stated.name}, what --lora is made for ({stated.why})", soft_wrap=True)
+    given = parse_backbone(backbone)
+    added = [f"{key}={value}" for key, value in stated.keys.items() if value is not None and key not in given]
+    return Named(stated.name, stated.family, [*(backbone or []), *added] or None)
 
 
 def parse_negatives(negatives: list[str] | None, alpha: float) -> dict[str, float]:

@@ -57,7 +57,10 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "brightness": "t2ialign.rewards.pixels:brightness",
         "clip_score": "t2ialign.rewards.clip_family:ClipScore",
         "hpsv2": "t2ialign.rewards.clip_family:HPSv2",
+        "http": "t2ialign.rewards.service.client:HttpReward",
+        "image_reward": "t2ialign.rewards.image_reward:ImageReward",
         "jpeg_size": "t2ialign.rewards.pixels:jpeg_size",
+        "ocr": "t2ialign.rewards.ocr:OcrMatch",
         "pickscore": "t2ialign.rewards.clip_family:PickScore",
         "saturation": "t2ialign.rewards.pixels:saturation",
         "shapes.all_right": "t2ialign.shapes.reward:all_right",
@@ -66,6 +69,8 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "shapes.prefers": "t2ialign.shapes.reward:prefers",
         "shapes.taste": "t2ialign.shapes.reward:taste",
         "sharpness": "t2ialign.rewards.pixels:sharpness",
+        "vlm.prefers": "t2ialign.rewards.vlm.components:VLMPrefers",
+        "vlm.scores": "t2ialign.rewards.vlm.components:VLMScores",
     },
 }
 """Slot of a config -> name -> where the class lives. Nothing is imported before it is named."""

@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, get_args
 
 import yaml
 from pydantic import (
@@ -14,10 +14,10 @@ from pydantic import (
     ValidationError,
 )
 
-from t2ialign.config.component import COMPONENTS, Section, Slot, _suggestion, resolve
+from t2ialign.config.component import Slot, _suggestion, resolve
 from t2ialign.config.schema import LOOPS, Config, OfflineConfig, RunConfig
+from t2ialign.config.synonyms import here_called
 from t2ialign.errors import InputError
-from t2ialign.rewards.base import RewardConfig
 
 
 class _Loader(yaml.SafeLoader):
@@ -114,6 +114,20 @@ def validated(slot: str, content: dict[str, Any]) -> Any:
         raise InputError("\n".join(f"{key}: {text}" if key else text for key, text in problems)) from None
 
 
+def overridden(section: str, content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A section with `section.key=value` overrides, as a whole config takes them.
+
+    Raises:
+        InputError: an override is none, or of another section.
+    """
+    whole = {section: content}
+    for override in overrides:
+        if not override.startswith(f"{section}."):
+            raise InputError(f"override '{override}' is not {section}.key=value, as in {section}.name=...")
+        _apply(whole, override, overrides)
+    return whole[section]
+
+
 def set_key(content: dict[str, Any], key: str, value: Any) -> None:
     """Writes a dotted key, as in `optim.lr`, into a config's content; sections that are missing are made.
 
@@ -195,7 +209,9 @@ def _message(error: Any, content: dict[str, Any]) -> tuple[tuple[str | int, ...]
     if error["type"] == "extra_forbidden":
         section = _section_at(path[:-1], content)
         keys = [] if section is None else [f.alias or name for name, f in section.model_fields.items()]
-        return path, f"unknown key{_suggestion(str(path[-1]), keys)} Keys here: {', '.join(keys)}"
+        usual = here_called(str(path[-1]))
+        hint = f"; here it is {' and '.join(usual)}." if usual else _suggestion(str(path[-1]), keys)
+        return path, f"unknown key{hint} Keys here: {', '.join(keys)}"
     if error["type"] == "missing":
         return path, "this key is missing"
     text = error["msg"].removeprefix("Value error, ")
@@ -253,43 +269,3 @@ def parse(content: dict[str, Any]) -> Config:
 def dump(config: RunConfig) -> str:
     """The config as YAML with every default written out; loads to an equal config."""
     return yaml.safe_dump(config.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
-
-
-def keys() -> Iterator[tuple[str, str, str, str]]:
-    """(key, type, default, documentation) of every config key, components included."""
-    seen: set[str] = set()
-    for loop in LOOPS.values():
-        for found in _keys(loop, ""):
-            if found[0] not in seen:
-                seen.add(found[0])
-                yield found
-    for slot, known in COMPONENTS.items():
-        for name in known if slot != "reward" else ():
-            yield from _keys(resolve(slot, name), f"{slot}[{name}].", skip="name")
-    yield from _keys(RewardConfig, "reward[NAME].", skip="name")
-
-
-def _keys(model: type[BaseModel], prefix: str, skip: str | None = None) -> Iterator[tuple[str, str, str, str]]:
-    for name, entry in model.model_fields.items():
-        if name == skip:
-            continue
-        candidates = [entry.annotation, *get_args(entry.annotation)]
-        section = next((c for c in candidates if isinstance(c, type) and issubclass(c, Section)), None)
-        is_component = any(isinstance(m, Slot) for m in entry.metadata)
-        key = prefix + (entry.alias or name)
-        if section is not None and not is_component:
-            yield key, "section", "", entry.description or ""
-            yield from _keys(section, key + ".")
-            continue
-        default = "required" if entry.is_required() else str(entry.get_default(call_default_factory=True))
-        yield key, _type_name(entry.annotation) if not is_component else "component", default, entry.description or ""
-
-
-def _type_name(annotation: Any) -> str:
-    if isinstance(annotation, type):
-        return annotation.__name__
-    if get_origin(annotation) is list:
-        (item,) = get_args(annotation)
-        if any(isinstance(marker, Slot) for marker in getattr(item, "__metadata__", ())):
-            return "list of components"
-    return str(annotation).replace("typing.", "").replace("pathlib.", "").replace("NoneType", "None")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, cast
 
@@ -12,6 +14,8 @@ from t2ialign.backbones.base import BackboneConfig
 from t2ialign.config.component import Section, Slot, input_error_as_value_error
 from t2ialign.config.generation import GenerationConfig
 from t2ialign.config.loras import parse_loras
+from t2ialign.config.online import AdvantageConfig, Monitor, Rollout
+from t2ialign.config.trackers import TrackerConfig, named_trackers
 from t2ialign.data.base import DataConfig
 from t2ialign.noisers.base import Noiser
 from t2ialign.objectives.base import Objective
@@ -30,15 +34,46 @@ class Lora(Section):
     has a part in what is learnt."""
     targets: Literal["attention", "attention+ff", "all"] = "attention"
     """Which layers get an adapter: attention projections, also the feed-forward layers, or also convolutions."""
+    dora: bool = False
+    """Also train the norms of the adapted weights' rows apart from their directions (DoRA, arXiv:2402.09353)."""
+    rank_pattern: dict[str, int] = Field({})
+    """Other ranks for some layers, by the ends of their names, in which .* stands for anything: {attn2.to_k: 4}."""
+    alpha_pattern: dict[str, float] = Field({})
+    """The same for alpha; a layer's scale is its own alpha / rank."""
     init: Path | None = None
-    """A saved LoRA to start from; it becomes the reference too."""
+    """A saved LoRA to start from; it becomes the reference too, and decides ranks, alphas and whether it is a DoRA.
+    What it changes in text encoders is applied and not trained."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.init is not None and (self.dora or self.rank_pattern or self.alpha_pattern):
+            raise ValueError("init has ranks and alphas of its own; leave dora, rank_pattern and alpha_pattern out")
+        if self.dora and self.dropout:
+            raise ValueError("dropout has no part in a DoRA; leave it, or dora, out")
+        for key, value in (*self.rank_pattern.items(), *self.alpha_pattern.items()):
+            if not 0 < value < math.inf:
+                raise ValueError(f"pattern {key!r} gives {value}; ranks and alphas are above 0")
+            try:
+                re.compile(key)
+            except re.error as error:
+                raise ValueError(f"pattern {key!r} cannot be read ({error})") from None
+        return self
+
+
+OPTIMIZERS = ("adamw", "adamw8bit")
+"""Optimizers that have names; every other one is named package.module:Class."""
+OF_ADAMW = ("betas", "eps", "weight_decay")
+"""Keys of `optim` that other optimizers may not have."""
 
 
 class Optim(Section):
-    """AdamW and its schedule, counted in optimizer steps."""
+    """The optimizer and its schedule, counted in optimizer steps."""
 
-    name: Literal["adamw", "adamw8bit"] = "adamw"
-    """adamw8bit needs the extra `bnb` and a GPU."""
+    name: str = "adamw"
+    """adamw, adamw8bit (needs the extra `bnb` and a GPU), or any optimizer as package.module:Class, for example
+    schedulefree:AdamWScheduleFree."""
+    options: dict[str, Any] = Field({})
+    """More arguments of the optimizer's class, by its own names."""
     lr: float = Field(gt=0)
     """Learning rate, as used: nothing scales it by batch size or processes."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -56,6 +91,19 @@ class Optim(Section):
     ema_decay: float | None = Field(None, gt=0, lt=1)
     """Decay of an exponential moving average of the trained weights; none is kept if empty."""
 
+    @model_validator(mode="after")
+    def _has_keys_of_its_class(self) -> Self:
+        if self.name in OPTIMIZERS:
+            return self
+        if ":" not in self.name:
+            raise ValueError(
+                f"unknown optimizer '{self.name}'. Known: {', '.join(OPTIMIZERS)}, or package.module:Class"
+            )
+        for key in OF_ADAMW:
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} is a key of adamw; write it as an option of {self.name} into optim.options")
+        return self
+
 
 class Train(Section):
     """How long, how much at once, how precise."""
@@ -69,12 +117,18 @@ class Train(Section):
     with lora.dropout, which is drawn for a micro-batch as a whole."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of frozen weights and of the forward pass; trained weights, schedule and losses stay fp32."""
+    quantize: Literal["nf4"] | None = None
+    """Hold the linear layers of the frozen denoiser's transformer blocks in 4 bits, for a LoRA; needs the extra
+    `bnb`."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a quarter more time."""
     attention: Literal["default", "math", "xformers"] = "default"
     """Attention backend: torch's own, plain matrix products (fastest for small models on a CPU), or xformers."""
-    compile: bool = False
-    """Compile the denoiser with torch.compile."""
+    shard: Literal["fsdp2"] | None = None
+    """Full fine-tuning over several processes: fsdp2 leaves to each a part of all weights, averages and moments."""
+    compile: Literal["blocks", "whole"] | bool = False
+    """Compile the denoiser with torch.compile: each of its repeated blocks (transformer blocks, one compilation for all
+    of a shape), or as a whole, which takes long; true is whole."""
     loader_workers: int = Field(0, ge=0)
     """Processes that read data ahead."""
 
@@ -109,7 +163,7 @@ def named_once(rewards: list[RewardConfig]) -> list[RewardConfig]:
 
 
 class Validate(Section):
-    """What is looked at while training: images of fixed prompts and seeds, the base on the left, and held-out pairs."""
+    """What is looked at while training: images of fixed prompts and seeds beside the base's, and held-out pairs."""
 
     every_steps: int = Field(100, ge=1)
     """Optimizer steps between validations; there is also one before the first step and one after the last."""
@@ -129,6 +183,10 @@ class Validate(Section):
     rewards: list[Annotated[SerializeAsAny[RewardConfig], Slot("reward")]] = Field([])
     """Pointwise rewards measured on the images, for base and policy; not used in training. Each a section, or
     NAME[=WEIGHT][,option=value...]."""
+    weights: Literal["policy", "ema"] = "policy"
+    """Whose images: those of the weights that are trained, or of their average (`optim.ema_decay`)."""
+    best: str | None = None
+    """The name of one of `rewards`: the weights with its highest mean so far are kept as lora-best (or unet-best)."""
     pairs: Annotated[SerializeAsAny[DataConfig] | None, Slot("data")] = None
     """Held-out pairs, of images or of prompts: how often the policy orders them as their labels do."""
     max_pairs: int = Field(200, ge=2)
@@ -155,77 +213,31 @@ class Validate(Section):
             require_kind(rewards, "pointwise", "validation")
         return named_once(rewards)
 
+    @model_validator(mode="after")
+    def _measures_its_best(self) -> Self:
+        names = [reward.name for reward in self.rewards]
+        if self.best is not None and (self.prompts is None or self.best not in names):
+            raise ValueError(
+                f"best '{self.best}' needs prompts, and has to be one of rewards ({', '.join(names) or 'none here'})"
+            )
+        if self.weights == "ema" and self.negative:
+            raise ValueError("weights: ema does not go with negative, whose branch is made of the trained weights")
+        return self
+
     @property
     def generation(self) -> GenerationConfig:
         """How the images are made."""
         return GenerationConfig(guidance_scale=self.guidance_scale, inference_steps=self.inference_steps)
 
     @property
+    def every(self) -> int | None:
+        """Optimizer steps between measurements; None where nothing is measured."""
+        return self.every_steps if self.compares else None
+
+    @property
     def compares(self) -> bool:
         """Whether anything is measured."""
         return self.prompts is not None or self.pairs is not None
-
-
-class Rollout(Section):
-    """The images that the policy makes of itself in an iteration, and what is trained on them."""
-
-    prompts: int = Field(16, ge=1)
-    """Prompts of an iteration, over all processes; each prompt of the data once before any comes again."""
-    images: int = Field(8, ge=2)
-    """Images of each prompt, its group, which are compared with each other."""
-    timesteps: int = Field(4, ge=1)
-    """Draws of timestep and noise that each image is trained on; of objective grpo steps of its trajectory, drawn
-    without repetition."""
-    skip_last: int = Field(2, ge=0)
-    """Steps at the end of a trajectory that are never trained: with DDIM the last but one would outweigh all others."""
-    updates: int = Field(1, ge=1)
-    """Optimizer steps of an iteration, each on an equal share of the images."""
-    guidance_scale: float = Field(1.0, ge=1)
-    """Classifier-free guidance of the images; 1 makes no unconditional pass."""
-    inference_steps: int = Field(10, ge=1)
-    """DDIM steps of the images."""
-    eta: float = Field(0.0, ge=0, le=1)
-    """Noise of the DDIM steps."""
-    batch: int | None = Field(None, ge=1)
-    """Images made at once by a process, default: train.micro_batch."""
-    shared_noise: bool = False
-    """Start all images of a prompt from the same noise; they then differ only by eta."""
-    weights: Literal["old", "policy"] = "old"
-    """Who makes the images: the average that lags behind, as in DiffusionNFT, or the policy as it is."""
-    old_decay_rate: float = Field(1e-3, ge=0)
-    """After the k-th optimizer step old = d old + (1 - d) policy with d = min(rate k, `old_decay_max`); 0 follows the
-    policy at once."""
-    old_decay_max: float = Field(0.5, ge=0, lt=1)
-    """The highest d."""
-
-
-class AdvantageConfig(Section):
-    """How the rewards of a group become advantages."""
-
-    of: Literal["score", "win_rate"] = "score"
-    """What of pointwise and groupwise rewards: the score, or the share of the group's others that it beats (ties
-    count half). Pairwise rewards always give win rates."""
-    tie_margin: float = Field(0.0, ge=0)
-    """Scores that differ by no more are a tie."""
-    scale: Literal["global_std", "group_std", "fixed"] = "global_std"
-    """What the distance from the group's mean (for win rates from 1/2) is divided by: the standard deviation of all
-    images of the iteration, of the group, or `fixed_scale`. group_std makes a group of nearly equal scores count as
-    much as any other."""
-    fixed_scale: float | None = Field(None, gt=0)
-    """Default for win rates: their standard deviation in a strict order, ((G + 1) / (12 (G - 1)))^(1/2); 0.5 makes the
-    advantage 2 w - 1."""
-    epsilon: float = Field(1e-4, gt=0)
-    """Added to a standard deviation."""
-    clip: float = Field(5.0, gt=0)
-    """Advantages beyond this count as this."""
-
-    @model_validator(mode="after")
-    def _states_its_scale(self) -> Self:
-        if self.scale == "fixed" and self.of == "score" and self.fixed_scale is None:
-            raise ValueError("scale: fixed of scores needs fixed_scale, in their units")
-        if self.scale != "fixed" and self.fixed_scale is not None:
-            raise ValueError(f"fixed_scale is of scale: fixed, and scale is {self.scale}; leave one out")
-        return self
 
 
 class RunConfig(Section):
@@ -247,6 +259,9 @@ class RunConfig(Section):
     """Saved states."""
     validation: Validate = Field(default_factory=lambda: Validate.model_validate({}), alias="validate")
     """Images and scores along the way."""
+    trackers: list[str | TrackerConfig] = Field(["tensorboard"])
+    """Who shows numbers, images and the config while the run trains, by accelerate's names, as [tensorboard, wandb]; a
+    section where a tracker has arguments. metrics.jsonl is written in any case."""
 
     data: Annotated[SerializeAsAny[DataConfig], Slot("data")]
     """The examples; of online training the prompts."""
@@ -257,6 +272,12 @@ class RunConfig(Section):
 
     model_config = ConfigDict(serialize_by_alias=True, validate_by_alias=True)
 
+    @field_validator("trackers")
+    @classmethod
+    def _trackers_once(cls, trackers: list[str | TrackerConfig]) -> list[str | TrackerConfig]:
+        named_trackers(trackers)
+        return trackers
+
     @property
     def batch_dependence(self) -> tuple[str, ...]:
         """The keys by which micro-batch and number of processes have a part in what is learnt; none for most runs."""
@@ -264,9 +285,21 @@ class RunConfig(Section):
         return (*dropout, *((f"objective '{self.objective.name}'",) if self.objective.batch_dependent else ()))
 
     @property
+    def keeps_reference(self) -> bool:
+        """Whether the weights that training starts from answer beside those that are trained."""
+        frozen = (*self.objective.required_weights, *self.noiser.required_weights)
+        return "reference" in frozen or self.validation.compares  # which compares with what training started from
+
+    @property
     def keeps_old(self) -> bool:
         """Whether the weights that make rollouts are kept apart from those that are trained."""
         return "old" in self.objective.required_weights
+
+    @model_validator(mode="after")
+    def _keeps_what_it_measures(self) -> Self:
+        if self.validation.weights == "ema" and self.optim.ema_decay is None:
+            raise ValueError("validate.weights: ema needs optim.ema_decay, as 0.99")
+        return self
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Self:
@@ -297,6 +330,8 @@ class OnlineConfig(RunConfig):
     """What judges the images, with weights. Each a section, or NAME[=WEIGHT][,option=value...]."""
     advantage: AdvantageConfig = Field(default_factory=lambda: AdvantageConfig.model_validate({}))
     """How rewards become advantages."""
+    monitor: Monitor = Field(default_factory=lambda: Monitor.model_validate({}))
+    """Signs that a run goes wrong."""
     max_failed: float = Field(0.05, ge=0, lt=1)
     """Share of an iteration's images that may stay without a reward; they are left out. With more the run stops before
     it learns anything of them."""
@@ -322,15 +357,31 @@ class OnlineConfig(RunConfig):
 
     @property
     def examples(self) -> int:
-        """Rows of an iteration: every draw of every image."""
-        return self.rollout.prompts * self.rollout.images * self.rollout.timesteps
+        """Rows of an iteration: every draw of every image that is trained."""
+        return self.rollout.prompts * self.rollout.trained_images * self.rollout.timesteps
+
+    @model_validator(mode="after")
+    def _can_be_paired(self) -> Self:
+        pairs, images = self.advantage.pairs, self.rollout.images
+        if pairs is None:
+            return self
+        if all(reward.kind != "pairwise" for reward in self.rewards):
+            raise ValueError("advantage.pairs is of pairwise rewards, and there are none; leave it out")
+        if pairs >= images:
+            raise ValueError(f"advantage.pairs {pairs}: an image has {images - 1} others; leave it out for all pairs")
+        if pairs * images % 2:
+            raise ValueError(
+                f"advantage.pairs {pairs} x rollout.images {images} is odd, and a pair has two images; make one even"
+            )
+        return self
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
         rollout, train = self.rollout, self.train
+        trained = f"images {rollout.images}" if rollout.best_of is None else f"best_of {rollout.best_of}"
         if self.examples != train.effective_batch * rollout.updates:
             raise ValueError(
-                f"rollout.prompts {rollout.prompts} x images {rollout.images} x timesteps {rollout.timesteps} are "
+                f"rollout.prompts {rollout.prompts} x {trained} x timesteps {rollout.timesteps} are "
                 f"{self.examples} examples an iteration, and train.effective_batch {train.effective_batch} x "
                 f"rollout.updates {rollout.updates} = {train.effective_batch * rollout.updates}; make them equal"
             )

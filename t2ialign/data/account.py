@@ -22,9 +22,21 @@ NO_LABEL = "label not understood"
 NO_SCORE = "score not a number"
 SAME_PROMPT = "both prompts are equal"
 TIE = "tie"
+BOTH_LIKED = "both images liked"
+NEITHER_LIKED = "neither image liked"
+UNLABELLED = "row without a label"
+TOO_SMALL = "image too small"
+IDENTICAL = "both images are the same"
+DUPLICATE = "row twice"
+NSFW = "not safe for work"
 OTHER_REWARD = "score of another reward"
 MIDDLE_RANK = "middle rank of a longer list"
-BY_DESIGN = frozenset({TIE, OTHER_REWARD, MIDDLE_RANK})
+EXCLUDED = "prompt of data.exclude"
+TIES = frozenset({TIE, BOTH_LIKED, NEITHER_LIKED})
+"""Reasons why neither image is preferred."""
+LEAVES_OUT = {IDENTICAL: "data.identical=drop", DUPLICATE: "data.duplicates=drop", NSFW: "data.nsfw=drop"}
+"""Remarks on rows, and the key by which such rows are left out."""
+BY_DESIGN = TIES | {OTHER_REWARD, MIDDLE_RANK, EXCLUDED, UNLABELLED, TOO_SMALL, *LEAVES_OUT}
 """Reasons why a row is left out although nothing is wrong with it."""
 
 UNKNOWN_SUFFIX = "file of a kind that is not read"
@@ -66,6 +78,10 @@ class DataAccount:
     """Rows that are not used."""
     unused: tuple[Problem, ...] = ()
     """Files, and rows of prompt files, that belong to no row."""
+    format: str = ""
+    """What kind of table it is, in words."""
+    remarks: tuple[Problem, ...] = ()
+    """Rows that are used although something may be said against them."""
 
     @property
     def used(self) -> int:
@@ -73,7 +89,7 @@ class DataAccount:
 
     @property
     def ties(self) -> list[Problem]:
-        return [problem for problem in self.left_out if problem.reason == TIE]
+        return [problem for problem in self.left_out if problem.reason in TIES]
 
     @property
     def problems(self) -> list[Problem]:
@@ -85,27 +101,40 @@ class DataAccount:
         """Whether everything there is used."""
         return not self.left_out and not self.unused
 
+    @property
+    def is_unremarkable(self) -> bool:
+        """Whether there is nothing to tell: everything is used, and nothing is said against it."""
+        return self.is_complete and not self.remarks
+
     def lines(self) -> list[str]:
         """The account in words: how many rows are used, and a line for each reason why others are not."""
         made = "" if self.examples == self.used else f", as {self.examples:,} examples"
         head = f"{self.path}: {self.used:,} of {self.rows:,} rows used{made}"
         left_out = [f"  left out: {line}" for line in reason_lines(self.left_out)]
-        return [head, *left_out, *(f"  not read: {line}" for line in reason_lines(self.unused))]
+        unread = [f"  not read: {line}" for line in reason_lines(self.unused)]
+        return [head, *left_out, *(f"  used all the same: {line}" for line in self.remark_lines()), *unread]
+
+    def remark_lines(self) -> list[str]:
+        """A line for each kind of remark: its count, its first row, and the key that leaves such rows out."""
+        lines = zip(by_reason(self.remarks), reason_lines(self.remarks), strict=True)
+        return [f"{line}; {LEAVES_OUT[reason]} leaves them out" for reason, line in lines]
 
     def warn(self) -> None:
-        """Logs the account in words where something is not used."""
-        if not self.is_complete:
+        """Logs the account in words where there is something to tell."""
+        if not self.is_unremarkable:
             logger.warning("%s", "\n".join(self.lines()))
 
     def as_dict(self) -> dict[str, Any]:
         """The account as JSON holds it; of each reason the count and the first origins."""
         return {
             "path": str(self.path),
+            "format": self.format,
             "layout": self.layout,
             "rows": self.rows,
             "used": self.used,
             "examples": self.examples,
             "left_out": _counted(self.left_out),
+            "remarks": _counted(self.remarks),
             "not_read": _counted(self.unused),
         }
 

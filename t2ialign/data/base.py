@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from pydantic import Field
 
@@ -16,24 +16,32 @@ if TYPE_CHECKING:
     from t2ialign.data.account import DataAccount
     from t2ialign.data.images import ImageDigests
 
+Crop = Literal["center", "random", "bucket"]
 
-@runtime_checkable
-class StoredImage(Protocol):
+
+class StoredImage(ABC):
     """An image that lies inside another file."""
 
+    __slots__ = ()
+
     @property
+    @abstractmethod
     def file(self) -> Path:
         """The file it lies in."""
-        ...
 
     @property
+    @abstractmethod
     def place(self) -> str:
         """Where in the file it lies."""
-        ...
 
+    @property
+    @abstractmethod
+    def group(self) -> int:
+        """The part of the file that is read at once."""
+
+    @abstractmethod
     def read(self) -> bytes:
         """Its encoded bytes (PNG, JPEG, …)."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -102,8 +110,25 @@ class DataConfig(Component):
     """Whether examples have images; without, the latents of a batch are only a shape."""
     path: Path
     """File or folder of the examples."""
+    made_by: str | None = None
+    """The command that makes what `path` names; the message says it where nothing is there."""
     resolution: int | None = Field(None, ge=8)
     """Side in px of the images the model is trained on, default: the backbone's own."""
+    crop: Crop = "center"
+    """Which part of an image that is no square: its central square; a square drawn once for each row, at the same place
+    of all its images (random); or the centre in the shape nearest to its own among sizes of at most resolution x
+    resolution px, one for all images of a row (bucket). A micro-batch then has one shape."""
+    bucket_step: int = Field(64, ge=8)
+    """Sides of buckets are multiples of this, in px."""
+    shuffle: Literal["rows", "groups"] = "rows"
+    """groups: rows are shuffled among a few neighbouring row groups of a Parquet file at a time, and groups among each
+    other, so that training without a cache of latents reads each group once an epoch."""
+    warn_enlargement: float = Field(2.0, ge=1)
+    """Images that are enlarged by more than this factor are counted and warned of when they are encoded."""
+    flip: float = Field(0.0, ge=0, lt=1)
+    """Share of visits at which all images of a row are mirrored, left for right, together; drawn by row and epoch. A
+    cache of latents holds the mirrored images beside the others. Prompts stay as they are: leave it at 0 where they say
+    left or right, or where images hold writing."""
     prompt_dropout: float = Field(0.0, ge=0, lt=1)
     """Share of examples trained without their prompt, for classifier-free guidance; drawn once per example."""
     cache: Cache = Cache()

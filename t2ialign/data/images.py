@@ -1,27 +1,28 @@
-"""Images: opened safely whatever their format, and made into pixels of one size."""
+"""Images: opened safely whatever their format, and recognised by digests."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 import numpy as np
-import torch
-from PIL import Image, ImageOps
-from torch import Tensor
+from PIL import ExifTags, Image, ImageOps
 
 from t2ialign.data.base import StoredImage
 from t2ialign.errors import DataError
 from t2ialign.progress import track
 from t2ialign.storage.digest import file_digest
+from t2ialign.storage.digest_memory import FileState, file_state, recall_digests, remember_digests
 
-RULE = "centre square, Lanczos, v1"
-"""What `to_pixels` does to an image; part of the cache's key."""
+TURNED = (5, 6, 7, 8)
+"""Rotation flags that exchange width and height."""
 
 SUFFIXES = tuple(".png .jpg .jpeg .jpe .jfif .webp .avif .bmp .gif .tif .tiff .jp2 .ppm .tga".split())  # noqa: SIM905
 """Endings, in lower case, of the files of a folder that are read as images."""
@@ -34,10 +35,14 @@ Result = TypeVar("Result")
 
 
 class ImageDigests:
-    """What images are recognised by: digests of files, each read for it at most once."""
+    """What images are recognised by: digests of files, each read for it at most once.
+
+    Digests are remembered between runs, by path, size and time of change.
+    """
 
     def __init__(self) -> None:
         self._files: dict[Path, str] = {}
+        self._new: dict[Path, FileState] = {}
 
     def read(self, image: ImageLocation) -> bytes:
         """An image's encoded bytes; a file's digest is kept on the way.
@@ -48,6 +53,7 @@ class ImageDigests:
         if not isinstance(image, Path):
             return image if isinstance(image, bytes) else image.read()
         try:
+            state = file_state(image)
             content = image.read_bytes()
         except FileNotFoundError:
             raise DataError("no such image") from None
@@ -55,14 +61,25 @@ class ImageDigests:
             raise DataError(f"cannot be read ({error.strerror or error})") from None
         if image not in self._files:
             self._files[image] = hashlib.sha256(content).hexdigest()
+            self._new[image] = state
         return content
 
     def add_files(self, images: Iterable[ImageLocation]) -> None:
-        """Computes the digests of the files of these images that are not known yet."""
+        """Finds the digests of the files of these images that are not known yet, and remembers all."""
         paths = dict.fromkeys(_file(image) for image in images if not isinstance(image, bytes))
         files = [path for path in paths if path not in self._files]
-        hashes = track(in_threads(_file_digest, files), "reading images for the data's fingerprint", len(files))
-        self._files.update(zip(files, hashes, strict=True))
+        states = [_state(path) for path in files]
+        known = recall_digests(states) if files else []
+        self._files.update((path, digest) for path, digest in zip(files, known, strict=True) if digest is not None)
+        others = [path for path in files if path not in self._files]
+        unknown = {*others}
+        hashes = track(in_threads(_file_digest, others), "reading images for the data's fingerprint", len(others))
+        self._files.update(zip(others, hashes, strict=True))
+        self._new.update((path, state) for path, state in zip(files, states, strict=True) if path in unknown)
+        new = self._new.copy()  # other threads go on adding
+        remember_digests((state, self._files[path]) for path, state in new.items())
+        for path in new:
+            del self._new[path]
 
     def __getitem__(self, image: ImageLocation) -> str:
         """An image's digest; of one inside another file that file's digest and its place there."""
@@ -70,8 +87,15 @@ class ImageDigests:
             return hashlib.sha256(image).hexdigest()
         file = _file(image)
         if file not in self._files:
-            self._files[file] = _file_digest(file)
+            self.add_files([image])
         return self._files[file] if isinstance(image, Path) else f"{self._files[file]}/{image.place}"
+
+
+def _state(path: Path) -> FileState:
+    try:
+        return file_state(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def _file(image: Path | StoredImage) -> Path:
@@ -87,9 +111,16 @@ def _file_digest(path: Path) -> str:
 
 def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """function(item) for each item in order, by threads, as reading images waits for the disk and decoding leaves the
-    interpreter's lock."""
-    with ThreadPoolExecutor(thread_count()) as pool:
-        yield from pool.map(function, items)
+    interpreter's lock. A few results are computed ahead, so that memory stays bounded."""
+    threads = thread_count()
+    with ThreadPoolExecutor(threads) as pool:
+        ahead: deque[Future[Result]] = deque()
+        for item in items:
+            ahead.append(pool.submit(function, item))
+            if len(ahead) > threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 def thread_count() -> int:
@@ -108,11 +139,41 @@ def open_image(image: ImageLocation, digests: ImageDigests | None = None) -> Ima
             bombs.
     """
     content = (digests or ImageDigests()).read(image)
+    with _opened(BytesIO(content)) as opened:
+        opened.load()
+        return _rgb(ImageOps.exif_transpose(opened), is_png=opened.format == "PNG")
+
+
+def image_size(image: ImageLocation) -> tuple[int, int]:
+    """(width, height) of the image as `open_image` gives it, from the head of its file.
+
+    Raises:
+        DataError: missing, not an image, or larger than Pillow's limit against decompression bombs.
+    """
     try:
-        with Image.open(BytesIO(content)) as opened:
+        file = image.open("rb") if isinstance(image, Path) else BytesIO(ImageDigests().read(image))
+    except FileNotFoundError:
+        raise DataError("no such image") from None
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror or error})") from None
+    with file, _opened(file) as opened:
+        width, height = opened.size
+        # not opened.getexif(), which decodes a whole PNG to look for a flag behind its pixels; a TIFF's size is turned
+        turned = opened.format != "TIFF" and Image.Image.getexif(opened).get(ExifTags.Base.Orientation) in TURNED
+    return (height, width) if turned else (width, height)
+
+
+@contextmanager
+def _opened(file: IO[bytes]) -> Generator[Image.Image, None, None]:
+    """An image of which only the head is read yet.
+
+    Raises:
+        DataError: it is no image, damaged, or too large; or what its use inside raises.
+    """
+    try:
+        with Image.open(file) as opened:
             _check_size(opened)
-            opened.load()
-            return _rgb(ImageOps.exif_transpose(opened), is_png=opened.format == "PNG")
+            yield opened
     except DataError:
         raise
     except Image.UnidentifiedImageError:
@@ -143,23 +204,6 @@ def _rgb(image: Image.Image, *, is_png: bool) -> Image.Image:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
     return image.convert("RGB")
-
-
-def to_pixels(image: Image.Image, resolution: int) -> tuple[Tensor, tuple[int, ...]]:
-    """The centre square of an RGB image, resized with antialiasing to resolution x resolution.
-
-    Returns:
-        pixels [3, H, W] in [-1, 1], and (original height, width, crop top, left, target height, width): the size of the
-        file after its rotation flag, and what is kept, in px of the resized image.
-    """
-    width, height = image.size
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    # resizing straight from the box, not the whole image first: a long strip would become huge
-    square = image.resize((resolution, resolution), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
-    pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 127.5 - 1
-    scale = resolution / side
-    return pixels, (height, width, round(top * scale), round(left * scale), resolution, resolution)
 
 
 def image_key(image: ImageLocation, origin: str) -> Path | bytes:

@@ -27,8 +27,9 @@ from t2ialign.demo.evaluation import PromptResult, compare_criteria, compare_mod
 from t2ialign.demo.evaluation import mean as mean_of
 from t2ialign.demo.pair_set import find_pairs, make_pairs, weights_digest
 from t2ialign.demo.settings import (
-    MODELS,
     NEGATIVE_KEYS,
+    ONLINE,
+    ONLINE_KEYS,
     SETTINGS_FILE,
     SHEET,
     TIMINGS,
@@ -41,7 +42,7 @@ from t2ialign.demo.settings import (
 from t2ialign.demo.sheet import write_sheet
 from t2ialign.demo.summary import summarise
 from t2ialign.demo.tables import show
-from t2ialign.demo.training import train_both
+from t2ialign.demo.training import train_all
 from t2ialign.demo.verification import agreement, read_independently
 from t2ialign.errors import InputError
 from t2ialign.generation.shards import ImageModel, make_images
@@ -91,7 +92,7 @@ def run_demo(
     settings = settings or Settings(prompts=prompts, seed=seed)
     console = console or plain_console()
     model = model or shipped("assets/shapes-sd")
-    recipes = recipes or Recipes(shipped("configs/shapes_dpo.yaml"), shipped("configs/shapes_sft.yaml"))
+    recipes = recipes or Recipes(*(shipped(f"configs/shapes_{name}.yaml") for name in ("dpo", "sft", "nft")))
     with lock_folder(run_dir, busy=IN_USE):
         _write_settings(run_dir, settings, model, recipes)
         if (run_dir / SUMMARY).is_file():
@@ -114,14 +115,15 @@ def _write_settings(run_dir: Path, settings: Settings, model: Path, recipes: Rec
         InputError: it holds a demo with other settings, weights or recipes, or something else.
     """
     path = run_dir / SETTINGS_FILE
-    digests = {name: hashlib.sha256(recipe.read_bytes()).hexdigest()[:16] for name, recipe in recipes._asdict().items()}
+    used = {name: recipe for name, recipe in recipes._asdict().items() if name != ONLINE or settings.online}
+    digests = {name: hashlib.sha256(recipe.read_bytes()).hexdigest()[:16] for name, recipe in used.items()}
     made_of = {"model": str(model.resolve()), "weights": weights_digest(model), "recipes": digests}
     wanted = json.loads(json.dumps({**settings.as_dict(), **made_of}))
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
         changed = [
             f"{key}: {found.get(key)!r} there, {wanted.get(key)!r} now"
-            for key in dict.fromkeys((*wanted, *NEGATIVE_KEYS))
+            for key in dict.fromkeys((*wanted, *NEGATIVE_KEYS, *ONLINE_KEYS))
             if found.get(key) != wanted.get(key)
         ]
         if changed:
@@ -173,27 +175,28 @@ def _measure_gain(demo: Demo) -> dict[str, Any]:
         if pairs is None:
             pairs = make_pairs(run_dir / "pairs", settings, demo.model, demo.worker, demo.threads)
     with _timed(run_dir, "training"):
-        models = _models(demo, train_both(demo, pairs))
+        loras = train_all(demo, pairs)
+        models = _models(demo, loras)
     with _timed(run_dir, "making images at equal guidance"):
-        _draw(demo, models, held_out, {name: (name, settings.guidance_scale) for name in MODELS})
+        _draw(demo, models, held_out, {name: (name, settings.guidance_scale) for name in loras})
     with _timed(run_dir, "choosing each model's own guidance"):
         sweep = _sweep_guidance(demo, models, validation)
         own = {name: best_scale(sweep[name]) for name in models}
     with _timed(run_dir, "making images at own guidance"):
         some = held_out[: settings.own_prompts]
-        # the three at equal guidance are drawn already
-        others = [name for name in models if name not in MODELS or own[name] != settings.guidance_scale]
+        # those at equal guidance are drawn already
+        others = [name for name in models if name not in loras or own[name] != settings.guidance_scale]
         _draw(demo, models, some, {f"own/{name}": (name, own[name]) for name in others})
     with _timed(run_dir, "verifying"):
-        equal_results = judge(held_out, run_dir, {name: name for name in MODELS}, VERDICTS)
+        equal_results = judge(held_out, run_dir, {name: name for name in loras}, VERDICTS)
         folders = {name: f"own/{name}" if name in others else name for name in models}
         own_results = judge(some, run_dir, folders, "verdicts_own.jsonl")
         readings = read_independently(run_dir, equal_results[: settings.checked], demo.worker)
     with _timed(run_dir, "comparing"):
         measured = {
             "equal": {
-                "guidance": dict.fromkeys(MODELS, settings.guidance_scale),
-                **compare_models(equal_results, MODELS, settings.seed),
+                "guidance": dict.fromkeys(loras, settings.guidance_scale),
+                **compare_models(equal_results, tuple(loras), settings.seed),
             },
             "own": {"guidance": own, **compare_models(own_results, tuple(models), settings.seed)},
             "sweep": sweep,

@@ -14,11 +14,11 @@ from t2ialign.report.run_folder import TRAINING
 SETTINGS_FILE = "demo.json"
 TIMINGS = "timings.json"
 SHEET = "sheet.png"
-MODELS = ("base", "sft", "aligned")
-"""What is measured: the model as it is, after SFT on the winners, and after Diffusion-DPO on the pairs."""
 WITH_NEGATIVE = "aligned+negative"
 """The aligned model with a negative model in the unconditional branch of guidance."""
-FOLDERS = {"sft": "training_sft", "aligned": TRAINING}
+ONLINE = "online"
+"""The model that learnt from rewards of its own images."""
+FOLDERS = {"sft": "training_sft", "aligned": TRAINING, ONLINE: "training_online"}
 """Folder of the training run of each trained model."""
 
 
@@ -63,13 +63,21 @@ class Settings:
     negative_alpha: float = 1.0
     """Share of the aligned model's LoRA in their branch."""
 
+    online: bool = False
+    """Also train a model from rewards of its own images, and compare it as the others are."""
+    online_prompts: int = 3000
+    """Prompts of the training split that it makes images of."""
+    online_overrides: dict[str, Any] = field(default_factory=dict)
+    """The same for configs/shapes_nft.yaml."""
+
     def as_dict(self) -> dict[str, Any]:
-        """What demo.json holds; without a negative model as before there were any."""
-        settings = asdict(self)
-        return settings if self.negative else {key: settings[key] for key in settings if key not in NEGATIVE_KEYS}
+        """What demo.json holds: of what is optional only what is asked for."""
+        left_out = (() if self.negative else NEGATIVE_KEYS) + (() if self.online else ONLINE_KEYS)
+        return {key: value for key, value in asdict(self).items() if key not in left_out}
 
 
 NEGATIVE_KEYS = ("negative", "negative_alpha")
+ONLINE_KEYS = ("online", "online_prompts", "online_overrides")
 
 
 class Recipes(NamedTuple):
@@ -77,6 +85,7 @@ class Recipes(NamedTuple):
 
     aligned: Path
     sft: Path
+    online: Path
 
 
 @dataclass(frozen=True)

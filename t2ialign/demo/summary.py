@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from t2ialign.config.reader import load, read_yaml
+from t2ialign.config.schema import OnlineConfig
 from t2ialign.demo.evaluation import MEASURES
 from t2ialign.demo.pair_set import PairSet
-from t2ialign.demo.settings import FOLDERS, TIMINGS, WITH_NEGATIVE, Settings
+from t2ialign.demo.settings import FOLDERS, ONLINE, TIMINGS, WITH_NEGATIVE, Settings
 from t2ialign.demo.training import passes
 from t2ialign.generation.folder import RECORD
-from t2ialign.report.comparison import in_points
+from t2ialign.report.outcome import outcome
 
 
 def summarise(
@@ -33,11 +34,12 @@ def summarise(
             f"{settings.reward} ranked them, and Diffusion-DPO trained a rank-{recipe['lora']['rank']} LoRA on the "
             f"{totals['pairs']} resulting pairs for {recipe['train']['steps']} steps. SFT had the winners of the same "
             "pairs and as many UNet passes. Base, SFT and aligned model then each drew "
-            f"{settings.prompts:,} held-out prompts from the same noise.{_negative_sentence(settings)}"
+            f"{settings.prompts:,} held-out prompts from the same noise."
+            f"{_online_sentence(run_dir, settings)}{_negative_sentence(settings)}"
         ),
         "measures": [{"key": key, "name": name, "meaning": meaning} for key, (name, meaning) in MEASURES.items()],
         **measured,
-        "goals": goals(measured),
+        "goals": [goal._asdict() for goal in outcome(measured).goals],
         "pairs": totals,
         "caveats": caveats(settings),
         "settings": _described(run_dir, settings, model, pairs),
@@ -50,6 +52,11 @@ def caveats(settings: Settings) -> list[str]:
     return [
         "One training run with one seed. The intervals say how the result varies with the held-out prompts, not "
         "with the training seed.",
+        *(
+            ["The online model is trained by the verifier and the taste that measure it, on other prompts."]
+            if settings.online
+            else []
+        ),
         f"One image a prompt, {settings.inference_steps} DDIM steps; other settings give other numbers.",
         "The held-out prompts combine known words in ways that no training pair did. They are of the same small "
         "world: nothing follows for photographs.",
@@ -89,6 +96,20 @@ def _negative_model(settings: Settings) -> str:
     return " and ".join([f"{settings.negative_alpha:g} of aligned", *shares])
 
 
+def _online_sentence(run_dir: Path, settings: Settings) -> str:
+    if not settings.online:
+        return ""
+    config = load(run_dir / FOLDERS[ONLINE] / "config.yaml", [])
+    assert isinstance(config, OnlineConfig)
+    iterations = config.train.steps // config.rollout.updates
+    images = iterations * config.rollout.prompts * config.rollout.images
+    rewards = " and ".join(f"{reward.weight:g} {reward.name}" for reward in config.rewards)
+    return (
+        f" The online model learnt by {config.objective.name} from {images:,} images of its own in {iterations} "
+        f"iterations; their reward was {rewards}."
+    )
+
+
 def _negative_sentence(settings: Settings) -> str:
     if not settings.negative:
         return ""
@@ -96,44 +117,3 @@ def _negative_sentence(settings: Settings) -> str:
         f" {WITH_NEGATIVE} is the aligned model with base plus {_negative_model(settings)} in the unconditional "
         "branch, and is compared at its own guidance."
     )
-
-
-def goals(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What the demo is to show, at equal guidance, and whether it does: goal, seen, reached."""
-    over_base = measured["equal"]["differences"]["aligned - base"]
-    over_sft = measured["equal"]["differences"]["aligned - sft"]
-    diversity = measured["equal"]["diversity"]["aligned"]["diversity"]
-    agreed = [agreement["verdicts"]["mean"] for agreement in measured["independent_verifier"].values()]
-
-    def points(shift: Mapping[str, float]) -> str:
-        return in_points(shift, " points")
-
-    faithful, liked, more = (over_base[key] for key in ("faithfulness", "taste_satisfied", "more_to_taste"))
-    found = [
-        (
-            "Faithfulness at least 5 points above base, its interval above zero",
-            points(faithful),
-            faithful["mean"] >= 0.05 and faithful["low"] > 0,
-        ),
-        ("Taste satisfied at least 25 points more often than by base", points(liked), liked["mean"] >= 0.25),
-        (
-            "More to taste than base's picture at least 25 points more often than less",
-            points(more),
-            more["mean"] >= 0.25,
-        ),
-        *(
-            (f"{MEASURES[key][0]} above SFT, the interval above zero", points(over_sft[key]), over_sft[key]["low"] > 0)
-            for key in ("faithfulness", "taste_satisfied")
-        ),
-        (
-            "Diversity at least 0.9 of base",
-            "not measured" if diversity is None else "{mean:.2f} ({low:.2f} to {high:.2f})".format(**diversity),
-            diversity is not None and diversity["mean"] >= 0.9,
-        ),
-        (
-            "Both verifiers agree on at least 97 % of verdicts, of base and of aligned",
-            " and ".join(f"{share:.1%}" for share in agreed),
-            min(agreed) >= 0.97,
-        ),
-    ]
-    return [{"goal": goal, "seen": seen, "reached": bool(reached)} for goal, seen, reached in found]

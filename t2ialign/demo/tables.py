@@ -12,9 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from t2ialign.config.reader import read_yaml
-from t2ialign.demo.settings import WITH_NEGATIVE, Recipes
-from t2ialign.report.comparison import in_points
+from t2ialign.demo.settings import ONLINE, WITH_NEGATIVE, Recipes
+from t2ialign.report.comparison import direction, in_points
+from t2ialign.report.outcome import outcome
 from t2ialign.report.run_folder import TRAINING
+
+STYLES = {"better": "green", "worse": "red", "unclear": ""}
+"""Of the rows of measures."""
 
 
 def show(run_dir: Path, summary: Mapping[str, Any], model: Path, recipes: Recipes, console: Console) -> None:
@@ -22,9 +26,12 @@ def show(run_dir: Path, summary: Mapping[str, Any], model: Path, recipes: Recipe
     for table in summary_tables(summary):
         console.print(table, soft_wrap=False)
         console.print()
-    for goal in summary["goals"]:
-        mark = ("reached    ", "green") if goal["reached"] else ("not reached", "red")
-        console.print(Text.assemble(mark, f" {goal['goal']}: {goal['seen']}"))
+    found = outcome(summary)
+    for goal in found.goals:
+        mark = ("reached    ", "green") if goal.reached else ("not reached", "red")
+        console.print(Text.assemble(mark, f" {goal.goal}: {goal.seen}"))
+    for lost in found.worse:
+        console.print(Text.assemble(("worse      ", "red"), f" {lost}"))
     minutes, seconds = divmod(round(sum(summary["timings_seconds"].values())), 60)
     console.print(f"\n{summary['sentence']} It took {minutes} min {seconds} s.", soft_wrap=False)
     for title, line in [
@@ -49,14 +56,16 @@ def _table(summary: Mapping[str, Any], compared: Mapping[str, Any], title: str) 
     models = tuple(compared["models"])
     for name in models:
         table.add_column(f"{name}, {compared['guidance'][name]:g}", justify="right")
-    shown = ["aligned - base", "aligned - sft", *([f"{WITH_NEGATIVE} - aligned"] if WITH_NEGATIVE in models else [])]
+    optional = {WITH_NEGATIVE: ("aligned",), ONLINE: ("base", "aligned")}
+    shown = ["aligned - base", "aligned - sft"]
+    shown += [f"{name} - {other}" for name, others in optional.items() if name in models for other in others]
     for pair in shown:
         table.add_column(f"{pair.replace(' - ', ' − ')}, points", justify="right")
     for entry in summary["measures"]:
         key = entry["key"]
         means = [f"{compared['models'][name][key]:.1%}" if key != "more_to_taste" else "" for name in models]
         shifts = [compared["differences"][pair][key] for pair in shown]
-        style = "green" if shifts[0]["low"] > 0 else "red" if shifts[0]["high"] < 0 else ""
+        style = STYLES[direction(shifts[0])]
         table.add_row(entry["name"], *means, *(in_points(shift) for shift in shifts), style=style)
     return table
 

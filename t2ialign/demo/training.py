@@ -1,4 +1,4 @@
-"""Trains SFT and Diffusion-DPO of a demo on the same pairs, with equally many UNet passes."""
+"""Trains the models of a demo: SFT and Diffusion-DPO on the same pairs with equally many UNet passes, and online."""
 
 from __future__ import annotations
 
@@ -11,28 +11,45 @@ from rich.console import Console
 from t2ialign.config.reader import parse, read_yaml, set_key
 from t2ialign.config.schema import Config
 from t2ialign.demo.pair_set import PairSet
-from t2ialign.demo.settings import FOLDERS, Demo
+from t2ialign.demo.ranks import train_together
+from t2ialign.demo.settings import FOLDERS, ONLINE, Demo
 from t2ialign.models import family_of
 from t2ialign.progress import plain_console
+from t2ialign.shapes.caption import prompts as shapes_prompts
+from t2ialign.storage.atomic import atomic_write
 from t2ialign.training.preflight import example_passes
-from t2ialign.training.run_folder import result_path
+from t2ialign.training.run_folder import average_path
 from t2ialign.training.train import train
 
 
-def train_both(demo: Demo, pairs: PairSet) -> dict[str, Path | None]:
-    """The LoRA of each model; SFT and DPO are trained side by side where there are two processes."""
-    dpo = training_content(demo, "aligned", pairs)
-    sft = training_content(demo, "sft", pairs)
-    sft["train"]["steps"] = equal_steps(parse(dpo), parse(sft))
+def train_all(demo: Demo, pairs: PairSet) -> dict[str, Path | None]:
+    """The LoRA of each model: SFT and DPO beside each other where there are two processes, online in both together."""
+    contents = {name: training_content(demo, name, pairs.path) for name in ("sft", "aligned")}
+    contents["sft"]["train"]["steps"] = equal_steps(parse(contents["aligned"]), parse(contents["sft"]))
     if demo.worker is None:
-        train(parse(sft))
+        train(parse(contents["sft"]))
     else:
-        demo.worker.start(train_quietly, sft, demo.threads)
-    aligned = train(parse(dpo))
+        demo.worker.start(train_quietly, contents["sft"], demo.threads)
+    train(parse(contents["aligned"]))
     if demo.worker is not None:
-        with plain_console(stderr=True).status("waiting for the second process to end SFT"):
+        with plain_console(stderr=True).status("waiting for the second process to end training"):
             demo.worker.finish()
-    return {"base": None, "sft": result_path(parse(sft)), "aligned": aligned}
+    if demo.settings.online:
+        contents[ONLINE] = training_content(demo, ONLINE, _write_prompts(demo))
+        if demo.worker is None:
+            train(parse(contents[ONLINE]))
+        else:
+            train_together(contents[ONLINE], demo.threads)
+    return {"base": None} | {name: average_path(parse(content)) for name, content in contents.items()}
+
+
+def _write_prompts(demo: Demo) -> Path:
+    """The training prompts of the online model."""
+    path = demo.run_dir / "prompts.txt"
+    lines = shapes_prompts("train", demo.settings.online_prompts, demo.settings.seed)
+    with atomic_write(path) as partial:
+        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
 
 
 def train_quietly(content: dict[str, Any], threads: int) -> None:
@@ -55,15 +72,17 @@ def passes(config: Config) -> float:
     return example_passes(config).total
 
 
-def training_content(demo: Demo, model: str, pairs: PairSet) -> dict[str, Any]:
+def training_content(demo: Demo, model: str, data: Path) -> dict[str, Any]:
     """The recipe's content with this demo's paths, seed and overrides.
 
     Args:
-        model: "sft" or "aligned".
+        model: "sft", "aligned" or "online".
+        data: what it learns from.
     """
     recipe, overrides = {
         "sft": (demo.recipes.sft, demo.settings.sft_overrides),
         "aligned": (demo.recipes.aligned, demo.settings.overrides),
+        ONLINE: (demo.recipes.online, demo.settings.online_overrides),
     }[model]
     content, _ = read_yaml(recipe)
     changes = {
@@ -71,7 +90,7 @@ def training_content(demo: Demo, model: str, pairs: PairSet) -> dict[str, Any]:
         "seed": demo.settings.seed,
         "backbone.name": family_of(str(demo.model)),
         "backbone.pretrained": str(demo.model),
-        "data.path": str(pairs.path),
+        "data.path": str(data),
         **overrides,
     }
     for key, value in changes.items():

@@ -12,7 +12,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
-from t2ialign.backbones.lora import save_active
+from t2ialign.backbones.lora_checks import DENOISER
+from t2ialign.backbones.lora_write import active_layers, save_parts
 from t2ialign.backbones.scheduler import ddim_scheduler
 from t2ialign.errors import InputError
 from t2ialign.export import pipeline
@@ -75,15 +76,15 @@ def export_guided(
 def _save_parts(guided: GuidedModel, out: Path) -> None:
     """Saves the base's parts, and the second network where there is one, without adapters."""
     policy, parts = guided.policy, cast(Any, guided.policy.backbone.pipeline())
-    parts.unet = without_adapters(policy.denoiser)
+    parts.unet = _without_adapters(policy.denoiser)
     parts.scheduler = ddim_scheduler({**parts.scheduler.config, "clip_sample": False}, parts.name_or_path)
     parts.save_pretrained(out)
     second = policy.network(guided.negative)
     if second is not policy.denoiser:
-        without_adapters(second).save_pretrained(out / NEGATIVE_UNET)
+        _without_adapters(second).save_pretrained(out / NEGATIVE_UNET)
 
 
-def without_adapters(unet: nn.Module) -> UNet2DConditionModel:
+def _without_adapters(unet: nn.Module) -> UNet2DConditionModel:
     """The same weights, shared, in a network without adapters."""
     state = {
         name.replace(".base_layer.", "."): tensor for name, tensor in unet.state_dict().items() if ".lora_" not in name
@@ -99,8 +100,10 @@ def _save_adapter(guided: GuidedModel, weights: Weights, out: Path, made_of: Map
     """Saves what is active in a branch as one LoRA; the name of its folder, None where nothing is."""
     policy = guided.policy
     with policy.mixture(weights) as network:
-        saved = save_active(out, network, family=policy.backbone.name, extra=made_of)
-    return None if saved is None else out.name
+        layers = active_layers(network)
+        if layers:
+            save_parts(out, {DENOISER: layers}, family=policy.backbone.name, extra=made_of)
+    return out.name if layers else None
 
 
 def _complete_index(path: Path, adapters: Mapping[str, str | None]) -> str:

@@ -17,7 +17,7 @@ from t2ialign.feedback.scoring import SCORES, check_coverage, score_pictures
 from t2ialign.feedback.summary import ScoreSummary, summarise_scores
 from t2ialign.generation.folder import generate_folder
 from t2ialign.policy import Policy
-from t2ialign.rewards.base import PointwiseReward, Score
+from t2ialign.rewards.base import PointwiseReward, Score, require_distinct
 from t2ialign.storage.atomic import write_csv
 from t2ialign.storage.records import read_record, write_record
 from t2ialign.types import Weights
@@ -67,9 +67,7 @@ def build_pairs(
         DataError: images cannot be read, too many failed, or no pair is left.
         TryAgainError: the disk is full.
     """
-    names = [reward.name for reward in rewards]
-    if not names or len(set(names)) < len(names):
-        raise InputError(f"rewards {', '.join(names) or 'none'}: name at least one, and each once")
+    require_distinct(rewards)
     pictures = read_pictures(images, not_made=not_made)
     made = [picture for picture in pictures if picture.name not in not_made]
     settings = _settings(rewards, pairing, seed, made)

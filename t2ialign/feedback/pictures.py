@@ -29,6 +29,8 @@ class Picture(NamedTuple):
     prompt: str
     origin: str = ""
     """Where an image inside a table was read, as messages name it: file:line."""
+    seed: int | None = None
+    """Of its noise, where the folder's record says."""
 
     def __str__(self) -> str:
         return str(self.image) if isinstance(self.image, Path) else self.origin
@@ -103,7 +105,7 @@ def _from_record(folder: Path) -> list[Picture]:
     path = folder / RECORD
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["images"]
-        return [Picture(row["file"], folder / row["file"], row["prompt"]) for row in rows]
+        return [Picture(row["file"], folder / row["file"], row["prompt"], seed=row.get("seed")) for row in rows]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a record of generated images ({error!r}); generate the folder again") from None
 

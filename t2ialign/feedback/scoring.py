@@ -101,12 +101,16 @@ def _score_missing(
     missing = sorted(i for digest, i in first.items() if saved.get(reward.fingerprint, digest) is None)
     batches = [missing[start : start + reward.batch_size] for start in range(0, len(missing), reward.batch_size)]
     for batch in track(batches, f"batches scored by {reward.name}", len(batches)):
-        scores = reward([_open(pictures[i]) for i in batch], [pictures[i].prompt for i in batch])
+        scores = reward([open_picture(pictures[i]) for i in batch], [pictures[i].prompt for i in batch])
         scored = [(i, score) for i, score in zip(batch, scores, strict=True) if score is not None]
         saved.journal.append([_entry(pictures[i], reward, score, digests[i]) for i, score in scored])
 
 
-def _open(picture: Picture) -> Image.Image:
+def open_picture(picture: Picture) -> Image.Image:
+    """
+    Raises:
+        DataError: it is not there or cannot be read.
+    """
     try:
         return open_image(picture.image)
     except DataError as error:

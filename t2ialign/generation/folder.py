@@ -16,7 +16,7 @@ from t2ialign.config.generation import GenerationConfig
 from t2ialign.errors import DataError, InputError
 from t2ialign.generation.images import REMEDY, NotFinite, image_seed, try_images
 from t2ialign.generation.record import RECORD as RECORD
-from t2ialign.generation.record import PlannedImage, make_record, write_or_compare
+from t2ialign.generation.record import PlannedImage, image_texts, make_record, write_or_compare
 from t2ialign.policy import Policy
 from t2ialign.storage.atomic import atomic_write
 from t2ialign.storage.lock import lock_folder
@@ -51,7 +51,7 @@ def generate_folder(
     """Writes `<index>_<k>.png` and `generation.json`, and returns the images of the whole folder.
 
     The same call on the same folder makes only what is missing or was cut, for example after a kill. Each image carries
-    its numbers and its seed. Prompts that exceed the text encoder are warned of first, and recorded.
+    its own prompt, numbers, seed and settings. Prompts that exceed the text encoder are warned of first, and recorded.
 
     Args:
         weights: which weights answer.
@@ -94,7 +94,7 @@ def generate_folder(
             if isinstance(picture, NotFinite):
                 failed[image.file] = picture
             else:
-                _save(picture, image, out)
+                _save(picture, image_texts(image, record), out / image.file)
                 saved += 1
                 bar.advance(task)
             if not saved and len(failed) == settings.batch and len(failed) > allowed:
@@ -127,12 +127,12 @@ def _plan(prompts: Sequence[str], indices: Sequence[int] | None, settings: Gener
     ]
 
 
-def _save(picture: Image.Image, image: PlannedImage, out: Path) -> None:
-    """Writes the PNG with its numbers and its seed in it."""
+def _save(picture: Image.Image, texts: Mapping[str, str], path: Path) -> None:
+    """Writes the PNG with what it says of itself."""
     info = PngInfo()
-    for key, value in (("prompt_index", image.index), ("image_index", image.k), ("seed", image.seed)):
-        info.add_text(key, str(value))
-    with atomic_write(out / image.file) as partial:
+    for key, value in texts.items():
+        info.add_text(key, value)
+    with atomic_write(path) as partial:
         picture.save(partial, format="PNG", pnginfo=info)
 
 

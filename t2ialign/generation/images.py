@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
@@ -15,6 +16,7 @@ from t2ialign.policy import Policy
 from t2ialign.rng import keyed_seed
 from t2ialign.sampling.guidance import Guidance
 from t2ialign.sampling.sampler import Sampler
+from t2ialign.sampling.schedulers import sample_by_scheduler
 from t2ialign.schedules import sampling_timesteps
 from t2ialign.types import Conditioning, Weights
 
@@ -67,7 +69,7 @@ def generate_images(
         negative: which answer in the unconditional branch; default: `weights`.
 
     Raises:
-        InputError: the resolution does not fit the VAE, or the model cannot make that many steps.
+        InputError: the size does not fit the VAE, or the model cannot make that many steps.
         DataError: an image is not finite.
         ValueError: prompts and seeds differ in number.
     """
@@ -93,50 +95,84 @@ def try_images(
     """
     if len(prompts) != len(seeds):
         raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds")
-    guidance = Guidance(settings.guidance_scale, weights, weights if negative is None else negative)
-    side = _side(policy, settings)
-    sampler = _sampler(policy, settings)
-    size = policy.backbone.geometry((side, side), (0, 0), (side, side))
+    height, width = image_size(policy, settings)
+    guidance = _guidance(policy, settings, weights, weights if negative is None else negative)
+    sample = _sampler(policy, settings)
+    geometry = policy.backbone.geometry((height, width), (0, 0), (height, width))
     known: dict[str, Conditioning] = {}
     for start in range(0, len(prompts), settings.batch):
         wanted, own_seeds = prompts[start : start + settings.batch], seeds[start : start + settings.batch]
         known = _conditionings(policy, wanted, known)
         generators = [torch.Generator().manual_seed(seed) for seed in own_seeds]
-        latents = sampler.sample(
-            policy,
-            initial_latents(policy, generators, side),
+        latents = sample(
+            initial_latents(policy, generators, height, width),
             Conditioning.cat([known[prompt] for prompt in wanted]),
-            geometry=None if size is None else size.to(policy.device).expand(len(wanted), -1),
+            geometry=None if geometry is None else geometry.to(policy.device).expand(len(wanted), -1),
             guidance=guidance,
             generators=generators,
-        ).x
+        )
         pixels = policy.backbone.decode_latents(latents)
         yield from finite_images(latents, pixels, wanted, own_seeds)
 
 
-def _side(policy: Policy, settings: GenerationConfig) -> int:
-    cell = policy.backbone.vae_factor
-    side = settings.resolution or policy.backbone.resolution
-    if side % cell:
-        raise InputError(f"resolution {side} is not a multiple of {cell}, the VAE's cell")
-    return side
+def image_size(policy: Policy, settings: GenerationConfig) -> tuple[int, int]:
+    """(height, width) in px.
+
+    Raises:
+        InputError: one is not a multiple of the VAE's cell.
+    """
+    side, cell = settings.resolution or policy.backbone.resolution, policy.backbone.vae_factor
+    for name, value in (("resolution", side), ("width", settings.width), ("height", settings.height)):
+        if value is not None and value % cell:
+            raise InputError(f"{name} {value} is not a multiple of {cell}, the VAE's cell")
+    return settings.height or side, settings.width or side
 
 
-def _sampler(policy: Policy, settings: GenerationConfig) -> Sampler:
+def _guidance(policy: Policy, settings: GenerationConfig, weights: Weights, negative: Weights) -> Guidance:
+    text = settings.negative_prompt
+    null = None if text is None else policy.backbone.encode_prompts([text])
+    return Guidance(settings.guidance_scale, weights, negative, null)
+
+
+class _Sample(Protocol):
+    """Clean latents of noise."""
+
+    def __call__(
+        self,
+        noise: Tensor,
+        cond: Conditioning,
+        *,
+        geometry: Tensor | None,
+        guidance: Guidance,
+        generators: Sequence[torch.Generator],
+    ) -> Tensor: ...
+
+
+def _sampler(policy: Policy, settings: GenerationConfig) -> _Sample:
+    """The sampler that the settings name, checked to be able to take their steps."""
+    schedule, steps = policy.schedule, settings.inference_steps
     try:
-        timesteps = sampling_timesteps(policy.schedule, settings.inference_steps, **policy.backbone.sampling)
+        timesteps = sampling_timesteps(schedule, steps, **policy.backbone.sampling)
     except ValueError as error:
         raise InputError(f"inference steps: {error}") from error
-    return Sampler(timesteps, settings.eta)
+    ddim = Sampler(timesteps, settings.eta)
+    if settings.scheduler == "ddim":
+        return lambda noise, cond, **options: ddim.sample(policy, noise, cond, **options).x
+    config = policy.backbone.pipeline().components["scheduler"].config
+
+    def sample(noise: Tensor, cond: Conditioning, *, generators: Sequence[torch.Generator], **options: Any) -> Tensor:
+        return sample_by_scheduler(settings.scheduler, config, steps, policy, noise, cond, **options)
+
+    return sample
 
 
-def initial_latents(policy: Policy, generators: Sequence[torch.Generator], resolution: int) -> Tensor:
+def initial_latents(policy: Policy, generators: Sequence[torch.Generator], height: int, width: int) -> Tensor:
     """Standard normal latents, drawn as a diffusers pipeline draws them with these CPU generators.
 
-    [B, C, H, W] float32
+    [B, C, H, W] float32, for images of this height and width in px
     """
-    side = resolution // policy.backbone.vae_factor
-    shape = (policy.backbone.latent_channels, side, side)
+    cell = policy.backbone.vae_factor
+    shape = (policy.backbone.latent_channels, height // cell, width // cell)
     return torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(policy.device)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from t2ialign.config.generation import GenerationConfig
 from t2ialign.errors import InputError
+from t2ialign.generation.images import image_size
 from t2ialign.policy import Policy
 from t2ialign.storage.atomic import atomic_write
 from t2ialign.storage.digest import tensor_digest
@@ -18,6 +19,8 @@ from t2ialign.types import Weights
 
 RECORD = "generation.json"
 """Every folder's record of its settings, and of the prompt and seed of each image."""
+SAMPLER_NAMES = {"ddim": "DDIM", "euler": "Euler", "dpm++": "DPM++ 2M"}
+"""Scheduler -> its name in web UIs."""
 UNCOMPARED = "versions"
 """Key of the record that may differ when a folder is continued."""
 
@@ -48,18 +51,22 @@ def make_record(
     description: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Everything that decides the images, in effective values, and the list of them."""
-    sampler = {"name": "ddim", **policy.backbone.sampling}
+    sampler: dict[str, Any] = {"name": settings.scheduler, **policy.backbone.sampling}
     if settings.eta:
         sampler["eta"] = settings.eta
+    guidance: dict[str, Any] = {"scale": settings.guidance_scale, "cond": weights, "uncond": negative}
+    if settings.negative_prompt is not None:
+        guidance["negative_prompt"] = settings.negative_prompt
+    height, width = image_size(policy, settings)
     prompts = {image.index: image.prompt for image in images}
     truncated = set(policy.backbone.truncated(list(prompts.values())))
     networks = dict.fromkeys((policy.network(weights), policy.network(negative)))
     tensors = (tensor for network in networks for tensor in network.state_dict().items())
     return {
         **description,
-        "guidance": {"scale": settings.guidance_scale, "cond": weights, "uncond": negative},
+        "guidance": guidance,
         "steps": settings.inference_steps,
-        "resolution": settings.resolution or policy.backbone.resolution,
+        "resolution": width if width == height else [width, height],
         "images_per_prompt": settings.images_per_prompt,
         "seed": settings.seed,
         "seed_policy": settings.seed_policy,
@@ -69,6 +76,31 @@ def make_record(
         UNCOMPARED: {name: version(name) for name in ("t2ialign", "torch", "diffusers", "transformers")},
         "images": [{**asdict(image), "file": image.file} for image in images],
     }
+
+
+def image_texts(image: PlannedImage, record: Mapping[str, Any]) -> dict[str, str]:
+    """What a PNG says of itself: its numbers, its seed, and `parameters`, the line that web UIs and galleries read.
+
+    Args:
+        record: of the folder.
+    """
+    guidance = record["guidance"]
+    negative = guidance.get("negative_prompt")
+    size = record["resolution"]
+    width, height = (size, size) if isinstance(size, int) else size
+    facts = {
+        "Steps": record["steps"],
+        "Sampler": SAMPLER_NAMES[record["sampler"]["name"]],
+        "CFG scale": guidance["scale"],
+        "Seed": image.seed,
+        "Size": f"{width}x{height}",
+        "Model": record.get("model"),
+        "Version": f"t2ialign {record[UNCOMPARED]['t2ialign']}",
+    }
+    settings = ", ".join(f"{name}: {value}" for name, value in facts.items() if value is not None)
+    lines = [image.prompt, *([] if negative is None else [f"Negative prompt: {negative}"]), settings]
+    numbers = {"prompt_index": image.index, "image_index": image.k, "seed": image.seed}
+    return {**{name: str(value) for name, value in numbers.items()}, "parameters": "\n".join(lines)}
 
 
 def write_or_compare(out: Path, record: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -29,8 +30,8 @@ class WorkerProcess:
 
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
+        self._connection.close()  # a task that ends by itself when it is asked to, as training does, is the last
         self._process.join()
-        self._connection.close()
 
     def start(self, function: Callable[..., None], *arguments: Any) -> None:
         """Starts `function(*arguments)`, both picklable; `finish` says how it went."""
@@ -61,14 +62,19 @@ class WorkerProcess:
 def _serve(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; the first process decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    while True:
-        function, arguments = connection.recv()
-        try:
-            function(*arguments)
-        except Exception as error:
-            connection.send(error)
-        else:
-            connection.send(None)
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the first process wants nothing more
+        while True:
+            function, arguments = connection.recv()
+            connection.send(_failure(function, arguments))
+
+
+def _failure(function: Callable[..., None], arguments: tuple[Any, ...]) -> Exception | None:
+    """Runs a task; what it raised."""
+    try:
+        function(*arguments)
+    except Exception as error:
+        return error
+    return None
 
 
 def _end_with_parent() -> None:

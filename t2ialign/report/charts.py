@@ -30,6 +30,8 @@ class Line(NamedTuple):
     """Points of the trailing mean."""
     last: str
     """The trailing mean at the end, as text."""
+    band: str = ""
+    """Corners of the area between the interval's ends, as SVG's polygon takes them; empty where there is none."""
 
 
 class Guide(NamedTuple):
@@ -60,6 +62,7 @@ def line_chart(
     steps: Sequence[int],
     series: Mapping[str, Sequence[float]],
     guides: Mapping[str, float] | None = None,
+    bands: Mapping[str, Sequence[tuple[float, float]]] | None = None,
 ) -> Chart:
     """A chart of series over optimizer steps, each drawn faintly and as a trailing mean over a twentieth of the run.
 
@@ -69,10 +72,15 @@ def line_chart(
         steps: [n], ascending
         series: label -> values; values that are not finite are left out. [n] each
         guides: label -> value of a horizontal line that must be visible.
+        bands: label of a series -> ends of the interval of each value. [n] each
     """
     guides = guides or {}
+    areas = {label: _area(np.asarray(steps, float), np.asarray(ends, float)) for label, ends in (bands or {}).items()}
     curves = {label: _curve(np.asarray(steps, float), np.asarray(values, float)) for label, values in series.items()}
-    low, high = _value_range([(raw, smooth) for _, raw, smooth in curves.values()], list(guides.values()))
+    low, high = _value_range(
+        [(raw, smooth) for _, raw, smooth in curves.values()],
+        [*guides.values(), *(float(end) for _, ends in areas.values() for end in ends)],
+    )
     first, last = float(steps[0]), float(steps[-1])
     heights = ticks(low, high)
 
@@ -83,7 +91,13 @@ def line_chart(
         )
 
     lines = [
-        Line(label, place(x, raw), place(x, smooth), number(smooth[-1]) if len(smooth) else "–")
+        Line(
+            label,
+            place(x, raw),
+            place(x, smooth),
+            number(smooth[-1]) if len(smooth) else "–",
+            place(*areas[label]) if label in areas else "",
+        )
         for label, (x, raw, smooth) in curves.items()
     ]
     return Chart(
@@ -110,6 +124,13 @@ def _curve(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarra
     sizes = np.diff([*edges, len(values)])
     thin = (np.add.reduceat(array, edges) / sizes for array in (steps, values, smooth))
     return tuple(thin)  # type: ignore[return-value]
+
+
+def _area(steps: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Corners of the area between the ends: the low ones forwards, the high ones back. [n], [n, 2] -> [2 m] each"""
+    finite = np.isfinite(ends).all(1)
+    steps, (low, high) = steps[finite], ends[finite].T
+    return np.concatenate([steps, steps[::-1]]), np.concatenate([low, high[::-1]])
 
 
 def _value_range(curves: list[tuple[np.ndarray, np.ndarray]], guides: list[float]) -> tuple[float, float]:

@@ -10,31 +10,32 @@ from t2ialign.report.images import data_uri
 from t2ialign.report.run_folder import VERDICTS, read_json_lines
 from unigenbench.formatting import with_minus
 
-FIRST_PAIRS = 50
-"""Image pairs shown from the top of the list, whatever their verdicts: a sheet of 100 images."""
-CHANGED_PAIRS = 6
-"""Image pairs shown of those that got better, and of those that got worse."""
+FIRST = 50
+"""Prompts shown from the top of the list, whatever the verdicts."""
+TOP = 6
+"""Of these, shown before any figure."""
+CHANGED = 6
+"""Prompts shown of those that got better, and of those that got worse."""
 
 
 FEWEST = 5
 """With fewer prompts or statements the ends of an interval say next to nothing."""
 
 
-class ImagePair(NamedTuple):
-    """What base and aligned model drew of a prompt."""
+class Drawn(NamedTuple):
+    """What the models drew of a prompt."""
 
     prompt: str
-    base: dict[str, Any]
-    """image (data URI), faithfulness, taste, verdicts"""
-    aligned: dict[str, Any]
+    sides: dict[str, dict[str, Any]]
+    """Model -> image (data URI), faithfulness, taste, verdicts; base first."""
 
 
 class Gallery(NamedTuple):
-    """Image pairs under a heading."""
+    """Images of some prompts under a heading."""
 
     title: str
     note: str
-    pairs: list[ImagePair]
+    drawn: list[Drawn]
 
 
 class Disagreement(NamedTuple):
@@ -106,19 +107,21 @@ def bars(summary: dict[str, Any]) -> list[Bar]:
 
 
 def galleries(run_dir: Path) -> list[Gallery]:
-    """The first pairs as they come, then some that got better and as many that got worse."""
+    """The first prompts as they come, which open the page; some that got better, as many that got worse, the next."""
     results = read_json_lines(run_dir / VERDICTS)
     better = [result for result in results if result["aligned"]["faithfulness"] > result["base"]["faithfulness"]]
     worse = [result for result in results if result["aligned"]["faithfulness"] < result["base"]["faithfulness"]]
     of_all = f"of {len(results)} images."
     chosen = [
-        ("The first held-out prompts", "In the order of the test set, not chosen.", results[:FIRST_PAIRS]),
-        ("Where the aligned model does more of what was asked", f"{len(better)} {of_all}", better[:CHANGED_PAIRS]),
-        ("Where it does less", f"{len(worse)} {of_all}", worse[:CHANGED_PAIRS]),
+        ("The first held-out prompts", "In the order of the test set, not chosen.", results[:TOP]),
+        ("Where the aligned model does more of what was asked", f"{len(better)} {of_all}", better[:CHANGED]),
+        ("Where it does less", f"{len(worse)} {of_all}", worse[:CHANGED]),
+        ("The next held-out prompts", "In the order of the test set, not chosen.", results[TOP:FIRST]),
     ]
-    return [Gallery(title, note, [_image_pair(run_dir, one) for one in some]) for title, note, some in chosen if some]
+    return [Gallery(title, note, [_drawn(run_dir, one) for one in some]) for title, note, some in chosen if some]
 
 
-def _image_pair(run_dir: Path, result: dict[str, Any]) -> ImagePair:
-    sides = ({**result[side], "image": data_uri(run_dir / result[side]["image"])} for side in ("base", "aligned"))
-    return ImagePair(result["prompt"], *sides)
+def _drawn(run_dir: Path, result: dict[str, Any]) -> Drawn:
+    models = [name for name in result if name != "prompt"]
+    sides = {name: {**result[name], "image": data_uri(run_dir / result[name]["image"])} for name in models}
+    return Drawn(result["prompt"], sides)

@@ -8,18 +8,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from t2ialign.config.reader import validated
 from t2ialign.errors import InputError
 from t2ialign.objectives.base import Objective
-from t2ialign.report.comparison import FEWEST, bars, direction, disagreements, galleries, is_thin
+from t2ialign.report.comparison import FEWEST, bars, disagreements, galleries
+from t2ialign.report.curves import training_charts
+from t2ialign.report.outcome import outcome
+from t2ialign.report.rollouts import online_findings, rollout_groups
 from t2ialign.report.run_folder import SUMMARY, TRAINING, flatten, read_config, read_json
-from t2ialign.report.training import findings, training_charts
-from t2ialign.storage.atomic import atomic_write
+from t2ialign.report.template import render, write_page
+from t2ialign.report.training import findings
+from t2ialign.report.validation import validation_rows
 from t2ialign.training.trackers import METRICS, read_metrics
-from unigenbench.formatting import with_minus
 
+ONLINE = "online"
+"""The loop of runs that train on images of their own."""
 DPO = "dpo"
 """The objective whose metrics are read as docs/dpo-metrics.md says."""
 
@@ -48,26 +51,33 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
     config = read_config(training / "config.yaml")
     objective = config.get("objective") or {}
     is_dpo = objective.get("name") == DPO
+    is_online = config.get("loop") == ONLINE
     initial_loss = _initial_loss(objective) if is_dpo else None
-    page = _template().render(
+    found = outcome(summary)
+    page = render(
+        "report",
         title=_title(run_dir, summary),
         config=flatten(config),
         environment=flatten(read_json(training / "environment.json") or {}),
         summary=summary,
+        found=found,
         steps=rows[-1]["step"] if rows else 0,
         fewest=FEWEST,
         galleries=galleries(run_dir) if summary else [],
         bars=bars(summary) if summary else [],
         disagreements=disagreements(run_dir, summary) if summary else [],
         charts=training_charts(rows, initial_loss=initial_loss),
-        findings=findings(rows, initial_loss=initial_loss, summary=summary),
+        findings=[
+            *findings(rows, initial_loss=initial_loss, found=found),
+            *(online_findings(rows, config) if is_online else []),
+        ],
+        is_online=is_online,
+        samples=validation_rows(training),
+        groups=rollout_groups(training) if is_online else [],
         is_preference=is_dpo and any("margin" in row for row in rows),
         starts_at_ln_2=initial_loss is not None,
     )
-    out = out or run_dir / "report.html"
-    with atomic_write(out) as partial:
-        partial.write_text(page, encoding="utf-8")
-    return out
+    return write_page(out or run_dir / "report.html", page)
 
 
 def _initial_loss(objective: dict[str, Any]) -> float | None:
@@ -77,22 +87,6 @@ def _initial_loss(objective: dict[str, Any]) -> float | None:
     except InputError:
         return None
     return component.initial_loss
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("t2ialign.report", ""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
-    environment.filters["points"] = lambda value: with_minus(f"{100 * value:+.1f}")
-    environment.filters["direction"] = direction
-    environment.tests["thin"] = is_thin
-    environment.filters["minutes"] = lambda seconds: f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
-    return environment.get_template("report.html.j2")
 
 
 def _title(run_dir: Path, summary: dict[str, Any] | None) -> str:

@@ -23,22 +23,27 @@ HEAD_URL = (
 HEAD_SHA256 = "21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0"
 
 
+def score_layers(width: int) -> nn.Sequential:
+    """[N, D] -> [N, 1]; linear layers alone, as they were published here and in ImageReward."""
+    # dropout holds no weights but shifts the numbers by which the published files name their layers
+    return nn.Sequential(
+        nn.Linear(width, 1024),
+        nn.Dropout(0.2),
+        nn.Linear(1024, 128),
+        nn.Dropout(0.2),
+        nn.Linear(128, 64),
+        nn.Dropout(0.1),
+        nn.Linear(64, 16),
+        nn.Linear(16, 1),
+    )
+
+
 class AestheticHead(nn.Module):
-    """Unit-length image embedding [N, D] -> score [N]; linear layers alone, as it was published."""
+    """Unit-length image embedding [N, D] -> score [N]."""
 
     def __init__(self, width: int = 768):
         super().__init__()
-        # dropout holds no weights but shifts the numbers by which the published file names its layers
-        self.layers = nn.Sequential(
-            nn.Linear(width, 1024),
-            nn.Dropout(0.2),
-            nn.Linear(1024, 128),
-            nn.Dropout(0.2),
-            nn.Linear(128, 64),
-            nn.Dropout(0.1),
-            nn.Linear(64, 16),
-            nn.Linear(16, 1),
-        )
+        self.layers = score_layers(width)
 
     def forward(self, embedding: Tensor) -> Tensor:
         return self.layers(F.normalize(embedding.float(), dim=-1)).squeeze(-1)

@@ -14,10 +14,11 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from numbers import Real
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import yaml
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
+from typing_extensions import Self
 
 from t2ialign.config.component import Component
 from t2ialign.errors import InputError, Stopped, UserError
@@ -28,6 +29,7 @@ from t2ialign.rewards.fingerprint import fingerprint as fingerprint_of
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+Order = Literal["random", "both"]
 Score = float | None
 """A finite number, or None for an item that could not be scored."""
 
@@ -44,6 +46,9 @@ class RewardConfig(Component):
     """Whether it scores images, pairs of images, or all images of a prompt; default: what its parameters say."""
     batch_size: int = Field(32, ge=1)
     """Images, or pairs of images, a call."""
+    order: Order = "random"
+    """Of the two images of a pair in online training: drawn for each pair, or both, averaged, which cancels a judge's
+    leaning to the first or second place and costs twice as many verdicts."""
 
     @field_validator("weight")
     @classmethod
@@ -51,6 +56,12 @@ class RewardConfig(Component):
         if weight == 0:
             raise ValueError("a weight of 0 leaves the reward out; give another number")
         return weight
+
+    @model_validator(mode="after")
+    def _has_an_order(self) -> Self:
+        if self.order != "random" and self.kind != "pairwise":
+            raise ValueError(f"order is of pairs, and reward '{self.name}' is {self.kind}; leave it out")
+        return self
 
     def options(self) -> dict[str, Any]:
         """What the reward is built with: every key but those of all rewards."""
@@ -125,6 +136,17 @@ def require_kind(rewards: Sequence[RewardConfig], kind: Kind, what: str) -> None
             )
 
 
+def require_distinct(rewards: Sequence[Reward]) -> None:
+    """Checks that scores can be told apart by the names of their rewards.
+
+    Raises:
+        InputError: there are no rewards, or two have the same name.
+    """
+    names = [reward.name for reward in rewards]
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"rewards {', '.join(names) or 'none'}: name at least one, and each once")
+
+
 @runtime_checkable
 class _Array(Protocol):
     """What arrays and tensors have in common."""
@@ -165,12 +187,15 @@ class Reward:
         fingerprint: str | None = None,
         weight: float = 1.0,
         batch_size: int = 32,
+        calls: int = 1,
     ):
         check_callable(name, function, self.kind, {})
         self.name = name
         self.function = function
         self.weight = weight
         self.batch_size = batch_size
+        self.calls = calls
+        """Calls that may be under way at once, each from a thread of its own; above 1 a server answers."""
         self.place = place_of(function)
         self._fingerprint = fingerprint
 

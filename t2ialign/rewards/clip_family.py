@@ -34,8 +34,8 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def from_hub(load: Callable[..., Any], pretrained: str, **options: Any) -> Any:
-    """`load(pretrained)` of a folder or hub id.
+def from_hub(load: Callable[..., Any], pretrained: str, option: str = "pretrained", **options: Any) -> Any:
+    """`load(pretrained)` of a folder or hub id, which a reward takes as `option`.
 
     Raises:
         InputError: it looks like a path, and nothing is there.
@@ -45,7 +45,7 @@ def from_hub(load: Callable[..., Any], pretrained: str, **options: Any) -> Any:
     try:
         return load(pretrained, **options)
     except OSError as error:
-        raise _not_fetched(pretrained, error) from error
+        raise _not_fetched(pretrained, error, option) from error
 
 
 def check_clip(pretrained: str, processor: str | None = None) -> None:
@@ -54,17 +54,26 @@ def check_clip(pretrained: str, processor: str | None = None) -> None:
     Raises:
         InputError, EnvironmentProblem: as `from_hub`.
     """
-    _check_one_of(pretrained, MODEL_FILES)
-    _check_one_of(processor or pretrained, PROCESSOR_FILES)
+    check_one_of(pretrained, MODEL_FILES)
+    check_one_of(processor or pretrained, PROCESSOR_FILES, "processor" if processor else "pretrained")
 
 
-def _check_one_of(pretrained: str, files: Sequence[str]) -> None:
+def check_one_of(pretrained: str, files: Sequence[str], option: str = "pretrained") -> None:
+    """Checks that one of the files is in a folder, in the hub's cache, or on the hub; loads nothing.
+
+    Args:
+        pretrained: folder or hub id, which a reward takes as `option`.
+        files: their names.
+
+    Raises:
+        InputError, EnvironmentProblem: as `from_hub`.
+    """
     _check_name(pretrained)
     folder = Path(pretrained)
     if folder.is_dir():
         if not any((folder / name).is_file() for name in files):
             raise InputError(
-                f"{pretrained}: holds no {' or '.join(files)}; give a CLIP's folder as transformers saves it"
+                f"{pretrained}: holds no {' or '.join(files)}; give {option}= a folder as transformers saves it"
             )
         return
     if any(isinstance(huggingface_hub.try_to_load_from_cache(pretrained, name), str) for name in files):
@@ -72,9 +81,9 @@ def _check_one_of(pretrained: str, files: Sequence[str]) -> None:
     try:
         found = any(huggingface_hub.file_exists(pretrained, name) for name in files)
     except Exception as error:  # the network's errors have no common base
-        raise _not_fetched(pretrained, error) from error
+        raise _not_fetched(pretrained, error, option) from error
     if not found:
-        raise _not_fetched(pretrained, f"the hub has no such model with a {' or '.join(files)}")
+        raise _not_fetched(pretrained, f"the hub has no such model with a {' or '.join(files)}", option)
 
 
 def _check_name(pretrained: str) -> None:
@@ -90,11 +99,11 @@ def _check_name(pretrained: str) -> None:
         raise InputError(f"{pretrained}: no such folder of reward weights") from None
 
 
-def _not_fetched(pretrained: str, reason: object) -> EnvironmentProblem:
+def _not_fetched(pretrained: str, reason: object, option: str) -> EnvironmentProblem:
     words = str(reason).strip() or type(reason).__name__
     return EnvironmentProblem(
         f"reward weights '{pretrained}' are not on this machine and could not be fetched ({words.splitlines()[0]}); "
-        "connect once, or name a local copy: pretrained=FOLDER"
+        f"connect once, or name a local copy: {option}=FOLDER"
     )
 
 
@@ -123,7 +132,9 @@ class TransformersCLIP:
         self.device = torch.device(device) if device else default_device()
         model = from_hub(CLIPModel.from_pretrained, pretrained, use_safetensors=True, dtype=torch.float32)
         self.model = model.eval().requires_grad_(False).to(self.device)
-        self.processor = from_hub(CLIPProcessor.from_pretrained, processor or pretrained)
+        self.processor = from_hub(
+            CLIPProcessor.from_pretrained, processor or pretrained, option="processor" if processor else "pretrained"
+        )
         self.max_tokens: int = self.model.config.text_config.max_position_embeddings
 
     @property

@@ -67,13 +67,18 @@ def read_weights(path: Path, expected: str | None = None) -> dict[str, Tensor]:
     return content
 
 
+def cached_file(url: str, expected: str) -> Path:
+    """Where `fetch` keeps a file."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / f"{expected[:16]}-{url.rpartition('/')[2]}"
+
+
 def fetch(url: str, expected: str) -> Path:
     """The file behind a URL, kept in torch's cache; what arrives must have this sha256.
 
     Raises:
         EnvironmentProblem: it is not in the cache and cannot be fetched.
     """
-    path = Path(torch.hub.get_dir()) / "checkpoints" / f"{expected[:16]}-{url.rpartition('/')[2]}"
+    path = cached_file(url, expected)
     if path.is_file() and file_digest(path) == expected:
         return path
     path.parent.mkdir(parents=True, exist_ok=True)

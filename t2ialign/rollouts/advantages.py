@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from t2ialign.config.schema import AdvantageConfig
+from t2ialign.config.online import AdvantageConfig
 
 
 def win_rates(scores: Tensor, tie_margin: float = 0.0) -> Tensor:
@@ -97,3 +97,19 @@ def combine(parts: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     total = weight.abs().sum(0)
     mean = (every.where(says, 0) * weight).sum(0) / total
     return mean.masked_fill(total == 0, torch.nan)
+
+
+def best_and_worst(advantages: Tensor, count: int) -> Tensor:
+    """The places of a group's count / 2 lowest and count / 2 highest advantages. [P, count] int64
+
+    Missing ones are taken where there are not enough others.
+
+    Args:
+        advantages: NaN is missing. [P, G]
+        count: even, at most G.
+    """
+    present = advantages.isfinite()
+    rank = advantages.argsort(dim=1, stable=True).argsort(1)  # missing ones have the highest
+    middle = present.sum(1, keepdim=True) // 2 - 0.5
+    order = rank.where(present, middle).argsort(dim=1, stable=True)
+    return torch.cat([order[:, : count // 2], order[:, -(count // 2) :]], 1)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from t2ialign.config.schema import AdvantageConfig
+from t2ialign.config.online import AdvantageConfig
 from t2ialign.rewards.base import PairwiseReward
 from t2ialign.rollouts.advantages import advantages, combine, global_moments, win_rates, win_rates_of_verdicts
 from t2ialign.rollouts.judging import Group, Judge
@@ -19,8 +19,11 @@ class Judged(NamedTuple):
 
     advantages: Tensor
     """NaN where an image has none. [P, G]"""
+    values: dict[str, Tensor]
+    """Of each reward its scores, of a pairwise one the win rates; NaN is missing. [P, G]"""
     metrics: dict[str, float]
-    """Over all processes: the mean score of each reward that gives scores; rollout/failed, the share of images without
+    """Over all processes: the mean score of each reward that gives scores; first_shown_wins/NAME of each
+    that compares, a half for a fair judge; rollout/failed, the share of images without
     an advantage; rollout/spread, the mean size of an advantage; rollout/flat_groups, the share of groups without any
     difference."""
 
@@ -37,6 +40,7 @@ def estimate(
         add_up: the sum of a tensor over all processes.
     """
     parts: list[Tensor] = []
+    every: dict[str, Tensor] = {}
     metrics: dict[str, float] = {}
     for judge in judges:
         scores = judge.verdicts(groups)
@@ -48,12 +52,15 @@ def estimate(
         values, are_win_rates = scores, is_pairwise or config.of == "win_rate"
         if is_pairwise:
             values = win_rates_of_verdicts(scores)
-        elif are_win_rates:
+            answered, first = add_up(judge.first_shown_wins(groups)).tolist()
+            metrics |= {f"first_shown_wins/{judge.reward.name}": first / answered} if answered else {}
+        every[judge.reward.name] = values
+        if not is_pairwise and are_win_rates:
             values = win_rates(scores, config.tie_margin)
         moments = add_up(global_moments(values))
         parts.append(advantages(values, config, are_win_rates=are_win_rates, moments=moments))
     found = combine(parts, [judge.reward.weight for judge in judges])
-    return Judged(found, metrics | _describe(found, add_up))
+    return Judged(found, every, metrics | _describe(found, add_up))
 
 
 def _describe(found: Tensor, add_up: Callable[[Tensor], Tensor]) -> dict[str, float]:

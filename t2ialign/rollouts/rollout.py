@@ -9,16 +9,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from t2ialign.config.schema import Rollout as RolloutConfig
+from t2ialign.config.online import Rollout as RolloutConfig
 from t2ialign.errors import InputError
 from t2ialign.generation.images import NotFinite, finite_images
 from t2ialign.policy import Policy
 from t2ialign.rng import Draws, generator
 from t2ialign.rollouts.judging import Group
 from t2ialign.sampling.guidance import Guidance
-from t2ialign.sampling.sampler import Rollout, Sampler
+from t2ialign.sampling.sampler import Rollout, Sampler, Trajectory
 from t2ialign.schedules import sampling_timesteps
-from t2ialign.types import Conditioning
+from t2ialign.types import Conditioning, Transitions
 
 
 class Prompts(NamedTuple):
@@ -35,17 +35,6 @@ class Prompts(NamedTuple):
     """Numbers of the groups, counted over iterations and processes. [P] int64"""
 
 
-class Steps(NamedTuple):
-    """What the rollouts of P prompts, G each, went through in S steps."""
-
-    latents: Tensor
-    """[P, G, S + 1, C, H, W] float32"""
-    log_probs: Tensor
-    """See `sampling.sampler.Trajectory`. [P, G, S]"""
-    levels: Tensor
-    """[S + 1] int64"""
-
-
 class RolledOut(NamedTuple):
     """The images of P prompts, G each."""
 
@@ -53,12 +42,15 @@ class RolledOut(NamedTuple):
     """x_0 as it was decoded and judged, not rounded to 8 bits. [P, G, C, H, W] float32"""
     images: list[list[Image.Image | None]]
     """None where latents or pixels are not finite. [P][G]"""
-    steps: Steps | None = None
-    """If they were recorded."""
+    steps: Transitions | None = None
+    """The recorded steps, those of an image side by side. [P * G * K]"""
 
 
-def open_sampler(policy: Policy, config: RolloutConfig) -> Sampler:
+def open_sampler(policy: Policy, config: RolloutConfig, stochastic: range | None = None) -> Sampler:
     """
+    Args:
+        stochastic: the steps that have `config.eta`; default: all.
+
     Raises:
         InputError: the model cannot make that many steps.
     """
@@ -66,18 +58,30 @@ def open_sampler(policy: Policy, config: RolloutConfig) -> Sampler:
         timesteps = sampling_timesteps(policy.schedule, config.inference_steps, **policy.backbone.sampling)
     except ValueError as error:
         raise InputError(f"rollout.inference_steps: {error}") from error
-    return Sampler(timesteps, config.eta)
+    return Sampler(timesteps, config.eta, stochastic)
+
+
+def trainable_steps(config: RolloutConfig, seed: int, iteration: int) -> range:
+    """The steps of an iteration's trajectories that may be trained: all but the last, or a window of these at random.
+
+    Flow-GRPO-Fast and MixGRPO (arXiv:2507.21802) train such a window, and sample all other steps without noise.
+    """
+    trainable = config.inference_steps - config.skip_last
+    if config.window is None:
+        return range(trainable)
+    places = trainable - config.window + 1
+    start = int(torch.randint(places, (), generator=generator(seed, iteration, "window")))
+    return range(start, start + config.window)
 
 
 def roll_out(
     policy: Policy,
-    sampler: Sampler,
     config: RolloutConfig,
     prompts: Prompts,
     *,
     seed: int,
     batch: int,
-    record: bool = False,
+    steps: range | None = None,
     tick: Callable[[], None] = lambda: None,
     ready: Callable[[Group], None] = lambda _: None,
 ) -> RolledOut:
@@ -85,16 +89,18 @@ def roll_out(
 
     Args:
         batch: images made at once; changes them by rounding only.
-        record: keep every step.
+        steps: those of which `config.timesteps` are recorded, drawn for each image; default: nothing is recorded.
         tick: called after each batch; may raise to stop.
         ready: called with each group as soon as its last image is made.
     """
+    sampler = open_sampler(policy, config, steps if config.window else None)
     count, images = len(prompts.groups), config.images
     numbers = (prompts.groups[:, None] * images + torch.arange(images)).flatten()
     starts = numbers // images if config.shared_noise else numbers
     rows = torch.arange(count).repeat_interleave(images)
     guidance = Guidance(config.guidance_scale, config.weights, config.weights)
-    found: list[Rollout] = []
+    latents: list[Tensor] = []
+    recorded: list[Transitions] = []
     pictures: list[Image.Image | None] = []
     grouped: list[list[Image.Image | None]] = []
     for some in range(0, len(numbers), batch):
@@ -107,29 +113,35 @@ def roll_out(
             geometry=None if prompts.geometry is None else prompts.geometry[row].to(policy.device),
             guidance=guidance,
             generators=[generator(seed, number, "rollout steps") for number in own.tolist()],
-            record=record,
+            record=steps is not None,
         )
         texts = [prompts.texts[int(place)] for place in row]
         made = finite_images(rolled.x, policy.backbone.decode_latents(rolled.x), texts, own.tolist())
         pictures += [None if isinstance(picture, NotFinite) else picture for picture in made]
-        found.append(rolled)
+        latents.append(rolled.x.cpu())
+        if rolled.trajectory is not None and steps is not None:
+            drawn = _drawn(own, steps, config.timesteps, seed)
+            recorded.append(_recorded(rolled, rolled.trajectory, drawn, config.eta))
         while len(pictures) >= (len(grouped) + 1) * images:
             place = len(grouped)
             grouped.append(pictures[place * images : (place + 1) * images])
             ready(Group(int(prompts.groups[place]), prompts.texts[place], grouped[-1]))
         tick()
     return RolledOut(
-        torch.cat([one.x.cpu() for one in found]).unflatten(0, (count, images)), grouped, _steps(found, images)
+        torch.cat(latents).unflatten(0, (count, images)), grouped, Transitions.cat(recorded) if recorded else None
     )
 
 
-def _steps(rollouts: list[Rollout], images: int) -> Steps | None:
-    """The recorded steps of batches, which have the same levels; None where nothing was recorded."""
-    recorded = [one.trajectory for one in rollouts if one.trajectory is not None]
-    if not recorded:
-        return None
-    latents, log_probs = (
-        torch.cat([getattr(one, name).cpu() for one in recorded]).unflatten(0, (-1, images))
-        for name in ("latents", "log_probs")
-    )
-    return Steps(latents, log_probs, rollouts[0].levels[0].cpu())
+def _drawn(images: Tensor, steps: range, count: int, seed: int) -> Tensor:
+    """The steps of each image that are trained, without repetition. [B, K] int64"""
+    orders = [torch.randperm(len(steps), generator=generator(seed, number, "steps")) for number in images.tolist()]
+    return steps.start + torch.stack(orders)[:, :count]
+
+
+def _recorded(rolled: Rollout, path: Trajectory, steps: Tensor, eta: float) -> Transitions:
+    """Some steps of each row's rollout, side by side: nothing else of a trajectory is kept. [B * K]"""
+    row, step = torch.arange(len(steps)).repeat_interleave(steps.shape[1]), steps.flatten()
+    x_t, x_next = (path.latents[row, step + after] for after in (0, 1))
+    at, to = (rolled.levels[row, step + after] for after in (0, 1))
+    mean, log_prob = path.means[row, step], path.log_probs[row, step]
+    return Transitions(x_t, x_next, at, to, mean, log_prob, eta).map(lambda tensor: tensor.cpu())

@@ -20,6 +20,8 @@ class Guidance:
     """Weights that see the prompt."""
     uncond: Weights = "policy"
     """Weights that see the empty prompt; a negative model goes here."""
+    null: Conditioning | None = None
+    """What the unconditional branch sees, as a negative prompt; default: the denoiser's own. [1, ...]"""
 
     def denoise(
         self,
@@ -39,7 +41,8 @@ class Guidance:
         """
         if self.scale == 1:
             return denoiser.denoise(x_t, timesteps, cond, geometry, self.cond)
-        null = denoiser.null().map(lambda tensor: tensor.expand(len(x_t), *tensor.shape[1:]))
+        own = denoiser.null() if self.null is None else self.null
+        null = own.map(lambda tensor: tensor.expand(len(x_t), *tensor.shape[1:]))
         if self.scale == 0:
             return denoiser.denoise(x_t, timesteps, null, geometry, self.uncond)
         if self.cond == self.uncond:

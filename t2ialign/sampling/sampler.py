@@ -19,6 +19,8 @@ class Trajectory:
 
     latents: Tensor
     """Of each level, the first as given. [B, S+1, C, H, W]"""
+    means: Tensor
+    """Of each step; where a deterministic one leads. [B, S, C, H, W]"""
     log_probs: Tensor
     """Of each step, see `schedules.Step.log_prob`; NaN for deterministic steps and for rows that had arrived. [B, S]"""
 
@@ -45,11 +47,13 @@ class Sampler:
     Args:
         timesteps: those that rows visit between their start and their stop; see `schedules.sampling_timesteps`. [K]
         eta: noise of the denoising steps: 0 is deterministic, 1 as noisy as ancestral sampling. Inversion has none.
+        stochastic: the steps that have it, counted from the start of a path; default: all.
     """
 
-    def __init__(self, timesteps: Tensor, eta: float = 0.0):
+    def __init__(self, timesteps: Tensor, eta: float = 0.0, stochastic: range | None = None):
         self._descending: list[int] = sorted({int(timestep) for timestep in timesteps}, reverse=True)
         self._eta = eta
+        self._stochastic = stochastic
 
     def levels(self, start: Tensor, stop: Tensor) -> Tensor:
         """Each row's start, the timesteps between, and its stop, which is repeated to the longest row. [B, S+1] int64
@@ -107,17 +111,20 @@ class Sampler:
             levels = self.levels(start, stop)
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         latents: list[Tensor] = [x]
+        means: list[Tensor] = []
         log_probs: list[Tensor] = []
-        for at, to in zip(levels.T[:-1], levels.T[1:], strict=True):
+        for number, (at, to) in enumerate(zip(levels.T[:-1], levels.T[1:], strict=True)):
             prediction = guidance.denoise(denoiser, x, network_timesteps(at), cond, geometry)
-            moved, log_prob = self._step(denoiser, prediction, x, at, to, generators)
+            noisy = self._stochastic is None or number in self._stochastic
+            moved, mean, log_prob = self._step(denoiser, prediction, x, at, to, generators if noisy else None)
             moves = at != to
             x = moved.where(moves.view(-1, 1, 1, 1), x)
             if record:
                 latents.append(x)
+                means.append(mean)
                 log_probs.append(log_prob)
-        trajectory = Trajectory(torch.stack(latents, 1), torch.stack(log_probs, 1)) if record else None
-        return Rollout(x, levels, trajectory)
+        found = (torch.stack(parts, 1) for parts in (latents, means, log_probs))
+        return Rollout(x, levels, Trajectory(*found) if record else None)
 
     def _step(
         self,
@@ -127,11 +134,12 @@ class Sampler:
         at: Tensor,
         to: Tensor,
         generators: Sequence[torch.Generator] | None,
-    ) -> tuple[Tensor, Tensor]:
-        """(The latents at `to`, their log-probabilities [B])."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(The latents at `to`, their means, their log-probabilities [B])."""
         schedule = denoiser.schedule
         if self._eta == 0 or generators is None:
-            return schedule.ddim_step(prediction, x, at, to), torch.full((len(x),), torch.nan, device=x.device)
+            moved = schedule.ddim_step(prediction, x, at, to)
+            return moved, moved, torch.full((len(x),), torch.nan, device=x.device)
         noise = torch.stack([torch.randn(x.shape[1:], generator=generator) for generator in generators]).to(x)
         step = schedule.sde_step(prediction, x, at, to, eta=self._eta, noise=noise)
-        return step.x, step.log_prob
+        return step.x, step.mean, step.log_prob

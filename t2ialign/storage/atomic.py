@@ -33,6 +33,11 @@ def is_full_disk(error: Exception) -> bool:
     return isinstance(error, SafetensorError) and ("No space left" in str(error) or "os error 28" in str(error))
 
 
+def partial_folder(folder: Path) -> Path:
+    """The temporary folder that becomes `folder`."""
+    return folder.parent / f".{folder.name}.partial"
+
+
 @contextmanager
 def atomic_directory(folder: Path) -> Iterator[Path]:
     """A temporary folder that becomes `folder` on success, and leaves nothing behind on failure.
@@ -41,7 +46,7 @@ def atomic_directory(folder: Path) -> Iterator[Path]:
         TryAgainError: the disk is full; what stood at `folder` before is untouched.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.parent / f".{folder.name}.partial"
+    partial = partial_folder(folder)
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir()

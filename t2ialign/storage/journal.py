@@ -96,8 +96,11 @@ def _line(row: dict[str, Any]) -> str:
     return text if text.isprintable() else json.dumps(row)  # lone surrogates cannot be written as UTF-8
 
 
-def read_entries(path: Path, entry: type[Entry]) -> list[Entry]:
+def read_entries(path: Path, entry: type[Entry], *, whole_lines: bool = False) -> list[Entry]:
     """The entries of a file of JSON lines, in order; none where there is no file. Other keys of a line are ignored.
+
+    Args:
+        whole_lines: leave out what follows the last line end, in a file that is still written.
 
     Raises:
         DataError: a line is not an entry.
@@ -106,7 +109,10 @@ def read_entries(path: Path, entry: type[Entry]) -> list[Entry]:
         return []
     fields = TypeAdapter(entry)
     found = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+    content = path.read_bytes()
+    if whole_lines:
+        content = content[: content.rfind(b"\n") + 1]
+    for number, line in enumerate(content.splitlines(), start=1):
         try:
             row = json.loads(line)
             found.append(fields.validate_python({field: row[field] for field in entry._fields}))

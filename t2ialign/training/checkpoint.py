@@ -46,7 +46,7 @@ def _checksum(path: Path) -> int:
     return value
 
 
-def save(folder: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+def save(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any]) -> None:
     """Writes a checkpoint at `folder`, whole or not at all.
 
     Raises:
@@ -58,9 +58,14 @@ def save(folder: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, A
                 {name: tensor.detach().contiguous().cpu() for name, tensor in group.items()},
                 partial / f"{stem}.safetensors",
             )
-        (partial / STATE).write_text(json.dumps(state, indent=1))
-        files = {path.name: [path.stat().st_size, _checksum(path)] for path in sorted(partial.iterdir())}
-        (partial / MANIFEST).write_text(json.dumps(files, indent=1))
+        seal(partial, state)
+
+
+def seal(partial: Path, state: dict[str, Any]) -> None:
+    """Adds the state to the files of the tensors, and the manifest of all."""
+    (partial / STATE).write_text(json.dumps(state, indent=1))
+    files = {path.name: [path.stat().st_size, _checksum(path)] for path in sorted(partial.iterdir())}
+    (partial / MANIFEST).write_text(json.dumps(files, indent=1))
 
 
 def verify(folder: Path) -> str | None:
@@ -89,7 +94,12 @@ def verify(folder: Path) -> str | None:
 def load(folder: Path) -> Saved:
     """Reads a checkpoint that `verify` found whole."""
     tensors = {path.stem: load_file(path) for path in sorted(folder.glob("*.safetensors"))}
-    return Saved(tensors, json.loads((folder / STATE).read_text()))
+    return Saved(tensors, read_state(folder))
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """What a checkpoint holds beside its tensors."""
+    return json.loads((folder / STATE).read_text())
 
 
 def copy_into(saved: Mapping[str, Tensor], here: Mapping[str, Tensor], folder: Path) -> None:

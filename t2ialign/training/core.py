@@ -10,10 +10,12 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 
 from t2ialign.backbones.base import Backbone
-from t2ialign.backbones.lora import add_training_adapters
+from t2ialign.backbones.lora import add_text_loras, add_training_adapters
 from t2ialign.backbones.lora_checks import lora_file
-from t2ialign.config.schema import Lora, RunConfig
-from t2ialign.errors import EnvironmentProblem
+from t2ialign.backbones.lora_read import LoraFile
+from t2ialign.backbones.quantization import check_nf4, quantize_nf4
+from t2ialign.config.schema import Lora, OnlineConfig, RunConfig
+from t2ialign.errors import EnvironmentProblem, InputError
 from t2ialign.policy import Policy
 from t2ialign.runtime import DTYPES, configure_runtime, device_of_process, processes
 from t2ialign.training.engine import Engine, Identity
@@ -29,12 +31,21 @@ class Core(NamedTuple):
     engine: Engine
     parallel: Parallel
 
+    @property
+    def writes_result(self) -> bool:
+        """Whether this process has a part in writing what was learnt."""
+        return self.parallel.is_main or self.parallel.is_sharded
 
-def open_processes() -> Parallel:
-    """Configures this process, and joins those that a launcher started."""
+
+def open_processes(shard: str | None = None) -> Parallel:
+    """Configures this process, and joins those that a launcher started.
+
+    Args:
+        shard: how they share weights, as `train.shard`.
+    """
     configure_runtime()
     processes()
-    return open_parallel()
+    return open_parallel(shard)
 
 
 def build(
@@ -63,7 +74,12 @@ def build(
     # the weights of a full fine-tuning are trained in float32, whatever precision the passes have
     dtype = DTYPES[config.train.precision] if config.lora is not None else torch.float32
     backbone = config.backbone.build(device_of_process(), dtype)
+    if parallel.is_sharded:
+        backbone.denoiser.cpu()  # copies and all: a device gets its parts only
+    if config.train.quantize is not None:
+        quantize_nf4(backbone.denoiser, dtype)
     policy = build_policy(config, backbone, keeps_reference=keeps_reference, keeps_old=keeps_old)
+    parallel.shard([policy.denoiser, *policy.copies.values()])
     engine = Engine(
         policy=policy,
         optimizer=build_optimizer(config.optim, list(policy.trained_parameters().values())),
@@ -86,6 +102,37 @@ def init_identity(lora: Lora | None) -> dict[str, str]:
     if lora is None or lora.init is None:
         return {}
     return {"lora.init": hashlib.sha256(lora_file(lora.init).read_bytes()).hexdigest()[:16]}
+
+
+def check_shard(config: RunConfig) -> None:
+    """Checks that what is trained can be in parts over the processes.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if config.train.shard is None:
+        return
+    kind = f"train.shard: {config.train.shard} is for full fine-tuning from stored examples"
+    if config.lora is not None:
+        raise InputError(f"{kind}, and a LoRA takes little memory; leave the key out: each process gets its batch")
+    if isinstance(config, OnlineConfig):
+        raise InputError(f"{kind}, and loop: online makes images, each process its own; leave the key out")
+    if config.optim.name == "adamw8bit":
+        raise InputError(f"{kind} with optimizers of torch tensors; set optim.name: adamw")
+
+
+def check_quantize(config: RunConfig) -> None:
+    """Checks that the denoiser is frozen and can be held in 4 bits.
+
+    Raises:
+        InputError: it is trained itself.
+        EnvironmentProblem: bitsandbytes is not installed.
+    """
+    if config.train.quantize is None:
+        return
+    if config.lora is None:
+        raise InputError("train.quantize: nf4 holds frozen weights; add the section lora, or leave the key out")
+    check_nf4()
 
 
 def check_attention(attention: str) -> None:
@@ -119,6 +166,8 @@ def build_policy(config: RunConfig, backbone: Backbone, *, keeps_reference: bool
     if config.lora is None:
         denoiser.requires_grad_(True)
     else:
+        if config.lora.init is not None:
+            add_text_loras(backbone, [(LoraFile(config.lora.init), 1.0)], family=config.backbone.family)
         add_training_adapters(
             denoiser,
             config.lora,
@@ -140,6 +189,8 @@ def build_policy(config: RunConfig, backbone: Backbone, *, keeps_reference: bool
         keeps_ema=keeps_ema,
         keeps_old=keeps_old,
     )
-    if config.train.compile:
+    if config.train.compile == "blocks":
+        denoiser.compile_repeated_blocks()
+    elif config.train.compile:
         denoiser.compile()
     return policy

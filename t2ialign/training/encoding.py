@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from t2ialign.config.schema import RunConfig
 from t2ialign.data.base import DataConfig, Source
+from t2ialign.data.buckets import Buckets
 from t2ialign.data.encoding.cache import encode
 from t2ialign.data.encoding.dataset import Encoded
 from t2ialign.training.core import Core
 
 
-def encode_data(config: RunConfig, data: DataConfig, source: Source, core: Core) -> Encoded:
+def encode_data(
+    config: RunConfig, data: DataConfig, source: Source, core: Core, buckets: Buckets | None = None
+) -> Encoded:
     """The data set as training takes it; every process encodes its share and waits for the others.
+
+    Args:
+        buckets: of `data.crop` 'bucket', as preflight found them.
 
     Raises:
         InputError: the resolution does not fit the backbone.
@@ -25,6 +31,10 @@ def encode_data(config: RunConfig, data: DataConfig, source: Source, core: Core)
         folder=config.run_dir / "cache",
         device=core.policy.device,
         cache=data.cache,
+        crop=data.crop,
+        buckets=buckets,
+        flips=data.flip > 0,
+        warn_enlargement=data.warn_enlargement,
         rank=core.parallel.rank,
         world_size=core.parallel.world_size,
     )

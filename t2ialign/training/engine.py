@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -15,10 +16,18 @@ from torch.optim import Optimizer
 from t2ialign.config.schema import Optim
 from t2ialign.errors import DataError
 from t2ialign.policy import Policy
-from t2ialign.training import checkpoint
+from t2ialign.training import checkpoint, checkpoint_parts
 from t2ialign.training.metrics import Metrics, not_finite, window_sums
-from t2ialign.training.optimization import LossScale, learning_rate, pack_moments, restore_moments
-from t2ialign.training.parallel import Parallel, open_parallel
+from t2ialign.training.optimization import (
+    HasModes,
+    LossScale,
+    OptimizerState,
+    learning_rate,
+    learnt_weights,
+    pack_state,
+    restore_state,
+)
+from t2ialign.training.parallel import Parallel, SingleProcess, open_parallel
 from t2ialign.training.trackers import Tracker
 from t2ialign.types import LossOutput
 
@@ -81,6 +90,8 @@ class Engine:
         self.tracker: Tracker | None = None
         self.carried: dict[str, dict[str, Tensor]] = {}
         """What else is saved with a checkpoint, by name; after `start` what the restored one held."""
+        if isinstance(optimizer, HasModes):
+            optimizer.train()
         self._trained = policy.trained_parameters()
         self._scale = LossScale(half)
         self._window: list[LossOutput] = []
@@ -184,6 +195,10 @@ class Engine:
     def _discard(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
 
+    def learnt_weights(self) -> AbstractContextManager[None]:
+        """Inside, the policy has the weights that are learnt, where the optimizer takes gradients at others."""
+        return learnt_weights(self.optimizer)
+
     def log(self, metrics: Metrics) -> None:
         """Records numbers measured between steps, such as validation."""
         if self.tracker is not None:
@@ -195,24 +210,24 @@ class Engine:
         Raises:
             TryAgainError: the disk is full.
         """
-        tensors = {stem: self.parallel.gather_state(group) for stem, group in self._tensors().items()}
-        if self.is_main:
-            self._write(tensors)
-        self.parallel.barrier()
+        self._save(self.parallel)
 
     def save_alone(self) -> None:
-        """The same without waiting for other processes, after an error on this one."""
-        if self.is_main and self.step:
-            self._write(self._tensors())
+        """The same without waiting for other processes, after an error on this one; not where each has a part."""
+        if self.is_main and self.step and not self.parallel.is_sharded:
+            self._save(SingleProcess())
 
-    def _write(self, tensors: dict[str, dict[str, Tensor]]) -> None:
+    def _save(self, parallel: Parallel) -> None:
         folder = self.checkpoints / checkpoint.name(self.step)
-        if checkpoint.verify(folder) is not None:
-            checkpoint.save(folder, tensors, self._state())
-        checkpoint.prune(self.checkpoints, folder, self.keep)
+        parallel.save(folder, self._tensors(), self._state() if self.is_main else {})
+        if self.is_main:
+            checkpoint.prune(self.checkpoints, folder, self.keep)
 
     def _tensors(self) -> dict[str, dict[str, Tensor]]:
-        own: dict[str, dict[str, Tensor]] = {"trained": {**self._trained}, "optimizer": pack_moments(self.optimizer)}
+        own: dict[str, dict[str, Tensor]] = {
+            "trained": {**self._trained},
+            "optimizer": pack_state(self.optimizer).moments,
+        }
         return {stem: group for stem, group in (own | self.policy.averages() | self.carried).items() if group}
 
     def _state(self) -> dict[str, Any]:
@@ -220,9 +235,16 @@ class Engine:
             "step": self.step,
             "samples_seen": self.samples_seen,
             "loss_scale": [self._scale.value, self._scale.good_steps],
+            "optimizer": pack_state(self.optimizer).numbers,
             "metrics": self.metrics,
             "identity": self.identity,
         }
+
+    def _like(self, stem: str, name: str) -> Tensor | None:
+        """What a saved tensor shall lie like: that of the same name, or for a moment its parameter."""
+        if stem == "optimizer":
+            return list(self._trained.values())[int(name.split(".", 1)[0])]
+        return ({"trained": {**self._trained}} | self.policy.averages()).get(stem, {}).get(name)
 
     @torch.no_grad()
     def restore(self, folder: Path) -> None:
@@ -232,7 +254,7 @@ class Engine:
             DataError: the data is not what the checkpoint was made with.
             InputError: the checkpoint's weights do not fit this policy.
         """
-        tensors, state = checkpoint.load(folder)
+        state = checkpoint.read_state(folder)
         identity = self.identity
         for key, expected in state["identity"].items():
             if identity.get(key) != expected:
@@ -240,10 +262,11 @@ class Engine:
                     f"{folder}: made with {key} {expected}, now it is {identity.get(key)}. An exact continuation "
                     f"is impossible: restore the {key}, or start in a new run_dir."
                 )
+        tensors = checkpoint_parts.load(folder, self._like)
         checkpoint.copy_into(tensors["trained"], dict(self._trained), folder)
         for name, average in self.policy.averages().items():
             checkpoint.copy_into(tensors.get(name, {}), average, folder)
-        restore_moments(self.optimizer, tensors.get("optimizer", {}))
+        restore_state(self.optimizer, OptimizerState(tensors.get("optimizer", {}), state.get("optimizer", {})))
         self.carried = {stem: group for stem, group in tensors.items() if stem not in OWN}
         self.step, self.samples_seen = state["step"], state["samples_seen"]
         self._scale.value, self._scale.good_steps = state["loss_scale"]

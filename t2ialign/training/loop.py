@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from t2ialign.errors import Interrupted
@@ -24,6 +24,10 @@ class Loop(Protocol):
 
     def prepare(self, core: Core) -> None:
         """Everything that is done once before the first step, such as encoding the data."""
+        ...
+
+    def losses(self, core: Core) -> Iterator[Callable[[], LossOutput]]:
+        """What gives the loss of each micro-batch, in order, from the engine's position on."""
         ...
 
     def run(self, core: Core, hooks: Sequence[Hook]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from t2ialign.training.engine import Engine
+from t2ialign.training.metrics import Metrics
 
 
 class Measurement(ABC):
@@ -18,18 +19,18 @@ class Measurement(ABC):
     def __init__(self, *, every: int, steps: int):
         self._every, self._steps = every, steps
 
-    def start(self, engine: Engine) -> None:
+    def start(self, engine: Engine) -> Metrics:
         """Measures before the first step, and again what a stop kept from being recorded."""
-        if engine.step == 0 or not self._is_recorded(engine):
-            self(engine)
+        return self(engine) if engine.step == 0 or not self._is_recorded(engine) else {}
 
-    def __call__(self, engine: Engine) -> None:
-        if engine.is_main and (engine.step % self._every == 0 or engine.step == self._steps):
-            self.measure(engine)
+    def __call__(self, engine: Engine) -> Metrics:
+        """What was measured; nothing at other steps than its own."""
+        is_due = engine.is_main and (engine.step % self._every == 0 or engine.step == self._steps)
+        return self.measure(engine) if is_due else {}
 
     @abstractmethod
-    def measure(self, engine: Engine) -> object:
-        """Measures the policy as it is, and records what was found."""
+    def measure(self, engine: Engine) -> Metrics:
+        """Measures the policy as it is, records what was found, and returns it."""
 
     @abstractmethod
     def _is_recorded(self, engine: Engine) -> bool:

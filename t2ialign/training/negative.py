@@ -7,9 +7,9 @@ from pathlib import Path
 from torch import nn
 
 from t2ialign.backbones.facts import ModelFacts
-from t2ialign.backbones.finetunes import unet_folder
+from t2ialign.backbones.finetunes import is_finetune
 from t2ialign.backbones.lora import load_lora
-from t2ialign.backbones.lora_checks import lora_folder
+from t2ialign.backbones.lora_checks import check_mixable, lora_folder
 from t2ialign.config.loras import parse_loras
 from t2ialign.config.schema import RunConfig
 from t2ialign.errors import InputError
@@ -46,9 +46,16 @@ def check_validation_negative(config: RunConfig, facts: ModelFacts | None) -> No
             "validate.negative adds LoRAs beside the adapter that is trained, and here the whole denoiser is; give a "
             "section lora, or leave the key out"
         )
+    if config.lora.dora:
+        raise InputError(
+            "lora.dora: a DoRA rescales weights instead of adding to them, so that the unconditional branch of "
+            "validate.negative cannot have a share of it; train a LoRA, or leave the key out"
+        )
+    if config.lora.init is not None:
+        check_mixable(config.lora.init, "the model")
     width = None if facts is None else facts.text_width
     for path in parse_loras(validate.negative):
-        if unet_folder(path) is not None:
+        if is_finetune(path):
             raise InputError(f"{path}: a full fine-tune; validate.negative takes LoRAs; {AFTERWARDS}")
         check_negative(path, family=config.backbone.family, text_width=width)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from t2ialign.config.schema import RunConfig
 from t2ialign.data.encoding.dataset import Encoded
 from t2ialign.data.encoding.trajectories import Trajectories
-from t2ialign.data.loading.loader import Batches
+from t2ialign.data.loading.loader import Batches, row_groups
 from t2ialign.noisers.base import Noiser
 from t2ialign.objectives.base import ErrorSpace, Objective
 from t2ialign.policy import Policy
@@ -130,7 +130,7 @@ class OfflineLoop:
 
     def prepare(self, core: Core) -> None:
         """Encodes what the cache lacks, every process its share."""
-        self.encoded = encode_data(self.config, self.config.data, self._plan.source, core)
+        self.encoded = encode_data(self.config, self.config.data, self._plan.source, core, self._plan.buckets)
         self._trajectories = store_trajectories(self.config, self._plan.source, self.encoded, core)
         if self.config.noiser.draws is not None:
             saved = core.engine.carried.get(CARRIED)
@@ -159,10 +159,12 @@ class OfflineLoop:
             rank=core.parallel.rank,
             cursor=core.engine.samples_seen,
             workers=config.train.loader_workers,
+            flip=data.flip,
             prompt_dropout=data.prompt_dropout,
             null=core.policy.null(),
             epoch_indices=data.epoch_indices(source),
             curriculum_scores=data.curriculum_scores(source),
+            row_groups=row_groups(source) if data.shuffle == "groups" else None,
             draws=config.noiser.draws,
             trajectories=self._trajectories,
         )

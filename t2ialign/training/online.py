@@ -14,16 +14,17 @@ from t2ialign.config.schema import OnlineConfig
 from t2ialign.data.encoding.dataset import Encoded
 from t2ialign.data.loading.sampler import permutation
 from t2ialign.errors import DataError, EnvironmentProblem, Interrupted, TryAgainError
-from t2ialign.rng import generator
+from t2ialign.rollouts.batches import to_batch
 from t2ialign.rollouts.estimation import Judged, estimate
 from t2ialign.rollouts.judging import Group, Judge, open_journal
-from t2ialign.rollouts.rollout import Prompts, RolledOut, Steps, open_sampler, roll_out
+from t2ialign.rollouts.record import Record, drift
+from t2ialign.rollouts.rollout import Prompts, RolledOut, roll_out, trainable_steps
 from t2ialign.training.core import Core
 from t2ialign.training.encoding import encode_data
 from t2ialign.training.loop import Hook, train_steps
 from t2ialign.training.offline import compute_loss
 from t2ialign.training.preflight import Plan
-from t2ialign.types import Batch, Conditioning, LossOutput, Transitions
+from t2ialign.types import Batch, LossOutput
 
 logger = logging.getLogger(__name__)
 CARRIED = "online"
@@ -55,7 +56,12 @@ class OnlineLoop:
         config = self.config
         self._encoded = encode_data(config, config.data, self._plan.source, core)
         journal = open_journal(config.run_dir, core.parallel.rank)
-        self._judges = [Judge(reward.load(), journal, config.seed) for reward in config.rewards]
+        partners = config.advantage.pairs
+        self._judges = [
+            Judge(reward.load(), journal, config.seed, partners=partners, order=reward.order)
+            for reward in config.rewards
+        ]
+        self._record = Record(config.run_dir, core.parallel.rank, config.rollout.kept_groups)
         fresh = {name: torch.zeros((), dtype=torch.int64) for name in ("iteration", "old_step")}
         core.engine.carried = {CARRIED: core.engine.carried.get(CARRIED, fresh)}
 
@@ -63,9 +69,10 @@ class OnlineLoop:
         """Trains until all steps are done; see `Loop.run`."""
         updates = self.config.rollout.updates
         every = self.config.checkpoint.every_steps
-        train_steps(core.engine, self._losses(core), save_every=every, hooks=hooks, whole=updates)
+        train_steps(core.engine, self.losses(core), save_every=every, hooks=hooks, whole=updates)
 
-    def _losses(self, core: Core) -> Iterator[Callable[[], LossOutput]]:
+    def losses(self, core: Core) -> Iterator[Callable[[], LossOutput]]:
+        """What gives the loss of each micro-batch; asking for the first of an iteration makes its images."""
         config, engine = self.config, core.engine
         iteration = engine.carried[CARRIED]["iteration"]
         idle = 0
@@ -111,24 +118,27 @@ class OnlineLoop:
             pending: list[Future[None]] = []
             rolled = roll_out(
                 core.policy,
-                open_sampler(core.policy, config.rollout),
                 config.rollout,
                 prompts,
                 seed=config.seed,
                 batch=config.rollout.batch or config.train.micro_batch,
-                record=config.scores_steps,
+                steps=trainable_steps(config.rollout, config.seed, number) if config.scores_steps else None,
                 tick=tick,
                 ready=lambda group: pending.extend(judging.submit(judge.ask, [group]) for judge in self._judges),
             )
         judged = self._judged(core, number, prompts, rolled, pending)
-        core.engine.log({"step": core.engine.step + 1, "iteration": number, **judged.metrics})
+        metrics = judged.metrics | drift(rolled, self._add_up(core))
+        core.engine.log({"step": core.engine.step + 1, "iteration": number, **metrics})
+        self._record.keep(number, prompts, rolled, judged)
         if judged.metrics["rollout/spread"] == 0:
             if core.parallel.is_main:
                 logger.warning(
                     "iteration %d: no image is better than another of its prompt; no optimizer step", number + 1
                 )
             return []
-        return self._batches(core, number, prompts, rolled, judged.advantages)
+        rank = core.parallel.rank
+        batch = to_batch(config, prompts, rolled, judged.advantages, iteration=number, rank=rank)
+        return [part.to(core.policy.device) for part in batch.split(config.train.micro_batch)]
 
     def _prompts(self, core: Core, number: int) -> Prompts:
         """This process's share of an iteration's prompts, in blocks, each of the data once before any comes again."""
@@ -169,8 +179,7 @@ class OnlineLoop:
         numbers = [int(group) for group in prompts.groups]
         groups = [Group(*one) for one in zip(numbers, prompts.texts, rolled.images, strict=True)]
         self._ask_patiently(core, number, pending, groups)
-        device, parallel = core.policy.device, core.parallel
-        judged = estimate(self._judges, groups, self.config.advantage, lambda sums: parallel.sum(sums.to(device)).cpu())
+        judged = estimate(self._judges, groups, self.config.advantage, self._add_up(core))
         images = self.config.rollout.prompts * self.config.rollout.images
         missing = round(judged.metrics["rollout/failed"] * images)
         if missing > self.config.max_failed * images:
@@ -180,6 +189,10 @@ class OnlineLoop:
                 "came are kept, and the same command asks for the others again"
             )
         return judged
+
+    def _add_up(self, core: Core) -> Callable[[Tensor], Tensor]:
+        """The sum of a tensor over all processes."""
+        return lambda sums: core.parallel.sum(sums.to(core.policy.device)).cpu()
 
     def _ask_patiently(self, core: Core, number: int, pending: Sequence[Future[None]], groups: Sequence[Group]) -> None:
         """Has every verdict asked for, waiting for a server that is away."""
@@ -199,51 +212,3 @@ class OnlineLoop:
                 for _ in range(pause):
                     self._stop_if_asked(core, number)
                     sleep(1)
-
-    def _batches(self, core: Core, number: int, prompts: Prompts, rolled: RolledOut, found: Tensor) -> list[Batch]:
-        """Every draw of every image, images in an order of the iteration's own, in micro-batches."""
-        config, draws = self.config, self.config.rollout.timesteps
-        images, micro = config.rollout.images, config.train.micro_batch
-        count = found.numel()
-        order = torch.randperm(count, generator=generator(config.seed, "images", number, core.parallel.rank))
-        place = order.repeat_interleave(draws)
-        image = (prompts.groups[:, None] * images + torch.arange(images)).flatten()[place]
-        keys = image * draws + torch.arange(draws).repeat(count)
-        row = place // images
-        flat = found.flatten()[place]
-        counted = flat.isfinite()
-        # a row that does not count still passes through the network, where NaN would spread to the gradient
-        latents = rolled.latents.flatten(0, 1)[place].where(counted.view(-1, 1, 1, 1), 0)
-        whole = Batch(
-            keys=keys,
-            rows=row,
-            latents=latents[:, None],
-            cond=Conditioning(prompts.cond.tokens, prompts.cond.pooled).map(lambda tensor: tensor[row][:, None]),
-            geometry=None if prompts.geometry is None else prompts.geometry[row][:, None],
-            weights=counted.float(),
-            advantages=flat.nan_to_num(),
-            transitions=None if rolled.steps is None else self._transitions(rolled.steps, image, place, counted),
-        )
-        return [part.to(core.policy.device) for part in whole.split(micro)]
-
-    def _transitions(self, steps: Steps, image: Tensor, place: Tensor, counted: Tensor) -> Transitions:
-        """The recorded steps that are trained: of each image as many as it has rows, drawn by its number.
-
-        Args:
-            image: the number of each row's image, rows of one image side by side. [N]
-            place: where that image stands among this process's. [N]
-            counted: rows that count. [N]
-        """
-        seed, draws = self.config.seed, self.config.rollout.timesteps
-        trained = steps.log_probs.shape[2] - self.config.rollout.skip_last
-        drawn = [
-            torch.randperm(trained, generator=generator(seed, int(number), "steps"))[:draws]
-            for number in image[::draws]
-        ]
-        step = torch.cat(drawn)
-        latents, log_probs = steps.latents.flatten(0, 1), steps.log_probs.flatten(0, 1)
-        x_t, x_next = (
-            latents[place, step + after].where(counted.view(-1, 1, 1, 1), 0) for after in (0, 1)
-        )  # as with x_0, NaN would spread
-        log_prob = log_probs[place, step].where(counted, 0)
-        return Transitions(x_t, x_next, steps.levels[step], steps.levels[step + 1], log_prob, self.config.rollout.eta)

@@ -50,6 +50,8 @@ def check_online(config: OnlineConfig, world_size: int, facts: ModelFacts | None
         )
     if config.scores_steps:
         _check_scored_steps(config)
+    elif rollout.window is not None:
+        raise InputError(f"rollout.window is of the steps that a run trains; '{config.objective.name}' trains none")
     if noiser.follows_policy or noiser.passes(1, 1000):
         raise InputError(f"loop 'online' draws x_t from the forward process; noiser '{noiser.name}' asks the network")
     if data.prompt_dropout:
@@ -73,9 +75,14 @@ def _check_scored_steps(config: OnlineConfig) -> None:
         raise InputError(
             f"objective '{name}' compares the policy with itself when it sampled; set rollout.weights=policy"
         )
-    trained = rollout.inference_steps - rollout.skip_last
-    if rollout.timesteps > trained:
+    trained = max(rollout.inference_steps - rollout.skip_last, 0)
+    usual = f"of {rollout.inference_steps} steps without the last {rollout.skip_last} (rollout.skip_last) {trained} can"
+    if rollout.window is not None and rollout.window > trained:
+        raise InputError(f"rollout.window {rollout.window}: {usual} have noise and be trained")
+    if rollout.window is not None and rollout.timesteps > rollout.window:
         raise InputError(
-            f"rollout.timesteps {rollout.timesteps}: of {rollout.inference_steps} steps without the last "
-            f"{rollout.skip_last} (rollout.skip_last) {max(trained, 0)} can be trained"
+            f"rollout.timesteps {rollout.timesteps}: a window of {rollout.window} steps (rollout.window) has no more "
+            "to train; set both to one number"
         )
+    if rollout.timesteps > trained:
+        raise InputError(f"rollout.timesteps {rollout.timesteps}: {usual} be trained")

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from t2ialign.backbones.base import Backbone
 from t2ialign.data.base import Cache, DataConfig, Source
 from t2ialign.data.encoding.cache import encode
 from t2ialign.data.encoding.dataset import Encoded
@@ -26,6 +28,7 @@ from t2ialign.rng import Draws, generator, keyed_seed
 from t2ialign.statistics import paired_bootstrap
 from t2ialign.training.engine import Engine
 from t2ialign.training.measurement import Measurement
+from t2ialign.training.metrics import Metrics
 from t2ialign.types import Noised, Prediction, Weights
 
 logger = logging.getLogger(__name__)
@@ -66,7 +69,7 @@ class HeldOutPairs:
         if source.views != 2:
             raise DataError(f"held-out pairs have 2 views an example; these have {source.views}")
         order: list[int] = torch.randperm(len(source), generator=generator(seed, "held-out pairs")).tolist()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-        self.rows = sorted(order[:max_pairs])
+        self.rows = sorted(order[:max_pairs], key=lambda row: (encoded.buckets.of[row], row))
         self.prompts = [source[row].prompts[0] for row in self.rows]
         self.encoded = encoded
         self._draws, self._seed, self._batch = draws, seed, batch
@@ -80,11 +83,16 @@ class HeldOutPairs:
     def errors(self, policy: Policy, models: Sequence[Weights]) -> list[Tensor]:
         """Each model's mean denoising errors, views (chosen, rejected). [pairs, 2] float64 on the CPU each"""
         found: list[list[Tensor]] = [[] for _ in models]
-        chunks = [self.rows[at : at + self._batch] for at in range(0, len(self.rows), self._batch)]
+        chunks = self._chunks()
         for rows in track(chunks, "held-out pairs", len(chunks)):
             for parts, errors in zip(found, self._chunk(policy, models, rows), strict=True):
                 parts.append(errors)
         return [torch.cat(parts) for parts in found]
+
+    def _chunks(self) -> list[list[int]]:
+        """The pairs, those of one pass together: as many as it takes, of one bucket."""
+        buckets = [[*rows] for _, rows in groupby(self.rows, lambda row: self.encoded.buckets.of[row])]
+        return [rows[at : at + self._batch] for rows in buckets for at in range(0, len(rows), self._batch)]
 
     def _chunk(self, policy: Policy, models: Sequence[Weights], rows: list[int]) -> list[Tensor]:
         encoded = self.encoded[rows]
@@ -146,41 +154,59 @@ class HeldOutAccuracy(Measurement):
     def _is_recorded(self, engine: Engine) -> bool:
         return "validation/pair_accuracy/mean" in engine.recorded
 
-    def measure(self, engine: Engine) -> PairAccuracy:
-        """Measures the policy and records it; the reference, which does not change, is measured once a start."""
+    def measure(self, engine: Engine) -> Metrics:
+        """Measures and records the policy; the reference, which does not change, is measured once a start."""
         if self._reference is None:
             (self._reference,) = self._held_out.errors(self._policy, ["reference"])
         (errors,) = self._held_out.errors(self._policy, ["policy"])
         found = self._held_out.accuracy(errors, self._reference)
         if found.failed:
             logger.warning("%s", _failures(found))
-        engine.log(recorded(found))
-        return found
+        numbers = recorded(found)
+        engine.log(numbers)
+        return numbers
 
 
 def measure_pairs(
-    policy: Policy, weights: Weights, data: DataConfig, *, max_pairs: int, draws: int, seed: int, batch: int
+    policy: Policy,
+    weights: Weights,
+    data: DataConfig,
+    *,
+    max_pairs: int,
+    draws: int,
+    seed: int,
+    batch: int,
+    base: Policy | None = None,
 ) -> PairAccuracy:
     """The accuracy of one choice of weights against the base, on pairs encoded as they are needed.
+
+    Args:
+        base: has the base's text encoders, where LoRAs changed the policy's; default: the policy's are the base's.
 
     Raises:
         DataError: the data cannot be used, or are no pairs.
     """
-    source, backbone = data.open(), policy.backbone
+    source = data.open()
     source.account.warn()
-    encoded = encode(
-        source,
-        backbone,
-        resolution=data.resolution or backbone.resolution,
-        folder=Path(),
-        device=policy.device,
-        cache=Cache(latents=False, text=False),
-    )
-    held_out = HeldOutPairs(source, encoded, max_pairs=max_pairs, draws=draws, seed=seed, batch=batch)
-    return held_out.accuracy(*held_out.errors(policy, [weights, "base"]))
+
+    def held_out(backbone: Backbone) -> HeldOutPairs:
+        encoded = encode(
+            source,
+            backbone,
+            resolution=data.resolution or backbone.resolution,
+            folder=Path(),
+            device=policy.device,
+            cache=Cache(latents=False, text=False),
+        )
+        return HeldOutPairs(source, encoded, max_pairs=max_pairs, draws=draws, seed=seed, batch=batch)
+
+    pairs = held_out(policy.backbone)
+    if base is None:
+        return pairs.accuracy(*pairs.errors(policy, [weights, "base"]))
+    return pairs.accuracy(*pairs.errors(policy, [weights]), *held_out(base.backbone).errors(base, ["base"]))
 
 
-def recorded(found: PairAccuracy) -> dict[str, Any]:
+def recorded(found: PairAccuracy) -> Metrics:
     """The names of the numbers in metrics.jsonl; a chart a group."""
     accuracy = {f"validation/pair_accuracy/{key}": getattr(found, key) for key in ("mean", "low", "high")}
     changes = {"chosen": found.chosen_change, "rejected": found.rejected_change}

@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
-from t2ialign.backbones.facts import ModelFacts, read_facts, trainable_parameters
+from t2ialign.backbones.facts import ModelFacts, Parameters, count_parameters, read_facts
 from t2ialign.backbones.lora_checks import check_lora
 from t2ialign.config.schema import OnlineConfig, RunConfig
 from t2ialign.data.account import DataAccount
 from t2ialign.data.base import DataConfig, Source
+from t2ialign.data.buckets import Buckets
 from t2ialign.data.kinds.prompts import read_prompts
-from t2ialign.errors import InputError, TryAgainError
+from t2ialign.errors import InputError
 from t2ialign.objectives.base import Passes
-from t2ialign.training.core import check_attention
+from t2ialign.training.boards import check_trackers
+from t2ialign.training.buckets import check_company, run_buckets
+from t2ialign.training.core import check_attention, check_quantize, check_shard
+from t2ialign.training.disk import Disk, check_disk, estimate_disk
+from t2ialign.training.image_checks import check_images
 from t2ialign.training.negative import check_validation_negative
 from t2ialign.training.online_checks import check_loop, check_online
+from t2ialign.training.online_cost import IterationCost, iteration_cost, online_passes
 from t2ialign.training.optimization import check_optimizer
 from t2ialign.training.reference_errors import check_fixed_draws, visits_per_row
 from t2ialign.training.trajectories import TrajectoryCost, trajectory_cost
-
-FLOAT32 = 4
-"""Bytes of a trained number, of each of AdamW's two moments, and of its average."""
-
-
-class Disk(NamedTuple):
-    """What a run writes, in bytes; an estimate."""
-
-    cache: int
-    """Latents and text embeddings that the config insists on storing."""
-    checkpoints: int
-    """All that are kept, and one more while the oldest is still there."""
-    result: int
-    """The LoRA or the whole denoiser, and its average."""
-
-    @property
-    def total(self) -> int:
-        return sum(self)
 
 
 class Plan(NamedTuple):
@@ -53,15 +39,23 @@ class Plan(NamedTuple):
     prompts: list[str] | None
     """The validation prompts, if the config names some."""
     passes: Passes
-    """UNet passes of one example, the noiser's counted among those without gradient."""
+    """UNet passes of one example, those of the noiser or the rollouts counted among those without gradient."""
     facts: ModelFacts | None
     """The model's configuration; None where only its weights would tell."""
+    parameters: Parameters | None
+    """None where the model's configuration is not at hand."""
     disk: Disk | None
     """None where the model's configuration is not at hand."""
     visits: float
     """How often the run sees each example, on average."""
     trajectories: TrajectoryCost | None = None
     """Of inverting the data once, if the noiser asks for it."""
+    iteration: IterationCost | None = None
+    """Of training online."""
+    buckets: Buckets | None = None
+    """Of the examples, if `data.crop` asks for them."""
+    held_out_buckets: Buckets | None = None
+    """Of the held-out pairs, likewise."""
 
     @property
     def identity(self) -> dict[str, Callable[[], str]]:
@@ -86,20 +80,23 @@ def check(config: RunConfig, world_size: int) -> Plan:
     """
     check_views(config)
     per_step = accumulation(config, world_size)
+    check_shard(config)
+    check_quantize(config)
     check_optimizer(config.optim)
     check_attention(config.train.attention)
-    facts = read_facts(config.backbone.pretrained, config.backbone.revision)
+    check_trackers(config.trackers)
+    facts = read_facts(config.backbone.pretrained, config.backbone.revision, config.backbone.unet)
     if isinstance(config, OnlineConfig):
         check_online(config, world_size, facts)
     if facts is not None:
         config.noiser.check(facts.num_train_timesteps)
-        for data in (config.data, config.validation.pairs):
-            _check_resolution(data, facts, config.backbone.name)
+    check_images(config, facts)
     if config.lora is not None and config.lora.init is not None:
         width = None if facts is None else facts.text_width
         check_lora(config.lora.init, family=config.backbone.family, text_width=width)
     check_validation_negative(config, facts)
     prompts = _check_validation(config)
+    check_made(config.data)
     source = config.data.open()
     check_required_fields(config, source)
     visits = visits_per_row(config, source)
@@ -107,17 +104,50 @@ def check(config: RunConfig, world_size: int) -> Plan:
         check_fixed_draws(config, visits)
     held_out = None if config.validation.pairs is None else config.validation.pairs.open()
     trajectories = trajectory_cost(config, facts, len(source))
-    disk = None if facts is None else estimate_disk(config, facts, source)
-    if disk is not None and trajectories is not None:
-        disk = disk._replace(cache=disk.cache + trajectories.size)
-    if disk is not None:
-        check_disk(config.run_dir, disk)
+    parameters = None if facts is None else count_parameters(facts, config.lora)
+    buckets = run_buckets(config.data, source, facts)
+    check_company(config, buckets)
+    disk = _disk(config, facts, parameters, source, trajectories, buckets)
     passes = example_passes(config) if facts is None else example_passes(config, facts.num_train_timesteps)
-    return Plan(per_step, source, held_out, prompts, passes, facts, disk, visits, trajectories)
+    return Plan(
+        per_step,
+        source,
+        held_out,
+        prompts,
+        passes,
+        facts,
+        parameters,
+        disk,
+        visits,
+        trajectories,
+        iteration=iteration_cost(config) if isinstance(config, OnlineConfig) else None,
+        buckets=buckets,
+        held_out_buckets=run_buckets(config.validation.pairs, held_out, facts),
+    )
+
+
+def _disk(
+    config: RunConfig,
+    facts: ModelFacts | None,
+    parameters: Parameters | None,
+    source: Source,
+    trajectories: TrajectoryCost | None,
+    buckets: Buckets | None,
+) -> Disk | None:
+    """What the run writes, for which there has to be room."""
+    if facts is None or parameters is None:
+        return None
+    disk = estimate_disk(config, facts, parameters.trained, source, buckets)
+    if trajectories is not None:
+        disk = disk._replace(cache=disk.cache + trajectories.size)
+    check_disk(config.run_dir, disk)
+    return disk
 
 
 def example_passes(config: RunConfig, num_train_timesteps: int = 1000) -> Passes:
-    """UNet passes of one example on average, the noiser's counted among those without gradient."""
+    """UNet passes of one example on average, the noiser's or the rollouts' counted among those without gradient."""
+    if isinstance(config, OnlineConfig):
+        return online_passes(config)
     passes = config.objective.passes(config.data.views)
     return passes._replace(reference=passes.reference + config.noiser.passes(config.data.views, num_train_timesteps))
 
@@ -165,6 +195,18 @@ def check_views(config: RunConfig) -> None:
             raise InputError(f"{part.slot} '{part.name}' reads the average of the weights; set optim.ema_decay")
 
 
+def check_made(data: DataConfig) -> None:
+    """Checks that data are there whose config says how they are made.
+
+    Raises:
+        InputError: they are not; says the command.
+    """
+    if data.made_by is not None and not data.path.exists():
+        raise InputError(
+            f"{data.path}: no such file or folder (data.path); the data of this config are made by: {data.made_by}"
+        )
+
+
 def check_required_fields(config: RunConfig, source: Source) -> None:
     """Checks that the data has the scores or labels that the objective reads.
 
@@ -187,16 +229,6 @@ def check_required_fields(config: RunConfig, source: Source) -> None:
             )
 
 
-def _check_resolution(data: DataConfig | None, facts: ModelFacts, backbone: str) -> None:
-    if data is None or data.resolution is None or data.resolution % facts.vae_factor == 0:
-        return
-    near = data.resolution - data.resolution % facts.vae_factor
-    raise InputError(
-        f"data.resolution is {data.resolution} px; {backbone} needs a multiple of {facts.vae_factor}: "
-        f"{max(near, facts.vae_factor)} or {near + facts.vae_factor}"
-    )
-
-
 def _check_validation(config: RunConfig) -> list[str] | None:
     """The validation prompts. Rewards of unknown names were refused where the config was read."""
     validate = config.validation
@@ -209,42 +241,3 @@ def _check_validation(config: RunConfig) -> list[str] | None:
     for reward in validate.rewards:
         reward.check()
     return None if validate.prompts is None else read_prompts(validate.prompts)[: validate.max_prompts]
-
-
-def estimate_disk(config: RunConfig, facts: ModelFacts, source: Source) -> Disk:
-    """Bytes that a run writes: caches that are insisted on, checkpoints and result in float32."""
-    trained = FLOAT32 * trainable_parameters(facts, config.lora)
-    average = trained if config.optim.ema_decay is not None else 0
-    cache, itemsize = config.data.cache, 2 if config.data.cache.dtype == "float16" else 4
-    side = (config.data.resolution or facts.resolution) // facts.vae_factor
-    rows = len(source)
-    stored = 0
-    if cache.latents is True:
-        stored += 2 * rows * len(source[0].images) * facts.latent_channels * side * side * itemsize
-    if cache.text is True:
-        prompts = {prompt for row in range(rows) for prompt in source[row].prompts}
-        stored += len(prompts) * facts.text_tokens * facts.text_width * itemsize
-    saves = -(-config.train.steps // config.checkpoint.every_steps)
-    at_once = min(config.checkpoint.keep + 1, saves)  # the oldest goes once the newest is whole
-    return Disk(stored, at_once * (3 * trained + average + trained * config.keeps_old), trained + average)
-
-
-def check_disk(run_dir: Path, disk: Disk) -> None:
-    """Checks that the run fits on its disk, beside what it has written already.
-
-    Raises:
-        TryAgainError: it does not.
-    """
-    existing = next(path for path in (run_dir.absolute(), *run_dir.absolute().parents) if path.is_dir())
-    written = sum(path.stat().st_size for path in run_dir.rglob("*.safetensors")) if run_dir.is_dir() else 0
-    free = shutil.disk_usage(existing).free
-    if disk.total - written > free:
-        raise TryAgainError(
-            f"{run_dir}: the disk is too full: the run writes about {_size(disk.total - written)} (checkpoints "
-            f"{_size(disk.checkpoints)}, result {_size(disk.result)}, cache {_size(disk.cache)}) and {_size(free)} are "
-            "free; free some space and run the same command again, or lower checkpoint.keep"
-        )
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

@@ -11,9 +11,9 @@ from typing import Any, cast
 import torch
 import yaml
 
-from t2ialign.config.reader import dump, read_yaml
+from t2ialign.config.reader import dump, parse, read_yaml
 from t2ialign.config.schema import RunConfig
-from t2ialign.errors import InputError
+from t2ialign.errors import InputError, UserError
 from t2ialign.storage.atomic import atomic_write
 from t2ialign.training import checkpoint
 
@@ -29,6 +29,8 @@ COMPARED_BY_CONTENT = (
     "backbone.vae",
     "lora.init",
     "data.path",
+    "data.made_by",
+    "data.exclude",
     "data.cache.folder",
 )
 """Keys that say where something lies; what lies there is compared by its fingerprint when a checkpoint is restored."""
@@ -37,6 +39,12 @@ COMPARED_BY_CONTENT = (
 def result_path(config: RunConfig) -> Path:
     """What a finished run leaves: the folder of its LoRA, or of its whole denoiser."""
     return config.run_dir / ("unet" if config.lora is None else "lora")
+
+
+def average_path(config: RunConfig) -> Path:
+    """The average of the trained weights where one is kept, else those of the end."""
+    result = result_path(config)
+    return result if config.optim.ema_decay is None else result.with_name(f"{result.name}-ema")
 
 
 def is_finished(config: RunConfig) -> bool:
@@ -55,7 +63,7 @@ def check_same_config(config: RunConfig) -> None:
     if not path.is_file():
         return
     before, _ = read_yaml(path)
-    old, new = _flat(before), _flat(yaml.safe_load(dump(config)))
+    old, new = flat_keys(_with_defaults(before)), flat_keys(yaml.safe_load(dump(config)))
     changeable = _changeable(config)
     changed = [
         f"{key}: {old.get(key)!r} there, {new.get(key)!r} now"
@@ -75,22 +83,31 @@ def check_same_config(config: RunConfig) -> None:
         )
 
 
+def _with_defaults(content: dict[str, Any]) -> dict[str, Any]:
+    """A run's config with the keys that it was written without, as they are newer, at their defaults."""
+    try:
+        return yaml.safe_load(dump(parse(content)))
+    except UserError:  # a key is gone, or a file of an objective: the differences name it
+        return content
+
+
 def _changeable(config: RunConfig) -> tuple[str, ...]:
     """How keys begin that may differ from one start of this run to the next: they do not change what is learnt."""
-    keys = [*COMPARED_BY_CONTENT, "train.loader_workers", "train.gradient_checkpointing", "checkpoint.", "validate."]
-    if not config.batch_dependence:
+    keys = [*COMPARED_BY_CONTENT, "train.loader_workers", "train.gradient_checkpointing", "train.shard"]
+    keys += ["checkpoint.", "validate.", "monitor.", "rollout.kept_groups", "trackers"]
+    if not config.batch_dependence and config.data.crop != "bucket":
         keys.append("train.micro_batch")
     if config.optim.schedule == "constant":
         keys.append("train.steps")
     return tuple(keys)
 
 
-def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_keys(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{'optim.lr': 1e-4, …} of nested sections."""
     flat: dict[str, Any] = {}
     for key, value in content.items():
         if isinstance(value, dict) and value:
-            flat.update(_flat(cast(dict[str, Any], value), f"{prefix}{key}."))
+            flat.update(flat_keys(cast(dict[str, Any], value), f"{prefix}{key}."))
         else:
             flat[prefix + key] = value
     return flat

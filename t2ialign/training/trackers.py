@@ -1,17 +1,29 @@
-"""Where the numbers of a run go: metrics.jsonl, which is the record, and TensorBoard, which is a view of it."""
+"""Where the numbers of a run go: metrics.jsonl, which is the record, and boards, which are views of it."""
 
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
 from PIL import Image
 
 from t2ialign.storage.atomic import atomic_write
 
+logger = logging.getLogger(__name__)
 METRICS = "metrics.jsonl"
+
+
+class Board(Protocol):
+    """Shows numbers and images of a run."""
+
+    def log(self, values: Mapping[str, float], step: int) -> None: ...
+
+    def image(self, tag: str, image: Image.Image, step: int) -> None: ...
+
+    def close(self) -> None: ...
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -29,34 +41,41 @@ class Tracker:
     """Appends one row per optimizer step; goes on after a restart as if nothing had happened.
 
     Args:
-        run_dir: folder of metrics.jsonl and tensorboard/.
+        run_dir: folder of metrics.jsonl.
         step: the step training goes on from; rows after it belong to work that was lost and are dropped.
     """
 
     def __init__(self, run_dir: Path, step: int):
-        from torch.utils.tensorboard import SummaryWriter
-
         path = run_dir / METRICS
         kept = [row for row in read_metrics(path) if row["step"] <= step] if step else []
         with atomic_write(path) as partial:
             partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
         self.recorded = frozenset(name for row in kept if row["step"] == step for name in row)
         """Names of the metrics recorded at `step` by an earlier start."""
+        self.boards: list[Board] = []
+        """Where numbers and images are shown; one that fails is left out from then on."""
         self._file = path.open("a")
-        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1)
 
     def log(self, row: dict[str, Any]) -> None:
         """Records the numbers of one step; `row` holds `step`."""
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
-        for key, value in row.items():
-            if key != "step" and isinstance(value, int | float):
-                self._board.add_scalar(key, value, row["step"])  # pyright: ignore[reportUnknownMemberType]
+        numbers = {key: value for key, value in row.items() if key != "step" and isinstance(value, int | float)}
+        self._show(lambda board: board.log(numbers, row["step"]))
 
     def image(self, tag: str, image: Image.Image, step: int) -> None:
-        """Shows an image on the board."""
-        self._board.add_image(tag, np.asarray(image), step, dataformats="HWC")  # pyright: ignore[reportUnknownMemberType]
+        """Shows an image on the boards."""
+        self._show(lambda board: board.image(tag, image, step))
 
     def close(self) -> None:
         self._file.close()
-        self._board.close()
+        self._show(lambda board: board.close())
+
+    def _show(self, show: Callable[[Board], None]) -> None:
+        """Calls each board; the run does not depend on what a tracker's service does."""
+        for board in list(self.boards):
+            try:
+                show(board)
+            except Exception as error:
+                self.boards.remove(board)
+                logger.warning(f"{board} failed ({type(error).__name__}: {error}) and is left out; training goes on")

@@ -10,9 +10,9 @@ import torch
 from t2ialign.backbones.facts import ModelFacts
 from t2ialign.config.schema import RunConfig
 from t2ialign.data.base import Source
-from t2ialign.data.encoding.cache import DTYPES, describe, folder_of, narrow
 from t2ialign.data.encoding.dataset import Encoded
 from t2ialign.data.encoding.shards import Shards
+from t2ialign.data.encoding.storing import DTYPES, describe, folder_of, narrow
 from t2ialign.data.encoding.trajectories import NAME, Trajectories
 from t2ialign.data.loading.loader import assemble_batch
 from t2ialign.errors import InputError
@@ -48,6 +48,7 @@ def store_trajectories(config: RunConfig, source: Source, encoded: Encoded, core
         "noiser": {name: getattr(noiser, name) for name in SETTINGS},
         "seed": config.seed if noiser.eta else None,
         "dtype": cache.dtype,
+        **({} if config.data.crop == "center" else {"crop": config.data.crop}),
     }
     shards = Shards(folder_of(cache.folder or config.run_dir / "cache", identity), len(encoded))
     if core.parallel.is_main:
@@ -79,7 +80,7 @@ def trajectory_cost(config: RunConfig, facts: ModelFacts | None, examples: int) 
     """What storing trajectories costs; None where none are stored, or the model's configuration is not at hand.
 
     Raises:
-        InputError: prompts are dropped, under which the trajectories were inverted.
+        InputError: prompts are dropped, under which the trajectories were inverted, images are mirrored or no squares.
     """
     noiser, data = config.noiser, config.data
     if not isinstance(noiser, InversionNoiser) or noiser.levels is None:
@@ -88,6 +89,16 @@ def trajectory_cost(config: RunConfig, facts: ModelFacts | None, examples: int) 
         raise InputError(
             f"noiser.levels stores trajectories under each row's prompt, and data.prompt_dropout is "
             f"{data.prompt_dropout:g}; set data.prompt_dropout=0, or leave noiser.levels out"
+        )
+    if data.flip:
+        raise InputError(
+            f"noiser.levels stores trajectories of the images as they are, and data.flip is {data.flip:g}; set "
+            "data.flip=0, or leave noiser.levels out"
+        )
+    if data.crop == "bucket":
+        raise InputError(
+            "noiser.levels stores trajectories of squares, and data.crop is bucket; set data.crop=center, or leave "
+            "noiser.levels out"
         )
     if facts is None:
         return None

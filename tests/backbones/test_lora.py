@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,8 +14,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from t2ialign.backbones.adapters import TARGETS, adapter_parameters, add_adapter, tuner_layers
+from t2ialign.backbones.facts import count_parameters, read_facts
 from t2ialign.backbones.lora import load_lora, save_lora
 from t2ialign.backbones.lora_checks import FILE_NAME
+from t2ialign.backbones.lora_write import adapter_layers
 from t2ialign.backbones.stable_diffusion import StableDiffusion15, StableDiffusionXL
 from t2ialign.config.schema import Lora
 from t2ialign.errors import InputError
@@ -126,16 +128,62 @@ def test_dropout_acts_in_a_trained_adapter_only(sd15_folder: Path):
     assert torch.equal(output(backbone), output(backbone))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_a_fresh_dora_changes_nothing(sdxl_folder: Path, dtype: torch.dtype):
+    """Whatever the base's precision: the magnitudes are the norms that a pass finds."""
+    backbone = StableDiffusionXL(pretrained=str(sdxl_folder)).build(torch.device("cpu"))
+    backbone.denoiser.to(dtype).float()  # rounded, and compared in float32, in which no order of sums matters
+    before = output(backbone)
+    backbone.denoiser.to(dtype)
+    add_adapter(backbone.denoiser, "learner", Lora(rank=2, targets="all", dora=True), seed=0, trainable=True)
+    backbone.denoiser.float()
+    assert torch.equal(output(backbone), before)
+    assert sum("magnitude" in key for key in adapter_parameters(backbone.denoiser, "learner")) == len(
+        tuner_layers(backbone.denoiser)
+    )
+
+
+def test_patterns_give_layers_their_own_ranks_and_alphas(sd15_folder: Path):
+    lora = Lora(rank=4, alpha=6, rank_pattern={"attn2.to_k": 2, "mid_block.*": 3}, alpha_pattern={"to_v": 5})
+    denoiser = build(sd15_folder).denoiser
+    add_adapter(denoiser, "learner", lora, seed=0, trainable=True)
+    for name, layer in adapter_layers(denoiser, "learner").items():
+        rank = 2 if name.endswith("attn2.to_k") else 3 if name.startswith("mid_block") else 4
+        assert (layer.rank, layer.alpha) == (rank, 5 if name.endswith("to_v") else 6), name
+    held = sum(parameter.numel() for parameter in adapter_parameters(denoiser, "learner").values())
+    assert count_parameters(read_facts(str(sd15_folder)), lora).trained == held
+
+
+def test_a_pattern_of_no_layer_is_named(sd15_folder: Path):
+    lora = Lora(rank_pattern={"to_k": 2, "attn2.to_k": 3})
+    with pytest.raises(InputError, match=r"lora.rank_pattern: 'attn2.to_k' is of no layer that lora.targets attention"):
+        add_adapter(build(sd15_folder).denoiser, "learner", lora, seed=0, trainable=True)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"dora": True, "dropout": 0.1}, "dropout has no part in a DoRA"),
+        ({"rank_pattern": {"(": 2}}, r"pattern '\(' cannot be read"),
+        ({"alpha_pattern": {"to_k": 0}}, "pattern 'to_k' gives 0"),
+        ({"init": "x.safetensors", "dora": True}, "init has ranks and alphas of its own"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(keys: dict[str, Any], said: str):
+    with pytest.raises(ValueError, match=said):
+        Lora(**keys)
+
+
 # files
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("targets", TARGETS)
-def test_plain_diffusers_gives_the_same_output_with_alpha_unlike_rank(
-    request, tmp_path: Path, family: str, targets: str
-):
+@pytest.mark.parametrize("more", [*TARGETS, "dora", "patterns"])
+def test_plain_diffusers_gives_the_same_output_with_alpha_unlike_rank(request, tmp_path: Path, family: str, more: str):
     folder = folder_of(request, family)
-    backbone = trained(folder, LORA.model_copy(update={"targets": targets}))
+    kinds: dict[str, dict[str, Any]] = {"dora": {"targets": "all", "dora": True}}
+    kinds["patterns"] = {"rank_pattern": {"to_k": 2}, "alpha_pattern": {"attn2.*": 3, "to_v": 5}}
+    backbone = trained(folder, LORA.model_copy(update=kinds.get(more, {"targets": more})))
     expected, base = output(backbone), output(build(folder))
     save_lora(tmp_path, backbone.denoiser, "learner", family=family, extra={})
     plain = build(folder)
@@ -215,15 +263,6 @@ def test_pefts_own_folder_is_read_with_its_alpha(sd15_folder: Path, tmp_path: Pa
     torch.testing.assert_close(output(again), output(backbone))
 
 
-def test_a_part_for_the_text_encoder_is_left_out_loudly(sd15_folder: Path, tmp_path: Path, caplog):
-    path = save_lora(tmp_path, trained(sd15_folder).denoiser, "learner", family="sd15", extra={})
-    text = {"text_encoder.text_model.q_proj.lora_A.weight": torch.zeros(4, 32)}
-    save_file({**load_file(path), **text}, tmp_path / "both.safetensors")
-    with caplog.at_level(logging.WARNING, logger="t2ialign"):
-        load_lora(build(sd15_folder).denoiser, tmp_path / "both.safetensors", "both", family="sd15")
-    assert "its part for the text encoder is left out (1 tensors, the first: text_encoder.text_model" in caplog.text
-
-
 # wrong files
 
 
@@ -270,8 +309,8 @@ def test_a_file_that_is_no_lora_is_named(sd15_folder: Path):
 
 def test_missing_files_and_pickles_say_what_to_give(sd15_folder: Path, tmp_path: Path):
     denoiser = build(sd15_folder).denoiser
-    (tmp_path / "run" / "lora").mkdir(parents=True)
-    (tmp_path / "run" / "lora" / FILE_NAME).touch()
+    (tmp_path / "run" / "inner").mkdir(parents=True)
+    (tmp_path / "run" / "inner" / FILE_NAME).touch()
     assert failure(denoiser, tmp_path / "rum") == f"{tmp_path / 'rum'}: no such LoRA; did you mean {tmp_path / 'run'}?"
-    assert failure(denoiser, tmp_path / "run").endswith(f"did you mean {tmp_path / 'run' / 'lora' / FILE_NAME}?")
+    assert failure(denoiser, tmp_path / "run").endswith(f"did you mean {tmp_path / 'run' / 'inner' / FILE_NAME}?")
     assert "pickles" in failure(denoiser, tmp_path / "style.pt")

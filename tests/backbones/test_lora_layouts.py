@@ -330,21 +330,59 @@ def failure(folder: Path, path: Path, family: str = "sd15") -> str:
     return str(caught.value)
 
 
-def test_a_dora_is_called_by_its_name(sd15_folder: Path, tmp_path: Path):
-    denoiser: Any = fresh(sd15_folder).denoiser
-    denoiser.add_adapter(LoraConfig(r=2, use_dora=True, target_modules=["to_q"]))
-    state = get_peft_model_state_dict(denoiser)
-    StableDiffusionPipeline.save_lora_weights(tmp_path / "a", unet_lora_layers=convert_state_dict_to_diffusers(state))
-    assert "a DoRA (weight-decomposed), which is not supported" in failure(sd15_folder, tmp_path / "a")
+def test_a_dora_without_the_magnitudes_of_all_its_rows_is_refused(sd15_folder: Path, tmp_path: Path):
     layers = made_layers(fresh(sd15_folder).denoiser)
-    tensors = kohya("lora_unet_", _same(layers), layers)
-    first = next(iter(layers)).replace(".", "_")
-    path = written(tmp_path / "b.safetensors", {**tensors, f"lora_unet_{first}.dora_scale": torch.ones(4, 1)})
-    assert f"a DoRA (weight-decomposed), which is not supported (tensor lora_unet_{first}" in failure(sd15_folder, path)
-    (tmp_path / "c").mkdir()
-    _peft_folder(tmp_path / "c", layers)
-    (tmp_path / "c" / "adapter_config.json").write_text(json.dumps(settings(layers, use_dora=True)))
-    assert "adapter_config.json: a DoRA (weight-decomposed)" in failure(sd15_folder, tmp_path / "c")
+    name, other = list(layers)[:2]
+    rows = len(layers[name].up)
+    two, one = (
+        kohya("lora_unet_", _same(layers), {key: layers[key] for key in keys}) for keys in ((name, other), (name,))
+    )
+    scale = f"{_stem(name)}.dora_scale"
+    path = written(tmp_path / "some.safetensors", {**two, scale: torch.ones(rows, 1)})
+    assert f"a DoRA (weight-decomposed) whose layer {other} has no magnitude" in failure(sd15_folder, path)
+    path = written(tmp_path / "columns.safetensors", {**one, scale: torch.ones(1, rows)})
+    assert f"whose magnitudes of layer {name} are [1, {rows}], where the model's" in failure(sd15_folder, path)
+    _peft_folder(tmp_path, layers)
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings(layers, use_dora=True)))
+    assert f"whose layer {name} has no magnitude" in failure(sd15_folder, tmp_path / "adapter_model.safetensors")
+
+
+def _stem(name: str) -> str:
+    return f"lora_unet_{name.replace('.', '_')}"
+
+
+def _renamed_to_kohya(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    ends = {"lora_A": "lora_down.weight", "lora_B": "lora_up.weight", "lora_magnitude_vector": "dora_scale"}
+    tensors = {}
+    for key, part in state.items():
+        end = next(new for old, new in ends.items() if old in key)
+        tensors[f"{_stem(key.split('.lora_')[0])}.{end}"] = part.flatten()[:, None] if end == "dora_scale" else part
+    return tensors
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "peft", "kohya"])
+def test_doras_of_other_programs_give_their_output(sd15_folder: Path, tmp_path: Path, layout: str):
+    """Saved from peft's own adapter by diffusers, in peft's layout, and renamed to kohya's."""
+    theirs = fresh(sd15_folder)
+    denoiser: Any = theirs.denoiser
+    denoiser.add_adapter(LoraConfig(r=2, lora_alpha=2, use_dora=True, target_modules=["to_q", "conv1"]))
+    random = torch.Generator().manual_seed(0)
+    for key, parameter in adapter_parameters(denoiser, "default").items():
+        change = parameter if "magnitude" in key else torch.randn(parameter.shape, generator=random)
+        parameter.data += 0.3 * change
+    state = get_peft_model_state_dict(denoiser)
+    if layout == "diffusers":
+        StableDiffusionPipeline.save_lora_weights(tmp_path, unet_lora_layers=convert_state_dict_to_diffusers(state))
+    elif layout == "peft":
+        written(
+            tmp_path / "adapter_model.safetensors", {f"base_model.model.{key}": part for key, part in state.items()}
+        )
+        (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 2, "use_dora": True}))
+    else:
+        written(tmp_path / "x.safetensors", _renamed_to_kohya(state))
+    backbone = fresh(sd15_folder)
+    load_lora(backbone.denoiser, tmp_path, "style", family="sd15")
+    torch.testing.assert_close(output(backbone), output(theirs), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

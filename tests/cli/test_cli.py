@@ -10,21 +10,28 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+import t2ialign
 from t2ialign.cli import main as cli
 from t2ialign.cli.data import CaptionKind
 from t2ialign.feedback.negative_captions.base import KINDS
+from unigenbench.cli import main as bench
 
 COMMANDS = {
     ("demo",): {"--run-dir", "--prompts", "--seed"},
+    ("plan",): {"CONFIG", "--probe", "--processes"},
     ("train",): {"CONFIG"},
     ("accuracy",): {"--model", "--lora", "--texts"},
     ("generate",): {"--model", "--out", "--prompts", "--prompt", "--lora", "--guidance", "--steps", "--seed"},
     ("export",): {"--model", "--out", "--lora", "--negative", "--negative-alpha", "--precision"},
     ("score",): {"--reward"},
+    ("compare",): {"--reward", "--json", "--out", "--max-failed"},
     ("data", "build"): {"--reward"},
     ("data", "inspect"): {"--singles", "--prompts"},
     ("data", "relabel"): {"--out", "--reward", "--margin", "--max-failed"},
     ("data", "perturb"): {"--out", "--by", "--kind", "--per-image", "--base-url", "--concurrency", "--max-failed"},
+    ("reward", "list"): set(),
+    ("reward", "test"): {"--images"},
+    ("reward", "serve"): {"--port"},
     ("report",): {"RUN", "--out"},
     ("doctor",): {"--full"},
     ("keys",): set(),
@@ -57,7 +64,9 @@ def test_every_command_explains_itself(command: tuple[str, ...]):
         assert option.lower() in result.output.lower()
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["doctor"], ["train", "--help"], ["train", "no.yaml"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["doctor"], ["train", "--help"], ["train", "no.yaml"]], ids=" ".join
+)
 def test_quick_answers_import_nothing_heavy(arguments: list[str]):
     code = (
         "import sys\nfrom t2ialign.cli import main as cli\n"
@@ -72,6 +81,12 @@ def test_quick_answers_import_nothing_heavy(arguments: list[str]):
 def test_a_wrong_command_and_no_command_exit_with_2():
     assert CliRunner().invoke(cli.app, ["trian"]).exit_code == 2
     assert CliRunner().invoke(cli.app, []).exit_code == 2
+
+
+@pytest.mark.parametrize(("app", "name"), [(cli.app, "t2ialign"), (bench.app, "unigenbench")])
+def test_both_programs_say_their_version(app: typer.Typer, name: str):
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.output) == (0, f"{name} {t2ialign.__version__}\n")
 
 
 def test_keys_lists_every_key():

@@ -139,6 +139,15 @@ def _(place: Place) -> None:
     place.change("beta: 100", "beta: 100, bta: 3")
 
 
+@case("key of another trainer")
+def _(place: Place) -> None:
+    place.change("beta: 100", "beta: 100, beta_dpo: 3")
+
+
+@case("no such key to list", "keys", "lerning_rate")
+def _(_: Place) -> None: ...
+
+
 @case("value of the wrong type")
 def _(place: Place) -> None:
     place.change("steps: 3", "steps: three")
@@ -225,10 +234,42 @@ def _(place: Place) -> None:
     save_file(tensors, path, metadata={"format": "pt"})
 
 
-@case("model of one variant")
+@case("model of several variants")
 def _(place: Place) -> None:
-    for path in _own_model(place, "half").glob("*/*.safetensors"):
+    folder = _own_model(place, "half")
+    for path in folder.glob("*/*.safetensors"):
         path.rename(path.with_name(f"{path.stem}.fp16.safetensors"))
+    (path,) = (folder / "unet").glob("*.safetensors")
+    shutil.copy(path, path.with_name("diffusion_pytorch_model.ema.safetensors"))
+
+
+@case("UNet as a model")
+def _(place: Place) -> None:
+    shutil.copytree(place.folder / "models" / "tiny" / "unet", place.folder / "models" / "unet")
+    place.change("models/tiny", "models/unet")
+
+
+@case("run without a result as a model")
+def _(place: Place) -> None:
+    (place.folder / "models" / "half").mkdir()
+    shutil.copy(place.config, place.folder / "models" / "half" / "config.yaml")
+    place.change("models/tiny", "models/half")
+
+
+@case(
+    "full fine-tune as a LoRA",
+    "generate",
+    "--model",
+    "models/tiny",
+    "--lora",
+    "models/tiny",
+    "--prompt",
+    "a cat",
+    "--out",
+    "out",
+)
+def _(place: Place) -> None:
+    pass
 
 
 def _single_file(place: Place, header: dict[str, str] | None, keep: Callable[[str], bool], *extra: str) -> None:
@@ -254,14 +295,44 @@ def _(place: Place) -> None:
     place.change("lr: 1e-3", "lr: 1e-3, name: adamw8bit")
 
 
+@case("optimizer without an option", "train", "x.yaml", "optim.name=torch.optim:SGD", "optim.options={momentun: 1}")
+def _(place: Place) -> None:
+    pass
+
+
+@case("4 bits without bitsandbytes", "train", "x.yaml", "train.quantize=nf4")
+def _(place: Place) -> None:
+    place.monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+
+
+@case("adapters in parts", "train", "x.yaml", "train.shard=fsdp2")
+def _(place: Place) -> None:
+    pass
+
+
+@case("unknown tracker", "train", "x.yaml", "trackers=[wandbb]")
+@case("tracker with a key", "train", "x.yaml", "trackers=[{name: wandb, api_key: 1234}]")
+def _(place: Place) -> None:
+    pass
+
+
 @case("resolution that does not fit")
 def _(place: Place) -> None:
     place.change("path: pairs/pairs.csv", "path: pairs/pairs.csv, resolution: 60")
 
 
+@case("resolution that buckets do not fit")
+def _(place: Place) -> None:
+    place.change("path: pairs/pairs.csv", "path: pairs/pairs.csv, crop: bucket, resolution: 1000")
+
+
 @case("missing table")
 def _(place: Place) -> None:
     place.change("pairs/pairs.csv", "pairs/pears.csv")
+
+
+@case("data that are not made yet", "train", str(DOCUMENTED.parents[1] / "configs" / "shapes_tdpo.yaml"))
+def _(_: Place) -> None: ...
 
 
 @case("missing column")
@@ -278,6 +349,14 @@ def _(place: Place) -> None:
 def _(place: Place) -> None:
     row = "a cat,0_chosen.png,0_rejected.png,0.5\n"
     place.table("prompt,image_0,image_1,label\n" + 4 * row)
+
+
+@case("all prompts excluded")
+def _(place: Place) -> None:
+    (place.folder / "prompts.txt").write_text("a red circle\na blue square\n")
+    place.change("name: pairs, path: pairs/pairs.csv", "name: prompts, path: prompts.txt, exclude: prompts.txt")
+    place.change("objective: {name: dpo, beta: 100}", "objective: {name: denoising}")
+    place.change("noiser: {name: forward}", "noiser: {name: self_rollout, start: noise, weights: reference}")
 
 
 @case("missing image")
@@ -315,6 +394,23 @@ def _(place: Place) -> None:
         pq.write_table(pa.table({"prompt": ["a fox"]}), place.folder / "pairs" / f"{name}.parquet")
 
 
+@case("missing shard", "train", "x.yaml", "data.path=pairs")
+def _(place: Place) -> None:
+    (place.folder / "pairs" / "pairs.csv").unlink()
+    for number in (0, 2):
+        pq.write_table(pa.table({"prompt": ["a fox"]}), place.folder / "pairs" / f"train-0000{number}-of-00003.parquet")
+
+
+@case("hub data set that is not there", "train", "x.yaml", "data.path=hf://nobody/nothing")
+def _(place: Place) -> None:
+    pass
+
+
+@case("nothing usable", "data", "inspect", "pairs/pairs.csv")
+def _(place: Place) -> None:
+    place.table("prompt,chosen,rejected\n,0_chosen.png,0_rejected.png\n")
+
+
 @case("pixels of unknown range")
 def _(place: Place) -> None:
     image = Image.fromarray(np.zeros((64, 64), dtype=np.int32))
@@ -350,9 +446,18 @@ def _lora(place: Place, name: str, **tensors: torch.Tensor) -> None:
     place.change("rank: 2, alpha: 4", f"rank: 2, alpha: 4, init: {name}.safetensors")
 
 
-@case("DoRA")
+@case("DoRA of columns")
 def _(place: Place) -> None:
-    _lora(place, "dora", **{"lora_unet_mid_block_attentions_0_proj_in.dora_scale": torch.ones(1)})
+    stem = "lora_unet_mid_block_attentions_0_proj_in"
+    width = backbone(place.folder / "models" / "tiny").denoiser.mid_block.attentions[0].proj_in.in_channels
+    down, up = torch.ones(1, width, 1, 1), torch.ones(width, 1, 1, 1)
+    matrices = {f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up}
+    _lora(place, "dora", **matrices, **{f"{stem}.dora_scale": down.clone()})
+
+
+@case("LoHa")
+def _(place: Place) -> None:
+    _lora(place, "loha", **{"lora_unet_mid_block_attentions_0_proj_in.hada_w1_a": torch.ones(1, 1)})
 
 
 @case(
@@ -371,14 +476,60 @@ def _(place: Place) -> None:
     pass
 
 
-@case("export without a negative model", "export", "--model", "models/tiny", "--out", "exported")
+@case("export of nothing", "export", "--out", "exported")
+@case("export of a model without a LoRA", "export", "--model", "models/tiny", "--out", "exported")
+@case("export of no run", "export", "pairs", "--out", "exported")
 def _(place: Place) -> None:
     pass
 
 
-@case("LoRA of the text encoder alone")
+@case("export of an average that was not kept", "export", "runs/x", "--weights", "ema", "--out", "exported")
+@case("export that cannot be uploaded", "export", "runs/x", "--out", "exported", "--push-to", "someone/x")
 def _(place: Place) -> None:
-    _lora(place, "text", **{"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": torch.ones(1, 1)})
+    assert place.train("train.steps=1")[0] == 0
+
+
+@case("export of a full fine-tuning as a LoRA", "export", "runs/x", "--out", "exported")
+def _(place: Place) -> None:
+    place.change("lora: {rank: 2, alpha: 4}\n", "")
+    assert place.train("train.steps=1")[0] == 0
+
+
+_IMAGES = ("generate", "--prompt", "a cat", "--out", "images")
+_TINY = (*_IMAGES, "--model", "models/tiny")
+
+
+@case("LoRA of the text encoder alone to start from")
+@case("negative model that adapts the text encoder", *_TINY, "--negative", "text.safetensors")
+def _(place: Place) -> None:
+    _lora(place, "text", **{"lora_te_text_model_encoder_layers_0_mlp_fc1.alpha": torch.ones(())})
+
+
+@case("LoRA of a text encoder that the model has not", *_TINY, "--lora", "second.safetensors")
+def _(place: Place) -> None:
+    _lora(place, "second", **{"lora_te2_text_model_encoder_layers_0_mlp_fc1.alpha": torch.ones(())})
+
+
+@case("LoRA that says it is of another family", *_TINY, "--lora", "anime.safetensors")
+@case("LoRA that does not say what it was made for", *_IMAGES, "--lora", "plain.safetensors")
+@case("LoRAs of several families", *_IMAGES, "--lora", "anime.safetensors", "--lora", "old.safetensors")
+@case("generate without a model", *_IMAGES)
+def _(place: Place) -> None:
+    for name, version in (("anime", "sdxl_base_v1-0"), ("old", "sd_v1"), ("plain", "")):
+        tensors = {"lora_unet_mid_block_resnets_0_conv1.alpha": torch.ones(())}
+        save_file(tensors, place.folder / f"{name}.safetensors", metadata={"ss_base_model_version": version})
+
+
+@case("UNet file of another family", *_TINY, "--unet", "xl.safetensors")
+@case("UNet file without all of its tensors", *_TINY, "--unet", "short.safetensors")
+@case("UNet file as the model", *_IMAGES, "--model", "models/unet.safetensors")
+def _(place: Place) -> None:
+    part = "unet/diffusion_pytorch_model.safetensors"
+    shutil.copy(place.sdxl / part, place.folder / "xl.safetensors")
+    shutil.copy(place.folder / "models" / "tiny" / part, place.folder / "models" / "unet.safetensors")
+    tensors = load_file(place.folder / "models" / "unet.safetensors")
+    del tensors["conv_in.bias"]
+    save_file(tensors, place.folder / "short.safetensors")
 
 
 @case(
@@ -435,6 +586,7 @@ def none(images, prompts):
     return [None] * len(images)
 """
 BUILD = ("data", "build", "--images", "pics", "--out", "built")
+COMPARE = ("--reward", "brightness")
 PERTURB = ("data", "perturb", "pics", "--out", "captions")
 
 
@@ -492,6 +644,75 @@ def _(place: Place) -> None:
     _pictures(place)
     (place.folder / "built" / "images").mkdir(parents=True)
     Image.new("RGB", (16, 16), "blue").save(place.folder / "built" / "images" / "0.png")
+
+
+def _drawn(place: Place, name: str, seed: int) -> Path:
+    """A folder of one image of a cat."""
+    folder = place.folder / name
+    folder.mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "0_0.png")
+    rows = [{"file": "0_0.png", "prompt": "a cat", "seed": seed}]
+    (folder / "generation.json").write_text(json.dumps({"images": rows}))
+    return folder
+
+
+@case("folders of other prompts", "compare", "pics", "others", *COMPARE)
+def _(place: Place) -> None:
+    _pictures(place)
+    _drawn(place, "others", 1)
+
+
+@case("folders of other seeds", "compare", "a", "b", *COMPARE)
+def _(place: Place) -> None:
+    _drawn(place, "a", 1)
+    _drawn(place, "b", 2)
+
+
+@case("folder compared with itself", "compare", "pics", "./pics", *COMPARE)
+def _(place: Place) -> None:
+    _pictures(place)
+
+
+@case("pairs of images without a score", "compare", "pics", "copied", "--reward", "r.py:none")
+def _(place: Place) -> None:
+    _pictures(place)
+    shutil.copytree(place.folder / "pics", place.folder / "copied")
+
+
+@case("reward's server that is away", "score", "pics", "--reward", "vlm.scores,model=m,url=http://127.0.0.1:9,tries=1")
+def _(place: Place) -> None:
+    _pictures(place)
+
+
+@case("reward's server without the model", "score", "pics", "--reward", "vlm.scores,model=m")
+def _(place: Place) -> None:
+    _pictures(place)
+    place.serve(stub.error(404, "no model 'm'"))
+
+
+@case("reward's model folder without a model", "score", "pics", "--reward", "vlm.scores,model=hf:./pics")
+def _(place: Place) -> None:
+    _pictures(place)
+
+
+@case("reward's address with a key in it", "score", "pics", "--reward", "vlm.scores,model=m,url=http://host?key=sk-1")
+def _(place: Place) -> None:
+    _pictures(place)
+
+
+@case("address that a service cannot take", "reward", "serve", "brightness", "--host", "192.0.2.1")
+def _(place: Place) -> None:
+    pass
+
+
+@case("reward that is broken", "reward", "test", "r.py:same")
+def _(place: Place) -> None:
+    (place.folder / "r.py").write_text("def same(images, prompts):\n    return [1.0] * len(images)\n")
+
+
+@case("reward of pairs without pairs", "reward", "test", "shapes.prefers", "--images", "pics")
+def _(place: Place) -> None:
+    _pictures(place, prompts=8)
 
 
 @case("labels of a reward that prefers none", "data", "relabel", "pairs", "--out", "built", "--reward", "r.py:same")

@@ -283,17 +283,3 @@ def test_values_never_change(here: Path):
     loaded = reader.load(written(GOOD))
     with pytest.raises(ValueError, match="frozen"):
         loaded.train.steps = 3  # type: ignore[misc]
-
-
-def test_every_key_is_documented():
-    found = list(reader.keys())
-    names = [key for key, *_ in found]
-    assert len(names) == len(set(names))
-    assert {"optim.lr", "objective[dpo].beta", "data[pairs].path", "backbone[sdxl].pretrained", "train.steps"} <= {
-        *names
-    }
-    for key, kind, default, text in found:
-        assert text.strip(), f"{key} has no documentation"
-        assert kind, key
-        assert default or kind == "section", key
-        assert "Annotated" not in kind, key

@@ -16,6 +16,18 @@ OPTIONS = {"guidance": "guidance_scale", "steps": "inference_steps"}
 """Command-line option -> key."""
 
 
+def test_the_command_has_every_key_but_the_noise_of_its_steps():
+    options = {OPTIONS.get(name, name) for name in inspect.signature(generate).parameters}
+    assert set(GenerationConfig.model_fields) - options == {"eta"}
+
+
+def test_what_would_have_no_part_in_the_images_is_refused():
+    with pytest.raises(ValidationError, match="negative_prompt has no part"):
+        GenerationConfig(negative_prompt="a dog", guidance_scale=1)
+    with pytest.raises(ValidationError, match="scheduler euler has none"):
+        GenerationConfig(eta=0.5, scheduler="euler")
+
+
 @pytest.mark.parametrize("command", [generate, build])
 def test_options_of_commands_have_the_defaults_of_the_section(command):
     defaults = {name: option.default for name, option in inspect.signature(command).parameters.items()}

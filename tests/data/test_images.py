@@ -16,7 +16,8 @@ from own_data import write_image
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from t2ialign.data.images import open_image, to_pixels
+from t2ialign.data.framing import to_pixels
+from t2ialign.data.images import open_image
 from t2ialign.errors import DataError
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ from t2ialign.demo.tables import next_commands
 from t2ialign.demo.training import equal_steps
 from t2ialign.errors import EnvironmentProblem, InputError
 from t2ialign.generation.worker import WorkerProcess
+from t2ialign.shapes.caption import prompts as shapes_prompts
 from t2ialign.storage.resources import shipped
 
 TINY = {
@@ -43,7 +45,7 @@ MINIATURE = Settings(
     overrides=TINY,
     sft_overrides=TINY,
 )
-RECIPES = Recipes(shipped("configs/shapes_dpo.yaml"), shipped("configs/shapes_sft.yaml"))
+RECIPES = Recipes(*(shipped(f"configs/shapes_{name}.yaml") for name in ("dpo", "sft", "nft")))
 
 
 def demo(folder: Path, model: Path, processes: int = 1, **options) -> tuple[dict, str]:
@@ -92,7 +94,7 @@ def test_of_equal_scales_the_lowest_is_chosen():
 
 
 def test_sft_makes_as_many_passes_as_dpo():
-    dpo, sft = (load(recipe, []) for recipe in RECIPES)
+    dpo, sft = (load(recipe, []) for recipe in RECIPES[:2])
     # a pair: two images forward through the reference, forward and back through the policy; a winner: forward and back
     pairs, winners = dpo.train.steps * dpo.train.effective_batch, equal_steps(dpo, sft) * sft.train.effective_batch
     assert pairs * (2 + 2 + 2) == winners * (1 + 1)
@@ -154,6 +156,29 @@ def test_with_a_negative_model_there_is_one_more_model_at_its_own_guidance(finis
     assert {pair: differences[pair] for pair in without["own"]["differences"]} == without["own"]["differences"]
 
 
+def test_with_online_there_is_one_more_model_that_learns_from_its_own_images(sd15_folder, tmp_path):
+    overrides = {
+        "rollout.prompts": 2, "rollout.images": 2, "rollout.timesteps": 1, "rollout.inference_steps": 2,
+        "rewards": ["sharpness"], **TINY, "train.effective_batch": 4,
+    }  # fmt: skip
+    settings = replace(MINIATURE, online=True, online_prompts=8, online_overrides=overrides)
+    summary, shown = demo(tmp_path / "run", sd15_folder, settings=settings)
+    for compared in ("equal", "own"):
+        assert list(summary[compared]["models"]) == ["base", "sft", "aligned", "online"]
+    assert "learnt by nft from 8 images of its own in 2 iterations; their reward was 1 sharpness" in summary["sentence"]
+    assert "online − base, points" in shown
+    own = summary["own"]["differences"]["online - base"]["faithfulness"]["mean"]
+    (goal,) = [goal for goal in summary["goals"] if "Faithfulness at least 7 points" in goal["goal"]]
+    assert goal["reached"] is (own >= 0.07)
+    assert (tmp_path / "run" / "prompts.txt").read_text().splitlines() == shapes_prompts("train", 8, settings.seed)
+    page = (tmp_path / "run" / "report.html").read_text()
+    shown_by = {name: page.count(f'alt="{name} model') for name in ("base", "sft", "aligned", "online")}
+    assert shown_by["base"] >= 6
+    assert len(set(shown_by.values())) == 1
+    with pytest.raises(InputError, match="online: True there, None now"):
+        demo(tmp_path / "run", sd15_folder)
+
+
 def test_a_demo_belongs_to_its_negative_model(with_negative, finished, sd15_folder, tmp_path):
     folder, _, _, settings = with_negative
     with pytest.raises(InputError, match=r"negative: \{.*\} there, None now"):
@@ -208,6 +233,7 @@ def test_a_finished_demo_says_so_and_does_nothing(finished, sd15_folder):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"} == before
 
 
+@pytest.mark.slow
 def test_two_processes_and_a_stop_in_between_give_the_same_pairs_and_measures(
     finished, sd15_folder, tmp_path, monkeypatch
 ):
@@ -237,7 +263,7 @@ def test_a_finished_demo_of_an_older_recipe_is_not_shown_as_todays(finished, sd1
     newer = tmp_path / "dpo.yaml"
     newer.write_text(RECIPES.aligned.read_text().replace("beta: 300", "beta: 299"))
     with pytest.raises(InputError, match=r"other settings \(recipes: "):
-        demo(finished[0], sd15_folder, recipes=Recipes(newer, RECIPES.sft))
+        demo(finished[0], sd15_folder, recipes=RECIPES._replace(aligned=newer))
 
 
 def test_a_folder_of_something_else_is_left_alone(sd15_folder, tmp_path):
@@ -287,6 +313,28 @@ def test_a_worker_is_stopped_within_a_task():
         worker.start(time.sleep, 60)
         assert not worker.is_done(0.1)
     assert time.monotonic() - started < 30
+
+
+def _end_when_asked(begun: Path) -> None:
+    """As training does: a signal ends it after what is in progress."""
+    asked = []
+    signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
+    begun.touch()
+    while not asked:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    begun.with_name("ended").touch()
+
+
+def test_a_worker_whose_task_ends_by_itself_when_asked_is_left_too(tmp_path):
+    begun = tmp_path / "begun"
+    with WorkerProcess() as worker:
+        worker.start(_end_when_asked, begun)
+        while not begun.is_file():
+            assert not worker.is_done(0.1)
+        started = time.monotonic()
+    assert (tmp_path / "ended").is_file()
+    assert time.monotonic() - started < 20
 
 
 def test_a_worker_ends_with_a_killed_parent(tmp_path):

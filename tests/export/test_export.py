@@ -114,6 +114,7 @@ def images(case: Case, made: dict[str, dict[str, Path]], scale: float, dtype: to
     return torch.cat(pixels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "tolerance"),
     [(torch.float32, 5e-5), (torch.float64, 1e-6)],  # rounding in three steps; rounding of diffusers' float32 tables
@@ -129,6 +130,7 @@ def test_plain_diffusers_makes_the_images_of_generate(
     torch.testing.assert_close(theirs, ours, atol=tolerance, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_every_part_moves_and_off_loads_with_the_pipeline(name: str, exported: Path):
     """The script compares images with off-loading, and types after a cast; see there."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import logging
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -87,6 +88,56 @@ def test_the_same_seed_gives_the_diffusers_pipelines_image(request, family: str)
     assert same(ours, np.asarray(theirs).astype(int))
 
 
+SCHEDULERS = {"ddim": DDIMScheduler, "euler": EulerDiscreteScheduler, "dpm++": DPMSolverMultistepScheduler}
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_every_scheduler_size_and_negative_prompt_gives_the_diffusers_pipelines_images(request, family: str, name: str):
+    config = StableDiffusionXL if family == "sdxl" else StableDiffusion15
+    policy = Policy(config(pretrained=str(request.getfixturevalue(f"{family}_folder"))).build(CPU))
+    wanted = {"width": 64, "height": 48}
+    settings = {"scheduler": name, "inference_steps": 6, "negative_prompt": "a green square", **wanted}
+    if name == "ddim":  # the others' strides are whole for leading spacing only
+        settings["inference_steps"] = 5
+    ours = images(policy, PROMPTS, [11, 12], settings=settings)
+    pipeline = policy.backbone.pipeline()
+    pipeline.scheduler = SCHEDULERS[name].from_config(pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(  # type: ignore[operator]
+        PROMPTS,
+        negative_prompt=["a green square"] * 2,
+        num_inference_steps=settings["inference_steps"],
+        guidance_scale=3.0,
+        generator=[torch.Generator().manual_seed(seed) for seed in (11, 12)],
+        **wanted,
+    ).images
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.shape == (48, 64, 3)
+        assert same(one, np.asarray(other).astype(int))
+    assert not same(ours[0], images(policy, PROMPTS, [11, 12], settings={**settings, "negative_prompt": None})[0])
+
+
+def test_each_image_of_a_batch_says_its_own_prompt_seed_and_settings(policy: Policy, tmp_path: Path):
+    prompts = ["a red circle", "dos círculos rojos, 二つ"]
+    settings = {"width": 32, "negative_prompt": "blurred", "scheduler": "dpm++"}
+    paths = folder(policy, tmp_path, prompts=prompts, settings=settings, indices=[509, 7])
+    entries = json.loads((tmp_path / "generation.json").read_text())["images"]
+    assert len({entry["seed"] for entry in entries}) == 4
+    for path, entry in zip(paths, entries, strict=True):
+        with Image.open(path) as image:
+            found = {key: value for key, value in image.info.items() if isinstance(value, str)}
+            assert image.size == (32, 64)
+        assert found.pop("parameters").splitlines() == [
+            entry["prompt"],
+            "Negative prompt: blurred",
+            f"Steps: 3, Sampler: DPM++ 2M, CFG scale: 3.0, Seed: {entry['seed']}, Size: 32x64, Model: tiny, "
+            f"Version: t2ialign {version('t2ialign')}",
+        ]
+        numbers = {"prompt_index": entry["index"], "image_index": entry["k"], "seed": entry["seed"]}
+        assert found == {key: str(value) for key, value in numbers.items()}
+
+
 def test_noise_of_the_steps_comes_from_the_generator_of_each_image_as_in_diffusers(policy: Policy):
     ours = images(policy, PROMPTS, [11, 12], settings={"eta": 1.0, "inference_steps": 4})
     alone = images(policy, PROMPTS[1:], [12], settings={"eta": 1.0, "inference_steps": 4})
@@ -160,6 +211,8 @@ def test_every_prompt_is_encoded_once(policy: Policy, monkeypatch):
 def test_a_resolution_or_a_number_of_steps_that_cannot_be_is_an_input_error(policy: Policy):
     with pytest.raises(InputError, match="resolution 60 is not a multiple of 8"):
         images(policy, ["a cat"], [0], settings={"resolution": 60})
+    with pytest.raises(InputError, match="height 60 is not a multiple of 8"):
+        images(policy, ["a cat"], [0], settings={"height": 60})
     with pytest.raises(InputError, match="1001 sampling steps"):
         images(policy, ["a cat"], [0], settings={"inference_steps": 1001})
 
@@ -216,6 +269,9 @@ def test_after_a_kill_only_what_is_missing_is_made(policy: Policy, tmp_path: Pat
         ({"prompts": ["a red circle", "two dogs"]}, "other prompts"),
         ({"settings": {"seed": 1}}, "seed 0, not 1"),
         ({"settings": {"eta": 1.0}}, "sampler .*eta"),
+        ({"settings": {"scheduler": "euler"}}, "sampler .*euler"),
+        ({"settings": {"negative_prompt": ""}}, "guidance .*negative_prompt"),
+        ({"settings": {"width": 32}}, r"resolution 64, not \[32, 64\]"),
         ({"negative": {}}, "guidance"),
         ({"description": {"model": "tiny", "adapters": ["style"]}}, "adapters"),
     ],
@@ -260,13 +316,6 @@ def test_the_bar_names_the_folder_as_it_stands(policy: Policy, tmp_path: Path, c
 def test_no_prompts_is_an_input_error(policy: Policy, tmp_path: Path):
     with pytest.raises(InputError, match="no prompts"):
         folder(policy, tmp_path, prompts=[])
-
-
-def test_an_image_carries_its_numbers_and_seed(policy: Policy, tmp_path: Path):
-    paths = folder(policy, tmp_path / "out", indices=[509, 7])
-    with Image.open(paths[1]) as image:
-        seed = str(image_seed(0, 509, 1))
-        assert image.info == {"prompt_index": "509", "image_index": "1", "seed": seed}
 
 
 def test_prompts_keep_their_own_numbers(policy: Policy, tmp_path: Path):
@@ -406,6 +455,10 @@ def test_the_command_makes_the_folder_that_unigenbench_reads(sd15_folder: Path, 
     ("arguments", "message"),
     [
         (("--prompt", "a cat", "--rank", 2, "--world", 2), "--rank 2: is one of 0 to 1"),
+        (
+            ("--prompt", "a cat", "--negative-prompt", "a dog", "--guidance", 1),
+            "--guidance 1 makes no unconditional pass",
+        ),
         (("--prompt", "a cat", "--subset", "testmini60"), "--subset testmini60: is a part of --prompts FILE"),
     ],
 )

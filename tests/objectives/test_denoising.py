@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from t2ialign.objectives.denoising import Denoising, pseudo_huber
+from t2ialign.objectives.denoising import Denoising, min_snr_weight, pseudo_huber
 from t2ialign.objectives.dpo import DiffusionDPO
 from t2ialign.schedules import PredictionType, VPSchedule
 from t2ialign.types import Batch, Conditioning, Noised, Prediction
@@ -114,3 +114,32 @@ def test_under_v_prediction_the_error_of_the_network_is_the_noises_over_alpha_sq
     network, noise = (replace(made, reference=0 * made.policy, space=space) for space in ("network", "noise"))
     torch.testing.assert_close(network.policy_error, noise.policy_error / 0.36)
     torch.testing.assert_close(network.reference_error, noise.reference_error / 0.36)
+
+
+@pytest.mark.parametrize("space", ["network", "noise", "x0"])
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_min_snr_is_one_loss_in_whatever_terms(kind: PredictionType, space: str):
+    """SNR 0.36 / 0.64 = 0.5625: below a gamma of 5 it is the weight of x_0's error, above one of 0.2 gamma is."""
+    of_x0 = (0.3 * 0.8 / 0.6) ** 2
+    for gamma, weight in ((5.0, 0.5625), (0.2, 0.2)):
+        output = Denoising.model_validate({"space": space, "min_snr_gamma": gamma})(
+            *at_high_noise(kind, difference=0.3)
+        )
+        assert output.losses.item() == pytest.approx(weight * of_x0)
+        plain = Denoising.model_validate({"space": space})(*at_high_noise(kind, difference=0.3))
+        assert output.metrics["mse"] == plain.losses
+
+
+@pytest.mark.parametrize(("kind", "more"), [("epsilon", 0), ("v_prediction", 1)])
+def test_min_snr_has_the_weights_of_the_paper_in_the_networks_own_terms(kind: PredictionType, more: int):
+    alphas_cumprod = torch.linspace(0.999, 0.005, 50, dtype=torch.float64)
+    snr = alphas_cumprod / (1 - alphas_cumprod)
+    found = min_snr_weight(VPSchedule(alphas_cumprod, kind, 1.0), torch.arange(50), 5.0, "network")
+    torch.testing.assert_close(found, snr.clamp(max=5) / (snr + more))
+
+
+def test_min_snr_counts_the_last_timestep_of_zero_terminal_snr():
+    schedule = VPSchedule(torch.tensor([0.5, 0.0]), "v_prediction", 1.0)
+    last = torch.tensor([1])
+    assert min_snr_weight(schedule, last, 5.0, "noise").tolist() == [1]  # of an error that is 0 there
+    assert min_snr_weight(schedule, last, 5.0, "network").tolist() == [0]

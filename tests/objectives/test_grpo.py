@@ -35,7 +35,7 @@ def sampled(kind: Any = "epsilon", eta: float = 1.0) -> tuple[Tensor, Transition
     """Network outputs, and the steps that were sampled with them."""
     output, x_t = drawn(1), drawn(2)
     step = schedule(kind).sde_step(output, x_t, AT, TO, eta=eta, noise=drawn(3))
-    return output, Transitions(x_t, step.x, AT, TO, step.log_prob, eta)
+    return output, Transitions(x_t, step.x, AT, TO, step.mean, step.log_prob, eta)
 
 
 def outcome(
@@ -110,6 +110,67 @@ def test_beyond_the_clip_a_row_that_went_far_enough_has_no_gradient():
     assert after.abs().max() == 0
     (without,) = torch.autograd.grad(outcome(GRPO(trust="none"), far, steps).losses.sum(), far)
     assert without.flatten(1).abs().amax(1).min() > 0
+
+
+def means(output: Tensor, steps: Transitions) -> Tensor:
+    return schedule().sde_step(output, steps.x_t, AT, TO, eta=1.0, x=steps.x_next).mean
+
+
+def test_the_normalised_ratio_is_linear_in_the_policys_mean_and_has_no_bias():
+    output, steps = sampled()
+    std = schedule().transition_std(AT, TO, 1.0).view(N, 1, 1, 1)
+    moved = output + 0.1 * drawn(6)
+    # S (log rho + D) = mean (x - mu_old)(mu - mu_old) / S: of the noise z = (x - mu_old) / S it is linear
+    expected = ((steps.x_next - steps.mean) * (means(moved, steps) - steps.mean) / std).flatten(1).mean(1)
+    found = outcome(GRPO(ratio="normalised", trust="none"), moved, steps)
+    torch.testing.assert_close(found.metrics["ratio"].log(), expected)
+    torch.testing.assert_close(found.losses, -ADVANTAGES * expected.exp())
+    noise = torch.randn(400, N, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    logs = {}
+    for ratio in ("plain", "normalised"):
+        found = [
+            outcome(GRPO(ratio=ratio), moved, Transitions(*step, 1.0)).metrics["ratio"].log()  # type: ignore[arg-type]
+            for z in noise
+            for step in [(steps.x_t, steps.mean + std * z, AT, TO, steps.mean, by_torch(steps.mean, std, z))]
+        ]
+        logs[ratio] = torch.stack(found)
+    error = logs["normalised"].std(0) / 20
+    assert (logs["normalised"].mean(0).abs() < 4 * error).all()
+    divergence = ((means(moved, steps) - steps.mean).square() / (2 * std**2)).flatten(1).mean(1)
+    assert ((logs["plain"].mean(0) + divergence).abs() < 4 * error / std.flatten()).all()
+    assert (logs["plain"].mean(0) < -10 * error).any()
+
+
+def by_torch(mean: Tensor, std: Tensor, noise: Tensor) -> Tensor:
+    return Normal(mean, std).log_prob(mean + std * noise).flatten(1).mean(1)
+
+
+def test_before_an_update_the_normalised_gradient_is_the_plain_one_times_the_steps_standard_deviation():
+    output, steps = sampled()
+    leaf = output.clone().requires_grad_()
+    plain, normalised = (
+        torch.autograd.grad(outcome(GRPO(ratio=ratio), leaf, steps).losses.sum(), leaf)[0]  # type: ignore[arg-type]
+        for ratio in ("plain", "normalised")
+    )
+    std = schedule().transition_std(AT, TO, 1.0).view(N, 1, 1, 1)
+    torch.testing.assert_close(normalised, std * plain)
+
+
+def test_dppo_leaves_out_what_went_far_and_would_go_further_and_pulls_back_what_went_astray():
+    output, steps = sampled()
+    std = schedule().transition_std(AT, TO, 1.0).view(N, 1, 1, 1)
+    ahead = 0.01 * ADVANTAGES.sign().view(N, 1, 1, 1) * (steps.x_next - steps.mean) / std  # raises A rho
+    coefficient = (means(output + 1, steps) - means(output, steps)).flatten(1).mean(1).view(N, 1, 1, 1)
+    objective = GRPO(trust="dppo")
+    for way, left_out in ((1, True), (-1, False), (1e-3, False)):
+        leaf = (output + way * ahead * std / coefficient).requires_grad_()
+        found = outcome(objective, leaf, steps)
+        assert (found.metrics["divergence"] >= 1e-5).tolist() == [abs(way) == 1] * N
+        assert found.metrics["clipped"].bool().tolist() == [left_out] * N
+        (gradient,) = torch.autograd.grad(found.losses.sum(), leaf)
+        assert (gradient.flatten(1).abs().amax(1) == 0).tolist() == [left_out] * N
+        if not left_out:
+            torch.testing.assert_close(found.losses, outcome(GRPO(trust="none"), leaf, steps).losses)
 
 
 def test_the_divergence_is_torchs_over_the_elements_and_0_at_the_reference():

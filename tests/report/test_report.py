@@ -15,9 +15,12 @@ from PIL import Image
 from t2ialign.errors import DataError, InputError
 from t2ialign.report.charts import LEFT, RIGHT, line_chart, numbers, ticks, trailing_mean
 from t2ialign.report.comparison import in_points
+from t2ialign.report.curves import training_charts
 from t2ialign.report.images import data_uri
+from t2ialign.report.outcome import outcome
 from t2ialign.report.page import write_report
-from t2ialign.report.training import findings, training_charts
+from t2ialign.report.training import findings
+from t2ialign.training.validation_sheet import draw_sheet, with_scores, write_sheet
 
 LN_2 = math.log(2)
 
@@ -72,7 +75,7 @@ def summary() -> dict:
         "measures": [{"key": "faithfulness", "name": "Faithfulness", "meaning": "share of statements"}],
         "equal": compared(3.0), "own": compared(5.0),
         "sweep": {"base": {"3": scores, "5": scores}, "aligned": {"3": scores, "5": scores}},
-        "goals": [{"goal": "Diversity at least 0.9", "seen": "0.97", "reached": True}],
+        "goals": [{"goal": "Diversity at least 0.9 of base", "seen": "0.97 (0.94 to 1.01)", "reached": True}],
         "independent_verifier": {"base": {"verdicts": SHARE, "pictures": SHARE, "disagreements": [reading]}},
         "criteria": {"Attribute - Color": {"base": SHARE, "aligned": SHARE, "difference": SHIFT}},
         "caveats": ["One training seed."], "settings": {"pairs": 200}, "timings_seconds": {"training": 125.4},
@@ -131,6 +134,13 @@ def test_the_page_asks_for_nothing(tmp_path):
     assert addresses
     assert all(address.startswith("data:image/") for address in addresses)
     assert not re.findall(r"url\((?!#)|@import|https?://", text)
+
+
+def test_a_comparison_shows_pictures_before_figures(tmp_path: Path):
+    text = write_report(comparison(tmp_path / "demo", rows=8)).read_text()
+    places = [text.index(title) for title in ("The first held-out", "What changed", "The next held-out")]
+    assert places == sorted(places)
+    assert text[: places[1]].count("<img") == 2 * 6
 
 
 def test_headline_and_criteria_are_shown_in_points(tmp_path):
@@ -207,6 +217,57 @@ def test_a_phone_shows_what_was_found_without_scrolling_sideways(tmp_path: Path)
         assert ends.last.bounding_box()["x"] + ends.last.bounding_box()["width"] <= 390
 
 
+def with_five_models() -> dict:
+    """A comparison as wide as a demo's can be: all of its models, measures and differences."""
+    content, names = summary(), ["base", "sft", "aligned", "aligned+negative", "online"]
+    keys = ["faithfulness", "all_right", "taste", "taste_satisfied", "more_to_taste"]
+    model = dict.fromkeys(keys[:-1], 0.612) | {"unreadable": 41, "residual": 4.25, "spread": {"diversity": 0.8}}
+    ratio = {"diversity": {"mean": 0.97, "low": 0.94, "high": 1.01}}
+    pairs = [f"{second} - {first}" for place, first in enumerate(names) for second in names[place + 1 :]]
+    content["measures"] = [{"key": key, "name": key.replace("_", " "), "meaning": "what it is of"} for key in keys]
+    for compared_images in (content["equal"], content["own"]):
+        compared_images["guidance"] = dict.fromkeys(names, 7.5)
+        compared_images["models"] = dict.fromkeys(names, model)
+        compared_images["differences"] = {pair: dict.fromkeys(keys, SHIFT) for pair in pairs}
+        compared_images["diversity"] = dict.fromkeys(names[1:], ratio)
+    scales = {scale: {"faithfulness": 0.6, "taste": 0.5, "criterion": 0.55} for scale in ("1", "2", "3", "5", "7.5")}
+    content["sweep"] = dict.fromkeys(names, scales)
+    return content
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [360, 390])
+def test_on_a_phone_every_result_of_every_table_is_in_view(width: int, tmp_path: Path):
+    run = comparison(tmp_path / "demo")
+    (run / "summary.json").write_text(json.dumps(with_five_models()))
+    path = write_report(run)
+    with chromium() as context:
+        page = context.new_page()
+        page.set_viewport_size({"width": width, "height": 800})
+        page.goto(path.as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        cells = page.evaluate(
+            """[...document.querySelectorAll("td[data-name]")].filter(cell => cell.innerText.trim()).map(cell => {
+                const box = cell.getBoundingClientRect();
+                return {name: cell.dataset.name, left: box.left, right: box.right, width: box.width,
+                        isCut: cell.scrollWidth > Math.ceil(box.width),
+                        label: getComputedStyle(cell, "::before").content};
+            })"""
+        )
+        # 4 measures of 5 models, 5 of 10 differences, 3 rows of 5 models; sweeps: 3 rows of 5 models at 5 scales
+        assert len(cells) == 2 * (4 * 5 + 5 * 10 + 3 * 5) + 5 * 3 * 5
+        for cell in cells:
+            assert cell["width"] > 0, cell
+            assert cell["left"] >= 0, cell
+            assert cell["right"] <= width, cell
+            assert not cell["isCut"], cell
+            assert cell["label"] == json.dumps(cell["name"], ensure_ascii=False), (
+                cell
+            )  # the column's head, which is hidden
+        meanings = page.locator("table.compared td:first-child")
+        assert all(box["x"] + box["width"] <= width for box in (one.bounding_box() for one in meanings.all()))
+
+
 def test_bars_have_their_scale_up_to_its_end(tmp_path: Path):
     text = re.sub(r"\s+", " ", Page(write_report(comparison(tmp_path / "demo"))).text)
     assert "0255075100" in text.partition("Verified accuracy by criterion")[2].replace(" ", "")
@@ -221,12 +282,12 @@ def test_pairs_that_got_better_and_worse_are_shown_with_their_numbers(tmp_path):
     images = [attrs for tag, attrs in page.tags if tag == "img"]
     assert len(images) == 2 * (3 + 2 + 1) + 1  # and the disagreement
     right = [attrs for tag, attrs in page.tags if tag == "li" and attrs.get("class") == "right"]
-    assert len(right) == 3 + 2 + 1 + 1  # one side of every pair shown, and the goal
+    assert len(right) == 3 + 2 + 1 + 2  # one side of every pair shown, and the goals of faithfulness and diversity
 
 
 def test_each_model_is_shown_at_equal_and_at_its_own_guidance_with_diversity_and_realism(tmp_path):
     page = Page(write_report(comparison(tmp_path / "demo")))
-    for shown in ("guidance 3", "guidance 5", "× 0.97", "0.94 to 1.01", "4.25", "Diversity at least 0.9: 0.97"):
+    for shown in ("guidance 3", "guidance 5", "× 0.97", "0.94 to 1.01", "4.25", "Diversity at least 0.9 of base: 0.97"):
         assert shown in page.text
 
 
@@ -269,18 +330,47 @@ def test_a_validation_reward_of_base_and_policy_shares_a_chart():
     scores = {"step": 5, "validation/shapes.taste/base": 0.5, "validation/shapes.taste/policy": 0.7}
     rows = [*metrics(5), scores]
     chart = training_charts(rows, initial_loss=LN_2)[-1]
-    assert chart.title == "Validation/shapes.taste"
+    assert chart.title == "shapes.taste"
     assert [(line.label, line.last) for line in chart.lines] == [("base", "0.5"), ("policy", "0.7")]
     assert kinds(rows) == ["note", "good"]
 
 
+def pair_accuracy(mean: float, low: float, high: float) -> dict:
+    """The row of a validation after five steps."""
+    names = [f"validation/pair_accuracy/{key}" for key in ("mean", "low", "high")]
+    return {"step": 5, **dict(zip(names, (mean, low, high), strict=True))}
+
+
 @pytest.mark.parametrize(("low", "kind"), [(0.51, "good"), (0.49, "warning")])
 def test_held_out_pair_accuracy_comes_first_with_its_interval(low: float, kind: str):
-    accuracy = {f"validation/pair_accuracy/{key}": value for key, value in (("mean", 0.6), ("low", low), ("high", 0.7))}
-    rows = [*metrics(5), {"step": 5, **accuracy}]
+    rows = [*metrics(5), pair_accuracy(0.6, low, 0.7)]
     assert kinds(rows) == [kind, "note", "good"]
     assert f"60.0% (95 % interval {low:.1%} to 70.0%)" in findings(rows, initial_loss=LN_2)[0].text
-    assert [line.label for line in training_charts(rows, initial_loss=LN_2)[-1].lines] == ["high", "low", "mean"]
+    chart = training_charts(rows, initial_loss=LN_2)[-1]
+    assert (chart.title, chart.note, chart.guides[0].label) == ("Held-out pair accuracy", "band: 95 % interval", "½")
+    assert [(line.label, line.last) for line in chart.lines] == [("mean", "0.6")]
+    assert len(chart.lines[0].band.split()) == 2  # one measurement: its low and its high
+
+
+def test_a_band_is_the_interval_of_the_difference_from_the_base():
+    names = ("base", "policy", "standard_error")
+    rows = [
+        {"step": step, **{f"validation/own/{name}": value for name, value in zip(names, values, strict=True)}}
+        for step, values in ((0, (1.0, 1.0, 0.0)), (10, (1.0, 2.0, 0.5)))
+    ]
+    (chart,) = training_charts(rows, initial_loss=None)
+    assert [line.label for line in chart.lines] == ["base", "policy"]
+    assert chart.note == "band: 95 % interval of the difference from base"
+    base, policy = chart.lines
+    assert base.band == ""
+    heights = {point.split(",")[0]: [] for point in policy.band.split()}
+    for point in policy.band.split():
+        heights[point.split(",")[0]].append(float(point.split(",")[1]))
+    first, last = heights.values()
+    middle = [float(point.split(",")[1]) for point in policy.raw.split()]
+    assert first == [middle[0], middle[0]]
+    # one unit of the axis is the distance of 1 and 2, so that the band reaches 1.96 / 2 of it either way
+    assert [abs(end - middle[1]) for end in last] == pytest.approx([0.98 * abs(middle[1] - middle[0])] * 2, abs=0.2)
 
 
 def test_what_is_said_of_dpos_loss_is_not_said_of_other_losses():
@@ -351,28 +441,75 @@ def test_findings_name_the_warning_signs():
     ("low", "high", "unreadable", "kind"),
     [
         (0.03, 0.08, 29, "note"),
+        (0.03, 0.08, 42, "note"),  # one picture more, of 41: chance
+        (0.03, 0.08, 80, "warning"),
         (-0.01, 0.08, 29, "warning"),
         (-0.08, -0.01, 29, "warning"),
-        (0.03, 0.08, 42, "warning"),
     ],
 )
 def test_signs_of_training_pairs_are_no_warnings_where_held_out_prompts_gain(
     low: float, high: float, unreadable: int, kind: str
 ):
     rows = metrics(100, loss=0.1, chosen_change=1e-3, rejected_change=2e-3)
-    compared_images = summary()
-    compared_images["equal"]["differences"]["aligned - base"]["faithfulness"] = {"mean": 0.05, "low": low, "high": high}
-    compared_images["equal"]["models"]["aligned"]["unreadable"] = unreadable  # base has 41
-    found = findings(rows, initial_loss=LN_2, summary=compared_images)
+    found = findings(rows, initial_loss=LN_2, found=outcome(changed_summary(unreadable, mean=0.05, low=low, high=high)))
     assert [finding.kind for finding in found] == [kind, kind]
-    assert all(("On 1,000 held-out prompts: Faithfulness +5.0 points" in one.text) == (kind == "note") for one in found)
+    gained = "better: Faithfulness +5.0 points (+3.0 to +8.0)"
+    assert all((gained in one.text) == (low > 0) for one in found)
 
 
-def test_held_out_pairs_contradict_memory_but_not_worse_images():
+def changed_summary(unreadable: int = 41, **shift: float) -> dict:
+    """A comparison whose one difference, and whose unreadable pictures after, are others; base has 41."""
+    content = summary()
+    content["equal"]["differences"]["aligned - base"]["faithfulness"] = SHIFT | shift
+    content["equal"]["models"]["aligned"] |= {"unreadable": unreadable}
+    return content
+
+
+WORSE = {"mean": -0.05, "low": -0.08, "high": -0.02}
+
+
+def test_nothing_is_called_good_where_images_got_worse():
     accuracy = {
         f"validation/pair_accuracy/{key}": value for key, value in (("mean", 0.6), ("low", 0.55), ("high", 0.7))
     }
-    rows = [*metrics(5, loss=0.1, chosen_change=1e-3, rejected_change=2e-3), {"step": 5, **accuracy}]
+    rows = [*metrics(5, loss=0.1), {"step": 5, **accuracy}]
+    assert kinds(rows) == ["good", "note", "good"]
+    found = findings(rows, initial_loss=LN_2, found=outcome(changed_summary(**WORSE)))
+    assert [finding.kind for finding in found] == ["note", "warning", "note"]
+    assert "worse: Faithfulness −5.0 points (−8.0 to −2.0)" in found[0].text
+
+
+def test_pairs_that_are_ordered_by_chance_are_a_note_where_images_got_better():
+    accuracy = {
+        f"validation/pair_accuracy/{key}": value for key, value in (("mean", 0.5), ("low", 0.45), ("high", 0.6))
+    }
+    (alone,) = findings([{"step": 5, **accuracy}], initial_loss=LN_2)
+    (beside,) = findings([{"step": 5, **accuracy}], initial_loss=LN_2, found=outcome(summary()))
+    assert (alone.kind, beside.kind) == ("warning", "note")
+    assert beside.text.startswith(alone.text)
+
+
+@pytest.mark.parametrize(
+    ("shift", "tick", "lost"),
+    [({}, "right", 0), ({"low": -0.01}, "wrong", 0), ({"n": 4}, "wrong", 0), (WORSE, "wrong", 1)],
+)
+def test_ticks_words_and_warnings_of_the_page_agree(shift: dict, tick: str, lost: int, tmp_path: Path):
+    run = comparison(tmp_path / "demo")
+    content = changed_summary(**shift)
+    content["goals"] = [{"goal": "Faithfulness, by an older rule", "seen": "", "reached": tick == "wrong"}]
+    (run / "summary.json").write_text(json.dumps(content))
+    text = write_report(run).read_text()
+    goal = re.search(r'<li class="(right|wrong)">Faithfulness at least 5 points above base: ', text)
+    assert goal is not None
+    assert goal[1] == tick
+    word = {"right": "better", "wrong": "worse" if lost else "unclear"}[tick]
+    assert f'class="{word}"' in text.partition("What was to be shown")[0]
+    assert text.count('<div class="finding warning">Worse than base: Faithfulness') == lost
+    assert "older rule" not in text
+
+
+def test_held_out_pairs_contradict_memory_but_not_worse_images():
+    rows = [*metrics(5, loss=0.1, chosen_change=1e-3, rejected_change=2e-3), pair_accuracy(0.6, 0.55, 0.7)]
     assert [finding.kind for finding in findings(rows, initial_loss=LN_2)] == ["good", "note", "warning"]
 
 
@@ -436,3 +573,59 @@ def test_ticks_are_round_and_inside():
     np.testing.assert_allclose(ticks(0, 1), [0, 0.2, 0.4, 0.6, 0.8, 1.0])
     np.testing.assert_allclose(ticks(0.687, 0.702), [0.69, 0.695, 0.7])
     assert ticks(3, 3) == [3]
+
+
+def sheets(folder: Path, steps: tuple[int, ...], color: str = "blue") -> None:
+    """Validation images of two prompts after each of these steps."""
+    for step in steps:
+        images = {"base": [Image.new("RGB", (64, 64), "red")] * 2, "policy": [Image.new("RGB", (64, 64), color)] * 2}
+        picture, sheet = draw_sheet(step, ["a <cat>", "a dog"], images)
+        write_sheet(folder / "validation", picture, with_scores(sheet, {"own": {"policy": {0: step / 10}}}))
+
+
+def test_a_run_shows_its_validation_images_from_the_base_to_the_end(tmp_path: Path):
+    run = training_run(tmp_path / "run", metrics(60))
+    sheets(run, (0, 10, 20, 30, 40, 50, 60))
+    text = write_report(run).read_text()
+    assert text.index("Images along the way") < text.index("<h2>Training</h2>")
+    assert '<h3>a &lt;cat&gt; <span class="soft">seed 0</span></h3>' in text
+    shown = re.findall(r'class="who">([^<]*)(?:<br>own (\S+))?</div>', text)
+    steps = [("policy, step 20", "2"), ("policy, step 40", "4"), ("policy, step 60", "6")]
+    assert shown == [("base", ""), *steps, ("base", ""), *((label, "") for label, _ in steps)]
+
+
+def online_run(folder: Path) -> Path:
+    """Two iterations of one kept group each, in which the spread of images halves."""
+    rows: list[dict] = []
+    for step in range(1, 13):
+        rows.append(
+            {"step": step, "iteration": step - 1, "reward/own": 0.5 + step / 100, "rollout/diversity": 2 - step / 8}
+        )
+        rows.append({"step": step, "loss": 1.0, "validation/own/base": 0.5, "validation/own/policy": 0.6})
+    training_run(folder, rows, "loop: online\nobjective: {name: nft}\nmonitor: {every_iterations: 2}\n")
+    lines = []
+    for iteration, image, advantage in ((0, 0, -1.0), (0, 1, 1.0), (11, 0, 0.5), (11, 1, None)):
+        file = f"{iteration}-{image}.png"
+        Image.new("RGB", (8, 8), "red").save(folder / file)
+        lines.append(
+            {"iteration": iteration, "group": iteration, "image": image, "prompt": "a <ring>", "file": file,
+             "rewards": {"own": 0.25 if image else None}, "advantage": advantage}
+        )  # fmt: skip
+    (folder / "rollouts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def test_an_online_run_shows_its_groups_best_first_and_its_signs(tmp_path: Path):
+    page = write_report(online_run(tmp_path / "run")).read_text()
+    assert page.index("Iteration 1: a &lt;ring&gt;") < page.index("Iteration 12: a &lt;ring&gt;")
+    said = re.findall(r"advantage (\S+?)<br>own (\S+?)</div>", page)
+    assert said == [("1", "0.25"), ("−1", "none"), ("0.5", "none"), ("none", "0.25")]
+    assert "Images of a prompt become alike: rollout/diversity went from 1.81 to 0.562." in page
+    assert "trained on rises even where nothing gets better" in page
+
+
+def test_what_is_trained_on_and_what_is_held_out_share_a_chart(tmp_path: Path):
+    rows = [json.loads(line) for line in (online_run(tmp_path / "run") / "metrics.jsonl").read_text().splitlines()]
+    charts = {chart.title: [line.label for line in chart.lines] for chart in training_charts(rows, initial_loss=None)}
+    assert charts["own"] == ["trained on", "base", "policy"]
+    assert charts["rollout/diversity"] == ["diversity"]

@@ -32,13 +32,6 @@ TINY_OPEN_CLIP = {
 
 
 @pytest.fixture(scope="module")
-def images() -> list[Image.Image]:
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.randint(0, 256, (2, 48, 40, 3), generator=generator, dtype=torch.uint8)
-    return [Image.fromarray(row.numpy()) for row in rows]
-
-
-@pytest.fixture(scope="module")
 def clip_folder(tmp_path_factory) -> Path:
     """A tiny random CLIP with its processor, its logit scale set to 10."""
     folder = tmp_path_factory.mktemp("models") / "clip"

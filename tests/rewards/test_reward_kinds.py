@@ -126,5 +126,12 @@ def test_a_section_and_a_text_are_the_same_reward(tmp_path):
     file = write(tmp_path, "def f(images, prompts, a=1):\n    return [a] * len(images)\n")
     section = registry.validated("reward", {"name": f"{file}:f", "weight": 2, "a": 3})
     assert section == parse_reward(f"{file}:f=2,a=3")
-    assert section.model_dump() == {"name": f"{file}:f", "weight": 2.0, "kind": "pointwise", "batch_size": 32, "a": 3}
+    assert section.model_dump() == {
+        "name": f"{file}:f",
+        "weight": 2.0,
+        "kind": "pointwise",
+        "batch_size": 32,
+        "order": "random",
+        "a": 3,
+    }
     assert isinstance(section, RewardConfig)

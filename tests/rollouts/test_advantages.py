@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from t2ialign.config.schema import AdvantageConfig
+from t2ialign.config.online import AdvantageConfig
 from t2ialign.rollouts.advantages import (
     advantages,
+    best_and_worst,
     combine,
     global_moments,
     standard_deviation,
@@ -137,3 +138,25 @@ def test_a_fixed_scale_of_scores_must_be_stated_and_belongs_to_fixed():
     with pytest.raises(ValueError, match="fixed_scale is of scale: fixed, and scale is group_std"):
         config(scale="group_std", fixed_scale=1.0)
     assert isinstance(advantages(PAPER, config(scale="fixed", fixed_scale=0.01), are_win_rates=False), Tensor)
+
+
+def test_the_best_and_the_worst_of_a_group_by_hand():
+    group = torch.tensor([[0.3, -1.0, 2.0, 0.1, -0.5, 0.2]])
+    assert sorted(best_and_worst(group, 4)[0].tolist()) == [0, 1, 2, 4]
+    assert best_and_worst(group, 6)[0].tolist() == [1, 4, 3, 5, 0, 2]
+
+
+@given(st.lists(st.one_of(st.just(NAN), st.integers(-3, 3)), min_size=2, max_size=9), st.data())
+def test_nothing_that_is_left_out_is_better_than_the_best_or_worse_than_the_worst(values: list, data: st.DataObject):
+    count = 2 * data.draw(st.integers(1, len(values) // 2))
+    group = torch.tensor([values], dtype=torch.float64)
+    places = best_and_worst(group, count)[0]
+    assert len(set(places.tolist())) == count
+    left = torch.ones(len(values), dtype=torch.bool)
+    left[places] = False
+    rest, taken = group[0, left], group[0, places]
+    found = rest[rest.isfinite()]
+    if len(found):  # then no missing one was taken
+        assert taken.isfinite().all()
+        assert taken[: count // 2].max() <= found.min()
+        assert taken[count // 2 :].min() >= found.max()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import Barrier
+from time import sleep
 from typing import Any
 
 import pytest
@@ -11,7 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from t2ialign.config.online import AdvantageConfig
+from t2ialign.errors import EnvironmentProblem
 from t2ialign.rewards.base import GroupwiseReward, PairwiseReward, PointwiseReward
+from t2ialign.rollouts.estimation import estimate
 from t2ialign.rollouts.judging import Group, Judge, Verdict, open_journal
 
 
@@ -105,6 +110,46 @@ def test_an_always_first_judge_moves_no_image_on_average(tmp_path: Path):
     assert (table.nanmean((0, 2)) - 0.5).abs().max() < 0.05
 
 
+@pytest.mark.parametrize(
+    ("verdict", "average"),
+    [(lambda a, b: 1.0, 0.5), (lambda a, b: float(a > b), 1.0), (lambda a, b: 0.6 if a > b else 0.2, 0.7)],
+)
+def test_in_both_orders_each_pair_is_asked_twice_and_averaged(verdict, average: float, tmp_path: Path):
+    calls = []
+
+    def pair(images_a, images_b, prompts):
+        calls.extend(zip(map(level, images_a), map(level, images_b), strict=True))
+        return [verdict(level(a), level(b)) for a, b in zip(images_a, images_b, strict=True)]
+
+    made = Judge(PairwiseReward("own", pair), open_journal(tmp_path), seed=3, order="both")
+    made.ask(GROUPS)
+    assert set(calls) == {(a, b) for levels in ((0, 30), (90, 60, 120)) for a in levels for b in levels if a != b}
+    assert len(calls) == 8
+    table = made.verdicts(GROUPS)
+    assert table[0, 1, 0].item() == pytest.approx(average)  # 30 beats 0: p(first) and 1 - p(second)
+    torch.testing.assert_close(table[1] + table[1].T, torch.ones(3, 3).fill_diagonal_(torch.nan), equal_nan=True)
+
+
+def test_a_pair_with_one_order_missing_has_no_verdict(tmp_path: Path):
+    def pair(images_a, images_b, prompts):
+        return [None if level(a) > level(b) else 0.0 for a, b in zip(images_a, images_b, strict=True)]
+
+    made = Judge(PairwiseReward("own", pair), open_journal(tmp_path), seed=3, order="both")
+    made.ask(GROUPS)
+    assert made.verdicts(GROUPS).isnan().all()
+    assert made.first_shown_wins(GROUPS).tolist() == [4, 0]
+
+
+@pytest.mark.parametrize(("verdict", "share"), [(0.9, 1.0), (0.5, 0.5), (0.2, 0.0)])
+def test_it_is_counted_how_often_the_image_shown_first_wins(verdict: float, share: float, tmp_path: Path):
+    made = Judge(PairwiseReward("own", lambda a, b, prompts: [verdict] * len(a)), open_journal(tmp_path), seed=3)
+    assert made.first_shown_wins(GROUPS).tolist() == [0, 0]
+    made.ask(GROUPS)
+    assert made.first_shown_wins(GROUPS).tolist() == [4, 4 * share]
+    judged = estimate([made], GROUPS, AdvantageConfig.model_validate({"of": "win_rate"}), lambda sums: sums)
+    assert judged.metrics["first_shown_wins/own"] == share
+
+
 @pytest.mark.parametrize("kind", ["point", "pair", "group"])
 def test_what_was_answered_is_never_asked_again_and_failures_are(kind: str, tmp_path: Path):
     kinds = {"point": PointwiseReward, "pair": PairwiseReward, "group": GroupwiseReward}
@@ -133,3 +178,30 @@ def test_processes_have_journals_of_their_own(tmp_path: Path):
     open_journal(tmp_path, 1).append([Verdict(1, 0, -1, "f", 0.5)])
     assert len(open_journal(tmp_path)) == 0
     assert len(open_journal(tmp_path, 1)) == 1
+
+
+def test_of_a_reward_that_takes_several_calls_each_answer_is_kept_as_it_comes(tmp_path: Path):
+    asked = Asked()
+    others = Barrier(3, timeout=10)
+
+    def point(images, prompts):
+        answers = asked.point(images, prompts)
+        if level(images[0]) == 90:
+            sleep(0.1)
+            raise OSError("gone")
+        if len(asked.calls) <= 5:
+            others.wait()  # three calls are under way at once
+        return answers
+
+    reward = PointwiseReward("own", point, batch_size=32, calls=4)
+    groups = [Group(0, "a", [grey(value) for value in (0, 30, 60, 90)])]
+    made = Judge(reward, open_journal(tmp_path), seed=3)
+    with pytest.raises(EnvironmentProblem, match="gone"):
+        made.ask(groups)
+    assert made.verdicts(groups).nan_to_num(-1).tolist() == [[0, 30, 60, -1]]
+    reward.function = asked.point
+    asked.calls.clear()
+    again = Judge(reward, open_journal(tmp_path), seed=3)
+    again.ask(groups)
+    assert asked.calls == [(90, "a")]
+    assert again.verdicts(groups).tolist() == [[0, 30, 60, 90]]

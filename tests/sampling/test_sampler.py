@@ -11,6 +11,7 @@ import torch
 from diffusers import DDIMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mixture import WIDTH, Mixture
 
 from t2ialign.backbones.adapters import adapter_parameters, add_adapter
 from t2ialign.backbones.stable_diffusion import StableDiffusion15, StableDiffusionXL
@@ -228,6 +229,33 @@ def test_recorded_log_probabilities_are_those_of_the_steps_that_were_taken():
         prediction = denoiser.denoise(x_t, at, tokens(0.1, 0.2))
         scored = denoiser.schedule.sde_step(prediction, x_t, at, to, eta=1.0, x=x)
         torch.testing.assert_close(trajectory.log_probs[:, k], scored.log_prob)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_with_many_steps_the_samples_are_those_of_the_data_whatever_the_noise_of_the_steps(eta: float):
+    policy = Mixture()
+    noise = torch.randn(1, 1, 80, 100, generator=torch.Generator().manual_seed(0)).double()
+    sampler = sampler_of(policy.schedule, 500, eta)
+    x = sampler.sample(policy, noise, tokens(0), generators=[torch.Generator().manual_seed(1)]).x
+    assert (x > 0).double().mean().item() == pytest.approx(0.5, abs=4 * 0.5 / x.numel() ** 0.5)
+    # sampling ends at FINAL, where a little noise is left: alpha x_0 + sigma noise
+    alpha, sigma = (level.item() for level in policy.schedule.alpha_sigma(torch.tensor(FINAL)))
+    width = (alpha**2 * WIDTH**2 + sigma**2) ** 0.5
+    assert (x.abs() - alpha).square().mean().sqrt().item() == pytest.approx(width, rel=0.1)  # of finite steps
+
+
+def test_only_the_stated_steps_have_noise():
+    denoiser = Gaussian(schedule_of())
+    sampler = Sampler(sampling_timesteps(denoiser.schedule, 5, "leading", 1), 1.0, range(1, 3))
+    generators = [torch.Generator().manual_seed(row) for row in range(2)]
+    rollout = sampler.sample(denoiser, latents(2), tokens(0.1, 0.2), generators=generators, record=True)
+    trajectory = rollout.trajectory
+    assert trajectory is not None
+    assert trajectory.log_probs.isfinite().tolist() == [[False, True, True, False, False]] * 2
+    for k in range(5):
+        at, to, x_t = rollout.levels[:, k], rollout.levels[:, k + 1], trajectory.latents[:, k]
+        straight = denoiser.schedule.ddim_step(denoiser.denoise(x_t, at, tokens(0.1, 0.2)), x_t, at, to)
+        assert torch.equal(trajectory.latents[:, k + 1], straight) is (k not in (1, 2))
 
 
 def test_the_inversion_error_of_the_gaussian_denoiser_halves_with_twice_the_steps():

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from toys import pair_folder, saved_lora, write_config
@@ -67,3 +68,41 @@ class Job:
         found, expected = saved_lora(self.folder / name), saved_lora(self.folder / "whole")
         assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
         assert not list((self.folder / name).rglob(".*.partial"))
+
+
+def launched(config: Path, *overrides: str, world: int) -> str:
+    """What `t2ialign train` says under torch's launcher, with that many processes over gloo."""
+    return torchrun("-m", "t2ialign", "train", str(config), *overrides, world=world)
+
+
+def torchrun(*program: str, world: int) -> str:
+    """What a program says under torch's launcher, with that many processes over gloo."""
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={world}", "--standalone"]
+    done = subprocess.run(
+        [*command, *program],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"},
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def two_ranks(model: Path, out: Path, *shard: str) -> list[dict[str, Any]]:
+    """What each process of `ranks.py` found in one optimizer step."""
+    script = Path(__file__).parent / "ranks.py"
+    out.mkdir(exist_ok=True)
+    started = [
+        subprocess.Popen(
+            [sys.executable, str(script), str(model), str(out), str(rank), "2", *shard],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(2)
+    ]
+    for process in started:
+        _, problems = process.communicate(timeout=300)
+        assert process.returncode == 0, problems.decode()
+    return [torch.load(out / f"rank{rank}.pt") for rank in range(2)]

@@ -15,6 +15,7 @@ colon and when:
     stop_sample:3  gets Ctrl-C while the third batch of images is made
     stop_cache:2  gets Ctrl-C while the second shard of the cache is encoded
     finish      is left alone
+With a plus and seconds behind the number, as sample:3+0.1, it dies so much later, wherever it is then.
 One line a child: the config, the moment, its exit code (-9 for killed). What children print goes to CONFIG.log.
 """
 
@@ -23,6 +24,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,11 +39,13 @@ from t2ialign.storage import journal
 from t2ialign.training import checkpoint, engine, export, optimization
 from t2ialign.training import train as training
 
-shards.ROWS = 2
-
 
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_later(seconds: float) -> Callable[[], None]:
+    return (lambda: threading.Timer(seconds, die).start()) if seconds else die
 
 
 def interrupt() -> None:
@@ -83,23 +87,24 @@ def half_written(owner: Any, count: int) -> None:
     owner.save_file = save_file
 
 
-def arm(kind: str, number: int) -> None:
+def arm(kind: str, number: int, seconds: float) -> None:
+    end = die_later(seconds)
     if kind == "step":
-        before(engine.Engine, "_finish", lambda made, _: made.step == number - 1, die)
+        before(engine.Engine, "_finish", lambda made, _: made.step == number - 1, end)
     elif kind == "after":
-        before(optimization.LossScale, "succeeded", nth(number), die)
+        before(optimization.LossScale, "succeeded", nth(number), end)
     elif kind == "write":
         half_written(checkpoint, number)
     elif kind == "cache":
         half_written(shards, number)
     elif kind == "rename":
-        before(Path, "rename", nth(number), die)
+        before(Path, "rename", nth(number), end)
     elif kind == "result":
         before(export, "save_lora", nth(number), die)
     elif kind in ("sample", "stop_sample"):
-        before(sampler.Sampler, "sample", nth(number), die if kind == "sample" else interrupt)
+        before(sampler.Sampler, "sample", nth(number), end if kind == "sample" else interrupt)
     elif kind == "judge":
-        before(journal.Journal, "append", nth(number), die)
+        before(journal.Journal, "append", nth(number), end)
     elif kind == "stop":
         before(engine.Engine, "_finish", lambda made, _: made.step == number - 1, interrupt)
     elif kind == "stop_cache":
@@ -114,7 +119,8 @@ def child(config: str, moment: str, started: int) -> None:
     if kind == "time":
         before(training, "train", nth(1), lambda: os.close(started))
     elif kind != "finish":
-        arm(kind, int(number))
+        count, _, seconds = number.partition("+")
+        arm(kind, int(count), float(seconds or 0))
     sys.argv = ["t2ialign", "train", config]
     cli.main()
 
@@ -122,6 +128,7 @@ def child(config: str, moment: str, started: int) -> None:
 def main(arguments: list[str], attempt: Callable[[str, str], int]) -> None:
     """Makes each attempt in turn, and prints its line."""
     torch.set_num_threads(1)
+    shards.ROWS = 2  # of this process alone, which is the script's
     config = ""
     for argument in arguments:
         if argument.endswith(".yaml"):

@@ -58,6 +58,8 @@ class Answer:
     """before the answer, beside the stub's own latency"""
     cut: bool = False
     """the connection is reset instead of answered"""
+    drip_seconds: float = 0.0
+    """between two bytes of the body"""
     top_logprobs: list[tuple[str, float]] | None = None
 
 
@@ -201,8 +203,11 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in answer.headers.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(content)
-        self.wfile.flush()
+        for piece in [content[k : k + 1] for k in range(len(content))] if answer.drip_seconds else [content]:
+            self.wfile.write(piece)
+            self.wfile.flush()
+            if self.server.stub.released.wait(answer.drip_seconds):
+                return
 
 
 def completion(answer: Answer, body: dict[str, Any]) -> dict[str, Any]:

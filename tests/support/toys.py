@@ -43,6 +43,15 @@ def lora_policy(
     return policy
 
 
+def full_policy(folder: Path, *, moved: float = 0.0) -> Policy:
+    """An SDXL whose whole denoiser is trained, `moved` away from its reference by random numbers of that size."""
+    made = backbone(folder, family="sdxl")
+    made.denoiser.requires_grad_(True)
+    policy = Policy(made, full_finetune=True)
+    move(policy, moved)
+    return policy
+
+
 @torch.no_grad()
 def move(policy: Policy, size: float) -> None:
     for name, parameter in policy.trained_parameters().items():

@@ -25,8 +25,8 @@ from t2ialign.training.optimization import (
     build_optimizer,
     check_optimizer,
     learning_rate,
-    pack_moments,
-    restore_moments,
+    pack_state,
+    restore_state,
 )
 from t2ialign.training.parallel import SingleProcess
 from t2ialign.training.trackers import Tracker, read_metrics
@@ -549,11 +549,14 @@ def test_moments_are_named_by_parameter_and_come_back_whole():
     optimizer.step()
     optimizer.state[parameters[1]]["per.row"] = torch.tensor([7.0])
     optimizer.state[parameters[1]]["count"] = 3
-    moments = pack_moments(optimizer)
-    assert {"0.exp_avg", "1.exp_avg", "1.per.row"} <= set(moments)
-    assert moments["1.count"].item() == 3
+    optimizer.param_groups[0]["distance"] = 0.5
+    packed = pack_state(optimizer)
+    assert {"0.exp_avg", "1.exp_avg", "1.per.row"} <= set(packed.moments)
+    assert packed.numbers == {"1.count": 3, "group.0.distance": 0.5}
     again = torch.optim.AdamW(parameters, lr=0.1)
-    restore_moments(again, moments)
+    again.param_groups[0]["distance"] = 0.0
+    restore_state(again, packed)
+    assert (again.param_groups[0]["distance"], again.state[parameters[1]]["count"]) == (0.5, 3)
     assert again.state[parameters[1]]["per.row"].item() == 7
     assert torch.equal(again.state[parameters[0]]["exp_avg"], optimizer.state[parameters[0]]["exp_avg"])
 

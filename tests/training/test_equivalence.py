@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from jobs import launched, two_ranks
 from rich.console import Console
 from toys import (
     assert_same_gradients,
@@ -68,21 +66,9 @@ def test_every_row_has_noise_of_its_own_and_depends_on_nothing_else(sd15_folder:
     assert abs(both[1] - both[0]) > 1e-3  # the same pair under another key
 
 
+@pytest.mark.slow
 def test_one_process_equals_two(sd15_folder: Path, tmp_path: Path):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    script = Path(__file__).parents[1] / "support" / "ranks.py"
-    started = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(sd15_folder), str(tmp_path), str(rank), "2"],
-            env=environment,
-            stderr=subprocess.PIPE,
-        )
-        for rank in range(2)
-    ]
-    for process in started:
-        _, problems = process.communicate(timeout=300)
-        assert process.returncode == 0, problems.decode()
-    both = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
+    both = two_ranks(sd15_folder, tmp_path)
     policy = lora_policy(sd15_folder, moved=0.1)
     made = engine(policy, tmp_path / "alone")
     metrics = made.update(lambda: dpo(policy, batch(policy, list(range(8)), weights=[1.0] * 7 + [0.0])))
@@ -123,15 +109,18 @@ def test_validation_does_not_change_training(job, tmp_path: Path):
         "validate.every_steps=1",
         "validate.inference_steps=2",
     )
-    assert sorted(path.name for path in (looked / "validation").iterdir()) == [f"step-{k:06d}.png" for k in range(4)]
+    assert sorted(path.name for path in (looked / "validation").glob("*.png")) == [
+        f"step-{k:06d}.png" for k in range(4)
+    ]
     assert losses(plain) == losses(looked)
     one, other = saved_lora(plain), saved_lora(looked)
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_cached_equals_encoded_in_each_step(job):
-    cached = job("cached", "data.prompt_dropout=0.3")
-    fresh = job("fresh", "data.prompt_dropout=0.3", "data.cache={latents: false, text: false}")
+@pytest.mark.parametrize("drawn", ["data.prompt_dropout=0.3", "data.flip=0.5"])
+def test_cached_equals_encoded_in_each_step(job, drawn: str):
+    cached = job("cached", drawn)
+    fresh = job("fresh", drawn, "data.cache={latents: false, text: false}")
     assert list((cached / "cache").rglob("*.safetensors"))
     assert not list((fresh / "cache").rglob("*.safetensors"))
     assert losses(fresh) == pytest.approx(losses(cached), rel=1e-5)
@@ -196,11 +185,7 @@ def test_the_command_under_a_launcher_of_two_processes_trains_the_same(job, sd15
     config = write_config(
         tmp_path / "both.yaml", model=sd15_folder, pairs=tmp_path / "pairs" / "pairs.csv", run_dir=tmp_path / "both"
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    command += ["-m", "t2ialign", "train", str(config), "train.micro_batch=1"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
-    assert done.returncode == 0, done.stderr
+    launched(config, "train.micro_batch=1", world=2)
     assert losses(tmp_path / "both") == pytest.approx(losses(alone), rel=1e-4)
     for name, tensor in saved_lora(alone).items():
         assert (saved_lora(tmp_path / "both")[name] - tensor).norm() <= 1e-3 * tensor.norm() + 1e-6, name

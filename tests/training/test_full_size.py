@@ -1,5 +1,9 @@
 """The real sizes, with random weights: what only a full-size architecture can show."""
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -102,3 +106,51 @@ def test_full_size_sd15_trains_two_steps_and_its_lora_loads_in_plain_diffusers(t
         after = pipeline.unet(latents, 500, text).sample
     assert after.isfinite().all()
     assert not torch.equal(before, after)
+
+
+def peak_of(*arguments: object) -> float:
+    """Runs a Python process to its end; its peak resident memory in GB."""
+    process = subprocess.Popen(
+        [sys.executable, *map(str, arguments)], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+    _, status, used = os.wait4(process.pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0, arguments
+    return used.ru_maxrss * 1024 / 1e9
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_full_size_sdxl_takes_a_step_in_16_gb_and_its_lora_loads_in_plain_diffusers(tmp_path: Path, record_property):
+    full_size = Path(__file__).parents[1] / "support" / "full_size.py"
+    for side, colour in (("a", "red"), ("b", "blue")):
+        Image.new("RGB", (256, 256), colour).save(tmp_path / f"{side}.png")
+    (tmp_path / "pairs.csv").write_text("prompt,chosen,rejected\na red circle,a.png,b.png\n")
+    model, run, kohya = (tmp_path / name for name in ("model", "run", "kohya"))
+    changes = {
+        "backbone.pretrained": model,
+        "backbone.vae": "",
+        "data.path": tmp_path / "pairs.csv",
+        "data.resolution": 256,
+        "run_dir": run,
+        "lora.rank": 8,
+        "lora.alpha": 4,
+        "optim.lr": 1e-3,
+        "optim.warmup_steps": 0,
+        "train.steps": 1,
+        "train.effective_batch": 1,
+        "validate.prompts": "",
+    }
+    program = ("-m", "t2ialign")
+    peaks = {
+        "make": peak_of(full_size, "make", model),
+        "train": peak_of(
+            *program, "train", "configs/dpo_sdxl.yaml", *(f"{key}={value}" for key, value in changes.items())
+        ),
+        "export": peak_of(*program, "export", run, "--to", "kohya", "--out", kohya),
+        "diffusers": peak_of(full_size, "compare", model, run / "lora", kohya),
+    }
+    shutil.rmtree(model)  # 7 GB, which pytest would keep
+    for name, peak in peaks.items():
+        record_property(f"peak_gb_{name}", round(peak, 2))
+        print(f"{name}: {peak:.2f} GB at most")
+    assert max(peaks.values()) <= 16, peaks

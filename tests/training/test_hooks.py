@@ -13,7 +13,7 @@ from toys import pair_folder, write_config
 
 from t2ialign.config.reader import load
 from t2ialign.objectives import margins
-from t2ialign.training.hooks import Saturation
+from t2ialign.training.hooks import Pace, Saturation, StepLines
 from t2ialign.training.train import train
 
 
@@ -76,3 +76,71 @@ def test_training_says_it_and_names_the_objectives_key(
     steep = told("mapo", "mapo, beta: 0.1, logit_scale: 200")
     assert "margin multiplier 50; 100% of examples saturated in steps 1 to 3" in steep
     assert "lower objective.logit_scale or optim.lr" in steep
+
+
+def lines(seconds: list[float], *, start: int = 0, steps: int = 100, **metrics: float) -> list[str]:
+    """What a log says of steps that end at these seconds after the start."""
+    heard: list[str] = []
+    clock = iter([0.0, *seconds])
+    hook = StepLines(heard.append, Pace(step=start, steps=steps, clock=lambda: next(clock)))
+    for step, _ in enumerate(seconds, start=start + 1):
+        hook(SimpleNamespace(step=step, metrics={"loss": 0.5, "lr": 1e-4, **metrics}))  # type: ignore[arg-type]
+    return heard
+
+
+def test_a_log_has_the_first_step_one_every_half_minute_and_the_last():
+    assert lines([12.0 * step for step in range(1, 9)], steps=8, implicit_accuracy=0.625) == [
+        "step 1 of 8  loss 0.5000  accuracy 0.62  lr 0.0001  12 s a step  1 min left",
+        "step 4 of 8  loss 0.5000  accuracy 0.62  lr 0.0001  12 s a step  48 s left",
+        "step 7 of 8  loss 0.5000  accuracy 0.62  lr 0.0001  12 s a step  12 s left",
+        "step 8 of 8  loss 0.5000  accuracy 0.62  lr 0.0001  12 s a step",
+    ]
+
+
+def test_the_time_that_is_left_counts_what_this_start_has_done():
+    # 2 of 200 steps remain to be extrapolated from: 100 s each, 98 steps to go
+    assert lines([100.0, 200.0], start=100, steps=200)[-1].endswith("100 s a step  2 h 43 min left")
+
+
+@pytest.mark.parametrize(("steps", "after_12"), [(30, 2), (34, 3)])
+def test_the_time_that_is_left_includes_validations(steps: int, after_12: int):
+    # steps of 1 s; the validation before the first step takes 100 s, the one after step 10 takes 40 s
+    now = [0.0]
+    pace = Pace(step=0, steps=steps, every=10, clock=lambda: now[0])
+    with pace.validating():
+        now[0] += 100
+    now[0] += 7  # what is prepared between is no step
+    pace.begin()
+    now[0] += 2
+    assert pace.left(2, now[0]) == steps - 2 + (steps + 9) // 10 * 100
+    now[0] += 8
+    with pace.validating():
+        now[0] += 40
+    now[0] += 2
+    assert pace.each(12, now[0]) == 1.0
+    assert pace.left(12, now[0]) == steps - 12 + after_12 * 40
+
+
+def test_nothing_is_left_after_the_last_step():
+    now = [0.0]
+    pace = Pace(step=5, steps=10, every=3, clock=lambda: now[0])
+    with pace.validating():
+        now[0] += 4
+    pace.begin()
+    now[0] += 5
+    assert pace.left(9, now[0]) == pytest.approx(5 / 4 + 4)
+    assert pace.left(10, now[0]) == 0
+
+
+def test_a_log_tells_what_was_validated(tmp_path: Path, sd15_folder: Path):
+    (tmp_path / "fixed.txt").write_text("a red circle\n")
+    pairs = pair_folder(tmp_path / "pairs")
+    path = write_config(tmp_path / "run.yaml", model=sd15_folder, pairs=pairs, run_dir=tmp_path / "run")
+    validate = [f"validate.prompts={tmp_path / 'fixed.txt'}", "validate.rewards=[brightness]"]
+    config = load(path, [*validate, "validate.inference_steps=1", "train.steps=2", "validate.every_steps=1"])
+    said = StringIO()
+    train(config, console=Console(file=said, width=500))
+    told = [line for line in said.getvalue().splitlines() if line.startswith("validation after step")]
+    assert [line.split(":")[0] for line in told] == [f"validation after step {step}" for step in (0, 1, 2)]
+    assert all(": brightness: base 0." in line and ", policy 0." in line for line in told)
+    assert "step 2 of 2  loss" in said.getvalue()

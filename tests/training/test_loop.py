@@ -34,9 +34,9 @@ class DreamLoop:
         self.sampler = Sampler(sampling_timesteps(core.policy.schedule, 2, "leading", 1))
 
     def run(self, core: Core, hooks: Sequence[Hook]) -> None:
-        train_steps(core.engine, self._losses(core), save_every=2, hooks=hooks)
+        train_steps(core.engine, self.losses(core), save_every=2, hooks=hooks)
 
-    def _losses(self, core: Core) -> Iterator[Callable[[], LossOutput]]:
+    def losses(self, core: Core) -> Iterator[Callable[[], LossOutput]]:
         for first in count(core.engine.samples_seen, 2):
             batch = self._batch(core.policy, torch.tensor([first, first + 1]))
             yield lambda batch=batch: compute_loss(core.policy, batch, ForwardNoiser(), Denoising(), core.engine.seed)

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from toys import lora_policy, pair_folder, write_config
 
 from t2ialign.backbones.adapters import adapter_parameters, add_adapter
-from t2ialign.backbones.facts import read_facts, trainable_parameters
+from t2ialign.backbones.facts import count_parameters, read_facts
 from t2ialign.backbones.lora import save_lora
 from t2ialign.backbones.stable_diffusion import StableDiffusion15, StableDiffusionXL
 from t2ialign.config.reader import load
@@ -43,6 +43,10 @@ REFUSALS = {
     "missing prompts": Refusal(("validate.prompts={here}/no.txt",), 2, "no.txt: no such file of prompts"),
     "rewards without prompts": Refusal(("validate.rewards=[sharpness]",), 2, "validate.prompts"),
     "bitsandbytes": Refusal(("optim.name=adamw8bit",), 3, r'pip install "t2ialign\[bnb\]"'),
+    "trained weights in 4 bits": Refusal(("lora=null", "train.quantize=nf4"), 2, "nf4 holds frozen weights; add the"),
+    "8-bit moments in parts": Refusal(
+        ("lora=null", "train.shard=fsdp2", "optim.name=adamw8bit"), 2, "with optimizers of torch tensors"
+    ),
     "xformers": Refusal(("train.attention=xformers",), 3, r'pip install "t2ialign\[xformers\]"'),
     "timesteps": Refusal(("noiser.max_timestep=5000",), 2, "the model has 1000"),
     "inversion steps": Refusal(("noiser={name: inversion, steps: 1001}",), 2, "steps is 1001, and the model has 1000"),
@@ -95,6 +99,25 @@ REFUSALS = {
     "LoRA that cannot be read": Refusal(("lora.init={here}/broken.safetensors",), 2, "not a readable safetensors"),
     "LoRA of another family": Refusal(("lora.init={here}/xl",), 2, "cross-attention width"),
     "resolution": Refusal(("data.resolution=60",), 2, "needs a multiple of 8: 56 or 64"),
+    "mirrored prompts": Refusal(
+        (
+            "data={name: prompts, path: {here}/prompts.txt, flip: 0.5}",
+            "objective={name: denoising}",
+            "noiser={name: self_rollout, weights: reference, start: noise}",
+        ),
+        2,
+        "data.flip is 0.5; data 'prompts' has no images to mirror: leave the key out",
+    ),
+    "mirrored held-out pairs": Refusal(
+        ("validate.pairs={name: pairs, path: {here}/pairs/pairs.csv, flip: 0.5}",),
+        2,
+        "validate.pairs.flip has no part in what is measured",
+    ),
+    "mirrored trajectories": Refusal(
+        ("data.flip=0.5", "noiser={name: inversion, steps: 4, weights: reference, levels: 3}"),
+        2,
+        "stores trajectories of the images as they are, and data.flip is 0.5; set data.flip=0",
+    ),
     "reward of a folder that is not there": Refusal(
         (PROMPTS, "validate.rewards=[{name: clip_score, pretrained: {here}/none}]"),
         2,
@@ -224,9 +247,9 @@ def test_trained_parameters_are_counted_without_weights(
     denoiser = lora_policy(folder, family=family).backbone.denoiser
     add_adapter(denoiser, "counted", lora, seed=0, trainable=False)
     found = sum(parameter.numel() for parameter in adapter_parameters(denoiser, "counted").values())
-    assert trainable_parameters(facts, lora) == found
+    assert count_parameters(facts, lora).trained == found
     whole = sum(parameter.numel() for name, parameter in denoiser.named_parameters() if ".lora_" not in name)
-    assert trainable_parameters(facts, None) == whole
+    assert count_parameters(facts, None).trained == whole
 
 
 def test_the_disk_estimate_is_what_a_run_writes(sd15_folder: Path, tmp_path: Path):
@@ -340,7 +363,8 @@ def test_facts_are_read_from_json_alone(sd15_folder: Path, tmp_path: Path):
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, target)
     bare, whole = read_facts(str(tmp_path / "bare")), read_facts(str(sd15_folder))
-    assert bare == whole
+    assert whole is not None
+    assert bare == whole._replace(folder=tmp_path / "bare")
     assert bare is not None
     assert math.prod((bare.latent_channels, bare.text_width, bare.text_tokens)) > 0
     save_file({"x": torch.zeros(1)}, tmp_path / "one.safetensors")

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from toys import pair_folder, saved_lora
 
-from t2ialign.backbones.stable_diffusion import _StableDiffusion
+from t2ialign.backbones.stable_diffusion_model import StableDiffusionModel
 from t2ialign.config.reader import load
 from t2ialign.rng import Draws
 from t2ialign.training.offline import OfflineLoop
@@ -77,7 +77,7 @@ def test_a_run_of_a_text_file_runs_no_vae(sd15_folder: Path, tmp_path: Path, mon
     def run(*_: Any) -> None:
         raise AssertionError("the VAE runs")
 
-    monkeypatch.setattr(_StableDiffusion, "encode_images", run)
+    monkeypatch.setattr(StableDiffusionModel, "encode_images", run)
     (tmp_path / "p.txt").write_text("# of no images\na red circle\na blue square\n")
     config = config_of(
         tmp_path, "sd15", sd15_folder, "prompts", f"data.path={tmp_path / 'p.txt'}", "data.resolution=32"

@@ -21,7 +21,7 @@ from t2ialign.noisers.inversion import InversionNoiser
 from t2ialign.objectives.dpo import DiffusionDPO
 from t2ialign.rng import Draws
 from t2ialign.training.offline import OfflineLoop, compute_loss
-from t2ialign.training.parallel import Parallel, SingleProcess
+from t2ialign.training.parallel import SingleProcess
 from t2ialign.training.preflight import check
 from t2ialign.training.reference_errors import ReferenceErrors
 from t2ialign.training.trackers import read_metrics
@@ -87,7 +87,7 @@ def test_what_is_known_stays_as_it_was(sd15_folder: Path):
     assert known.find(visit(policy, [0, 1], 1)) is None  # another draw
 
 
-class Two(Parallel):
+class Two(SingleProcess):
     """A process of two, with what the other sends."""
 
     world_size = 2
@@ -99,12 +99,6 @@ class Two(Parallel):
     def sum(self, values: Tensor) -> Tensor:
         self.sent = values
         return values + self.other
-
-    def reduce_gradients(self, parameters: Any) -> None:
-        raise NotImplementedError
-
-    def barrier(self) -> None:
-        raise NotImplementedError
 
 
 def test_processes_share_what_each_computed(sd15_folder: Path):

@@ -15,7 +15,7 @@ STOPPED = ["stop_cache:2", "stop:3", "stop:5", "finish", "finish"]
 MORE = {
     "lora: {": "lora: {dropout: 0.3, ",
     "optim: {": "optim: {ema_decay: 0.9, schedule: cosine, warmup_steps: 2, ",
-    "data: {": "data: {prompt_dropout: 0.5, ",
+    "data: {": "data: {flip: 0.5, prompt_dropout: 0.5, ",
 }
 
 
@@ -83,5 +83,5 @@ def test_killed_with_dropout_average_schedule_and_validation(tmp_path: Path, sd1
     assert codes["killed"] == [-9] * (len(KILLED) - 1) + [0]
     job.assert_same("killed")
     sheets = [{p.name: p.read_bytes() for p in (tmp_path / n / "validation").iterdir()} for n in ("whole", "killed")]
-    assert sorted(sheets[0]) == [f"step-{step:06d}.png" for step in (0, 3, 6, 8)]
+    assert sorted(sheets[0]) == [f"step-{step:06d}.{kind}" for step in (0, 3, 6, 8) for kind in ("json", "png")]
     assert sheets[0] == sheets[1]

@@ -12,6 +12,7 @@ from PIL import Image
 
 from t2ialign.config.generation import GenerationConfig
 from t2ialign.training.validation import ValidationImages
+from t2ialign.training.validation_sheet import read_sheets
 
 
 def test_a_validation_image_that_is_not_finite_is_crossed_out_and_not_scored(
@@ -52,9 +53,10 @@ def test_a_validation_image_that_is_not_finite_is_crossed_out_and_not_scored(
     (said,) = [record.message for record in caplog.records if "validation" in record.message]
     assert "1 of 2 validation images of the policy are not finite" in said
     assert "prompt 'a dog', seed 1" in said
-    with Image.open(tmp_path / "validation" / "step-000000.png") as sheet:
-        side = policy.backbone.resolution
-        crossed = sheet.crop((side + 2, side + 2, 2 * side + 2, 2 * side + 2))
+    ((path, sheet),) = read_sheets(tmp_path / "validation")
+    assert [row.scores["count"] for row in sheet.rows] == [{"base": 2.0, "policy": 1.0}, {"base": 2.0}]
+    with Image.open(path) as picture:
+        crossed = picture.crop(sheet.rows[1].boxes["policy"])
         assert {color for _, color in crossed.getcolors()} == {(255, 255, 255), (255, 0, 0)}
 
 

@@ -19,6 +19,7 @@ from t2ialign.config.reader import load
 from t2ialign.generation.images import generate_images
 from t2ialign.models import open_guided_model
 from t2ialign.training.train import train
+from t2ialign.training.validation_sheet import read_sheets
 
 PROMPTS = ["a red circle", "a cat"]
 
@@ -72,7 +73,8 @@ def test_base_and_policy_are_drawn_with_beta_of_the_negative_model_and_alpha_of_
     alpha: float, sd15_folder: Path, place: Path
 ):
     run_dir = run(place, sd15_folder, f"alpha-{alpha}", negative(place), f"validate.negative_alpha={alpha}")
-    sheet = np.asarray(Image.open(run_dir / "validation" / "step-000003.png"), np.int16)
+    path, sheet = read_sheets(run_dir / "validation")[-1]
+    picture = Image.open(path)
     settings = GenerationConfig(guidance_scale=4, inference_steps=2)
     columns = []
     for loras in ({}, {str(run_dir): 1.0}):
@@ -81,9 +83,9 @@ def test_base_and_policy_are_drawn_with_beta_of_the_negative_model_and_alpha_of_
         )
         made = generate_images(policy, PROMPTS, [0, 1], settings, weights=weights, negative=mixture)
         columns.append([np.asarray(image, np.int16) for image in made])
-    for row, images in enumerate(zip(*columns, strict=True)):
-        for column, image in enumerate(images):
-            shown = sheet[66 * row : 66 * row + 64, 66 * column : 66 * column + 64]
+    for row, images in zip(sheet.rows, zip(*columns, strict=True), strict=True):
+        for label, image in zip(sheet.labels, images, strict=True):
+            shown = np.asarray(picture.crop(row.boxes[label]), np.int16)[1::3, 1::3]  # 64 px, three times enlarged
             assert np.abs(shown - image).max() <= 1  # the order of float32 sums
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -25,9 +26,19 @@ app = typer.Typer(
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"unigenbench {version('t2ialign')}")  # both packages are one distribution
+        raise typer.Exit
+
+
 @app.callback()
-def _commands() -> None:
-    """Keeps `taxonomy` a command of its own while it is the only one."""
+def _program(
+    _: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Holds the options of the program itself."""
 
 
 @app.command()

@@ -6,12 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 
-from unigenbench.cli.console import print_line, wide
+from unigenbench.cli.console import print_line
 from unigenbench.errors import InputError
-from unigenbench.formatting import with_minus
+from unigenbench.formatting import print_table, with_minus
 from unigenbench.scoring.counts import LEAST_PROMPTS, reliable_interval
 from unigenbench.scoring.leaderboard import BoardRow, Standing, read_board
 from unigenbench.taxonomy import CRITERIA, DIMENSIONS
@@ -60,12 +59,6 @@ def _table(*columns: str, left: int = 1) -> Table:
     return table
 
 
-def _print(out: Console, table: Table) -> None:
-    """Prints a table as wide as it is: figures are never cut, whatever the terminal's width."""
-    width = Measurement.get(out, out.options.update(width=1000), table).maximum
-    wide(out, width).print(table, crop=False)
-
-
 def print_taxonomy(out: Console) -> None:
     """The dimensions, and their criteria with the labels that prompt files write."""
     table = _table("dimension", "criterion", "label", "label in Chinese", "meaning", left=5)
@@ -73,7 +66,7 @@ def print_taxonomy(out: Console) -> None:
         for place, criterion in enumerate(dimension.criteria):
             first = dimension.name if place == 0 else ""
             table.add_row(first, criterion.id, criterion.name, criterion.name_zh, criterion.meaning)
-    _print(out, table)
+    print_table(out, table)
     print_line(out, f"{len(DIMENSIONS)} dimensions, {len(CRITERIA)} criteria")
 
 
@@ -104,11 +97,11 @@ def print_summary(out: Console, summary: Mapping[str, Any], by: Sequence[str] = 
     if summary["banner"]:
         print_line(out, str(summary["banner"]), "bold yellow")
     rows = list(_nested(summary["dimensions"], summary["criteria"]))
-    _print(out, _scores("dimension", rows))
+    print_table(out, _scores("dimension", rows))
     _explain_thin(out, (entry for _, entry in rows))
     for section in by:
         out.print()
-        _print(out, _scores(section.replace("_", " "), summary.get(section, {}).items()))
+        print_table(out, _scores(section.replace("_", " "), summary.get(section, {}).items()))
     overall, coverage, views = summary["overall"], summary["coverage"], summary["per_prompt"]
     selection = f", {summary['selection']}" if summary["selection"] else ""
     out.print()
@@ -178,7 +171,7 @@ def print_comparison(out: Console, found: Mapping[str, Any]) -> None:
             chance(entry.get("p_holm")),
             *(str(apart[side]) if apart else "" for side in ("only_a", "only_b")),
         )
-    _print(out, table)
+    print_table(out, table)
     _explain_thin(out, (entry for _, entry in rows))
     ways = f"{'all ' if found['policy']['exact'] else ''}{found['policy']['permutations']} ways"
     print_line(out, f"p: the runs exchanged prompt by prompt, {ways}; Holm over dimensions and over criteria")
@@ -209,7 +202,7 @@ def print_agreement(out: Console, found: Mapping[str, Any]) -> None:
                 figure(entry["pabak"]),
                 percent(entry["bias"], sign=True),
             )
-        _print(out, table)
+        print_table(out, table)
     out.print()
     print_line(out, f"Krippendorff's alpha of all {len(found['judges'])}: {figure(found['krippendorff_alpha'])}")
 
@@ -229,7 +222,7 @@ def print_corrected(out: Console, found: Mapping[str, Any]) -> None:
             span(entry["ci"]),
             "refused" if entry["refused"] else "",
         )
-    _print(out, table)
+    print_table(out, table)
 
 
 def print_ranks(out: Console, found: Mapping[str, Any]) -> None:
@@ -237,7 +230,7 @@ def print_ranks(out: Console, found: Mapping[str, Any]) -> None:
     table = _table("images", *found["judges"])
     for model, scores in found["models"].items():
         table.add_row(model, *map(percent, scores))
-    _print(out, table)
+    print_table(out, table)
     print_line(out, f"Kendall's tau of the overall scores: {figure(found['kendall_tau'])}")
 
 
@@ -262,7 +255,7 @@ def print_board(out: Console, found: Standing) -> None:
             *("–" if score is None else f"{score:.2f}" for score in figures),
             style=style,
         )
-    _print(out, table)
+    print_table(out, table)
     for note in found.notes:
         print_line(out, f"note: {note}")
     if not found.rows:

@@ -17,12 +17,12 @@ from PIL import Image
 
 from unigenbench.errors import InputError
 from unigenbench.judges.base import FatalFailure, JudgeError, JudgeOptions, JudgeTruncated, Probe, judge_id
-from unigenbench.judges.hf_model import Generation, Question, VisionLanguageModel
+from unigenbench.judges.batch_queue import BatchQueue
+from unigenbench.judges.chat_completion import Completion, check_complete
+from unigenbench.judges.hf_model import Generation, Turn, VisionLanguageModel
+from unigenbench.judges.questions import Question
 from unigenbench.judges.reply_modes import JSON_INSTRUCTION, PROBE_TEXT, RETRY_TEMPERATURE, logit_instruction
 from unigenbench.types import JudgeReply, JudgeRequest, Usage
-
-GATHER_SECONDS = 0.02
-"""How long the first request of a batch waits for others."""
 
 
 def open_hf(path: str, options: JudgeOptions) -> HFLocal:
@@ -62,8 +62,7 @@ class HFLocal:
         self._options = options
         self._batch = max(1, options.batch_size)
         self._model: VisionLanguageModel | None = None
-        self._waiting: list[tuple[JudgeRequest, asyncio.Future[JudgeReply]]] = []
-        self._worker: asyncio.Task[None] | None = None
+        self._queue = BatchQueue(self._answer, _batch_key, lambda: self._batch)
 
     async def probe(self) -> Probe:
         """Loads the model and lets it look at one tiny image.
@@ -81,49 +80,20 @@ class HFLocal:
             JudgeTruncated: the reply reached the limit of tokens.
             FatalFailure: the model cannot be loaded, or one image alone does not fit into memory.
         """
-        future: asyncio.Future[JudgeReply] = asyncio.get_running_loop().create_future()
-        self._waiting.append((request, future))
-        if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._work())
-        return await future
+        return await self._queue.answer(request)
+
+    async def ask(self, question: Question) -> Completion:
+        """Answers a question of the caller's own, together with the others that wait.
+
+        Raises:
+            JudgeTruncated, FatalFailure: as `judge`.
+        """
+        return await self._queue.answer(question)
 
     async def aclose(self) -> None:
         """Lets the batch in the model end and gives its memory back."""
-        if self._worker is not None:
-            self._worker.cancel()
-            await asyncio.gather(self._worker, return_exceptions=True)
-        for _, future in self._waiting:
-            future.cancel()
-        self._waiting, self._model = [], None
-
-    async def _work(self) -> None:
-        """Batches, until nobody waits."""
-        while self._waiting:
-            await asyncio.sleep(GATHER_SECONDS)
-            batch, self._waiting = self._next_batch()
-            try:
-                replies = await asyncio.to_thread(self._answer, [request for request, _ in batch])
-            except Exception as error:
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
-                continue
-            for (_, future), reply in zip(batch, replies, strict=True):
-                if future.done():
-                    continue
-                if isinstance(reply, JudgeError):
-                    future.set_exception(reply)
-                else:
-                    future.set_result(reply)
-
-    def _next_batch(self) -> tuple[list[Any], list[Any]]:
-        """(requests that can share one batch, the rest)."""
-        waiting = [pair for pair in self._waiting if not pair[1].done()]
-        if not waiting:
-            return [], []
-        key = _batch_key(waiting[0][0])
-        together = [pair for pair in waiting if _batch_key(pair[0]) == key][: self._batch]
-        return together, [pair for pair in waiting if pair not in together]
+        await self._queue.aclose()
+        self._model = None
 
     def _load(self) -> VisionLanguageModel:
         if self._model is None:
@@ -133,50 +103,72 @@ class HFLocal:
     def _probe(self) -> None:
         model = self._load()
         try:
-            model.generate([Question(Image.new("RGB", (64, 64), (200, 30, 30)), PROBE_TEXT, True)], 1, 0.0, 0)
+            model.generate([Turn((Image.new("RGB", (64, 64), (200, 30, 30)),), PROBE_TEXT)], 1, 0.0, 0)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise FatalFailure(f"hf:{self.path}: takes no image with a text ({error!r})") from error
 
-    def _answer(self, requests: list[JudgeRequest]) -> list[JudgeReply | JudgeError]:
-        """One entry for each request. Runs in a thread."""
-        if not requests:
-            return []
-        model = self._load()
+    def _answer(self, batch: list[Any]) -> Sequence[JudgeReply | Completion | JudgeError]:
+        """One entry for each of a batch of one kind. Runs in a thread."""
+        answer = self._completions if isinstance(batch[0], Question) else self._replies
+        return answer(self._load(), batch)
+
+    def _completions(self, model: VisionLanguageModel, questions: list[Question]) -> list[Completion | JudgeError]:
         started = time.monotonic()
-        questions = [self._questions(request) for request in requests]
+        logprobs, max_tokens = questions[0].logprobs, questions[0].max_tokens
+        turns = [Turn(tuple(map(_opened, question.images)), question.text) for question in questions]
+        temperature = self._options.temperature or 0.0
+        generations = self._generate(model, turns, 1 if logprobs else max_tokens, temperature, 0)
+        seconds = time.monotonic() - started
+        return [self._completion(generation, seconds, logprobs) for generation in generations]
+
+    def _completion(self, generation: Generation, seconds: float, logprobs: bool) -> Completion | JudgeError:
+        reply = JudgeReply(
+            generation.text,
+            finish_reason="length" if generation.truncated and not logprobs else "stop",
+            usage=generation.usage,
+            latency_s=seconds,
+            served_model=self.path,
+        )
+        try:
+            return Completion(check_complete(reply), generation.first_token if logprobs else None)
+        except JudgeError as error:
+            return error
+
+    def _replies(self, model: VisionLanguageModel, requests: list[JudgeRequest]) -> list[JudgeReply | JudgeError]:
+        started = time.monotonic()
+        turns = [self._turns(request) for request in requests]
         max_tokens = 1 if self._options.reply == "logits" else requests[0].max_tokens
         retry = RETRY_TEMPERATURE if requests[0].attempt else 0.0
         temperature = max(self._options.temperature or 0.0, retry)
-        flat = [question for own in questions for question in own]
+        flat = [turn for own in turns for turn in own]
         generations = iter(self._generate(model, flat, max_tokens, temperature, requests[0].seed or 0))
         seconds = time.monotonic() - started
         return [
             self._reply(request, [next(generations) for _ in own], seconds)
-            for request, own in zip(requests, questions, strict=True)
+            for request, own in zip(requests, turns, strict=True)
         ]
 
-    def _questions(self, request: JudgeRequest) -> list[Question]:
-        with Image.open(BytesIO(request.image_bytes)) as opened:
-            image = opened.convert("RGB")
+    def _turns(self, request: JudgeRequest) -> list[Turn]:
+        image = _opened(request.image_bytes)
         texts = [request.text]
         if self._options.reply == "json":
             texts = [f"{request.text}\n\n{JSON_INSTRUCTION}"]
         elif self._options.reply == "logits":
             numbers = range(1, len(request.prompt.points) + 1)
             texts = [f"{request.text}\n\n{logit_instruction(k)}" for k in numbers]
-        return [Question(image, text, request.image_first) for text in texts]
+        return [Turn((image,), text, request.image_first) for text in texts]
 
     def _generate(
-        self, model: VisionLanguageModel, questions: list[Question], max_tokens: int, temperature: float, seed: int
+        self, model: VisionLanguageModel, turns: list[Turn], max_tokens: int, temperature: float, seed: int
     ) -> list[Generation]:
-        """All questions, in batches that fit into memory: the size of a batch that does not is halved, for good.
+        """All turns, in batches that fit into memory: the size of a batch that does not is halved, for good.
 
         Raises:
             FatalFailure: one image alone does not fit.
         """
         done: list[Generation] = []
-        while len(done) < len(questions):
-            batch = questions[len(done) : len(done) + self._batch]
+        while len(done) < len(turns):
+            batch = turns[len(done) : len(done) + self._batch]
             try:
                 done += model.generate(batch, max_tokens, temperature, seed)
             except model.out_of_memory as error:
@@ -209,9 +201,16 @@ class HFLocal:
         return reply
 
 
-def _batch_key(request: JudgeRequest) -> tuple[int, int | None]:
-    """Requests with the same key can share a batch: one limit of tokens, and one seed where they are retries."""
-    return request.max_tokens, request.seed if request.attempt else None
+def _batch_key(request: JudgeRequest | Question) -> tuple[Any, ...]:
+    """Those with the same key can share a batch: one kind and limit of tokens, and one seed where they are retries."""
+    if isinstance(request, Question):
+        return Question, request.max_tokens, request.logprobs
+    return JudgeRequest, request.max_tokens, request.seed if request.attempt else None
+
+
+def _opened(data: bytes) -> Image.Image:
+    with Image.open(BytesIO(data)) as opened:
+        return opened.convert("RGB")
 
 
 def digit_probabilities(pieces: Sequence[str], p_yes: Sequence[float], n: int) -> tuple[float, ...] | None:

@@ -14,16 +14,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Question(NamedTuple):
-    """One text about one image."""
+CANDIDATES = 20
+"""of the first token, as many as a server is asked for"""
 
-    image: Image.Image
+
+class Turn(NamedTuple):
+    """What the user says: a text about images."""
+
+    images: tuple[Image.Image, ...]
     text: str
-    image_first: bool
+    images_first: bool = True
 
 
 class Generation(NamedTuple):
-    """What the model generated for one question."""
+    """What the model generated for one turn."""
 
     text: str
     truncated: bool
@@ -32,6 +36,8 @@ class Generation(NamedTuple):
     """the text of each token"""
     p_yes: list[float]
     """for each token, P("1") / (P("0") + P("1")) at its position, in [0, 1]"""
+    first_token: tuple[tuple[str, float], ...] = ()
+    """(token, log-probability) of the most probable first tokens"""
 
 
 class VisionLanguageModel:
@@ -62,10 +68,8 @@ class VisionLanguageModel:
         self._tokenizer.padding_side = "left"
         self._digits = [_ids_of(self._tokenizer, digit) for digit in ("0", "1")]
 
-    def generate(
-        self, questions: Sequence[Question], max_tokens: int, temperature: float, seed: int
-    ) -> list[Generation]:
-        """Answers one batch of questions, each with at most `max_tokens` new tokens.
+    def generate(self, turns: Sequence[Turn], max_tokens: int, temperature: float, seed: int) -> list[Generation]:
+        """Answers one batch of turns, each with at most `max_tokens` new tokens.
 
         Args:
             temperature: 0 is greedy.
@@ -73,7 +77,7 @@ class VisionLanguageModel:
         """
         torch = self._torch
         inputs = self._processor.apply_chat_template(
-            [_conversation(question) for question in questions],
+            [_conversation(turn) for turn in turns],
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
@@ -81,6 +85,7 @@ class VisionLanguageModel:
             processor_kwargs={"padding": True},
         ).to(self.device)
         p_yes: list[Tensor] = []
+        first: list[Tensor] = []
         sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
         with torch.inference_mode(), torch.random.fork_rng(enabled=bool(temperature)):
             if temperature:
@@ -91,11 +96,12 @@ class VisionLanguageModel:
                 max_new_tokens=max_tokens,
                 top_k=None,
                 top_p=None,
-                logits_processor=[self._p_yes_recorder(p_yes)],
+                logits_processor=[self._recorder(p_yes, first)],
             )
         prompt_tokens = inputs["attention_mask"].sum(1).tolist()
         new_tokens = output[:, inputs["input_ids"].shape[1] :].tolist()
-        rows = zip(new_tokens, torch.stack(p_yes, 1).tolist(), prompt_tokens, strict=True)
+        best = self._candidates(first[0])
+        rows = zip(new_tokens, torch.stack(p_yes, 1).tolist(), prompt_tokens, best, strict=True)
         return [self._generation(*row) for row in rows]
 
     def free_memory(self) -> None:
@@ -103,18 +109,29 @@ class VisionLanguageModel:
         if self.device.type == "cuda":
             self._torch.cuda.empty_cache()
 
-    def _p_yes_recorder(self, p_yes: list[Tensor]) -> Any:
-        """A logits processor that appends P("1") / (P("0") + P("1")) of each step [B] and leaves the scores alone."""
+    def _recorder(self, p_yes: list[Tensor], first: list[Tensor]) -> Any:
+        """A logits processor that appends P("1") / (P("0") + P("1")) of each step [B], and the scores of the first step
+        [B, V], and leaves them alone."""
         no_ids, yes_ids = self._digits
 
         def record(input_ids: Tensor, scores: Tensor) -> Tensor:
             no, yes = (self._torch.logsumexp(scores[:, ids].float(), 1) for ids in (no_ids, yes_ids))
             p_yes.append(self._torch.sigmoid(yes - no))
+            if not first:
+                first.append(scores.float())
             return scores
 
         return record
 
-    def _generation(self, tokens: list[int], p_yes: list[float], prompt_tokens: int) -> Generation:
+    def _candidates(self, scores: Tensor) -> list[tuple[tuple[str, float], ...]]:
+        """The most probable tokens of each row and their log-probabilities, given scores [B, V]."""
+        best = scores.log_softmax(-1).topk(min(CANDIDATES, scores.shape[-1]))
+        words = [[self._tokenizer.decode([token]) for token in row] for row in best.indices.tolist()]
+        return [tuple(zip(*row, strict=True)) for row in zip(words, best.values.tolist(), strict=True)]
+
+    def _generation(
+        self, tokens: list[int], p_yes: list[float], prompt_tokens: int, first_token: tuple[tuple[str, float], ...]
+    ) -> Generation:
         eos = self._model.generation_config.eos_token_id
         eos = {eos} if isinstance(eos, int) else set(eos or ())
         end = next((position for position, token in enumerate(tokens) if token in eos), None)
@@ -125,6 +142,7 @@ class VisionLanguageModel:
             usage=Usage(input=prompt_tokens, output=len(kept)),
             pieces=[self._tokenizer.decode([token]) for token in kept],
             p_yes=p_yes[: max(1, len(kept))],
+            first_token=first_token,
         )
 
 
@@ -134,6 +152,6 @@ def _ids_of(tokenizer: Any, digit: str) -> list[int]:
     return sorted(token for token in found if tokenizer.decode([token]).strip() == digit)
 
 
-def _conversation(question: Question) -> list[dict[str, Any]]:
-    parts = [{"type": "image", "image": question.image}, {"type": "text", "text": question.text}]
-    return [{"role": "user", "content": parts if question.image_first else parts[::-1]}]
+def _conversation(turn: Turn) -> list[dict[str, Any]]:
+    images, text = [{"type": "image", "image": image} for image in turn.images], {"type": "text", "text": turn.text}
+    return [{"role": "user", "content": [*images, text] if turn.images_first else [text, *images]}]

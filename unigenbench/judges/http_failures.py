@@ -24,6 +24,10 @@ class NotFound(FatalFailure):
     """HTTP 404."""
 
 
+class QuotaSpent(FatalFailure):
+    """The account may ask no more."""
+
+
 def status_failure(
     server: str, status: int, headers: Mapping[str, str], content: bytes, redact: Callable[[str], str]
 ) -> JudgeError:
@@ -42,7 +46,9 @@ def status_failure(
         return FatalFailure(f"{message}; the server {where}; is --base-url right?")
     if fields.code in FILTER_CODES:
         return JudgeRefused(message)
-    fault = "fatal" if fields.code in QUOTA_CODES else classify(status)
+    if fields.code in QUOTA_CODES:
+        return QuotaSpent(message)
+    fault = classify(status)
     if fault != "fatal":
         wait = retry_after_seconds(headers)
         wait = fields.retry_after if wait is None else wait

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import os
 import re
 import time
@@ -35,6 +34,7 @@ from unigenbench.judges.chat_completion import (
 )
 from unigenbench.judges.http_failures import NotFound, RequestRejected, status_failure
 from unigenbench.judges.keys import VARIABLES, public_url, redact, url_secrets
+from unigenbench.judges.questions import Question, image_part, text_part
 from unigenbench.judges.reply_modes import (
     JSON_INSTRUCTION,
     LOGPROBS,
@@ -143,6 +143,21 @@ class OpenAICompatible:
             body["response_format"] = RESPONSE_FORMAT
         return check_complete((await self._complete(self._body(request, text, request.max_tokens) | body)).reply)
 
+    async def ask(self, question: Question) -> Completion:
+        """Answers a question of the caller's own, once.
+
+        Raises:
+            JudgeRefused, JudgeTruncated, TransientFailure, FatalFailure: as their names say.
+        """
+        content = [*(image_part(data) for data in question.images), text_part(question.text)]
+        if question.logprobs:
+            completion = await self._complete(self._fields(content, 1) | LOGPROBS)
+            check_not_refused(completion.reply)
+        else:
+            completion = await self._complete(self._fields(content, question.max_tokens))
+            check_complete(completion.reply)
+        return completion
+
     async def aclose(self) -> None:
         """Closes the connections."""
         client, self._client = self._client, None
@@ -190,19 +205,21 @@ class OpenAICompatible:
         return replace(whole, probabilities=readable, verdicts=tuple(int(p >= 0.5) for p in readable))
 
     def _body(self, request: JudgeRequest, text: str, max_tokens: int) -> dict[str, Any]:
-        data = base64.b64encode(request.image_bytes).decode()
-        image = {"type": "image_url", "image_url": {"url": f"data:{request.media_type};base64,{data}"}}
-        words = {"type": "text", "text": text}
-        content = [image, words] if request.image_first else [words, image]
+        parts = [image_part(request.image_bytes, request.media_type), text_part(text)]
+        retry = RETRY_TEMPERATURE if request.attempt else 0.0
+        body = self._fields(parts if request.image_first else parts[::-1], max_tokens, retry)
+        if request.seed is not None and self._options.temperature is not None:
+            body["seed"] = request.seed
+        return body
+
+    def _fields(self, content: list[dict[str, Any]], max_tokens: int, least_temperature: float = 0.0) -> dict[str, Any]:
+        """Of a request with one message."""
         body: dict[str, Any] = {"model": self.model, "messages": [{"role": "user", "content": content}]}
         body["max_tokens"] = max_tokens
         if self._options.temperature is not None:
-            retry = RETRY_TEMPERATURE if request.attempt else 0.0
-            body["temperature"] = max(self._options.temperature, retry)
+            body["temperature"] = max(self._options.temperature, least_temperature)
         if self._options.top_p is not None:
             body["top_p"] = self._options.top_p
-        if request.seed is not None and self._options.temperature is not None:
-            body["seed"] = request.seed
         return body
 
     async def _complete(self, body: dict[str, Any]) -> Completion:

@@ -19,8 +19,9 @@ from unigenbench.judges.base import (
     Probe,
     TransientFailure,
 )
+from unigenbench.judges.concurrency import ConcurrencyLimiter
 from unigenbench.judging.budget import Budget
-from unigenbench.judging.limits import CircuitBreaker, ConcurrencyLimiter, TokenBucket
+from unigenbench.judging.limits import CircuitBreaker, TokenBucket
 from unigenbench.judging.plan import Plan
 from unigenbench.judging.progress import Wait
 from unigenbench.judging.records import CallTotals, counted_usage

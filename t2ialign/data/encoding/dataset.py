@@ -9,8 +9,8 @@ from torch import Tensor
 
 from t2ialign.backbones.base import Backbone
 from t2ialign.data.base import Source
-from t2ialign.data.encoding.shards import Shards
-from t2ialign.data.images import open_image, to_pixels
+from t2ialign.data.buckets import Buckets
+from t2ialign.data.encoding.readers import ImageReader, Mirrored, NoImages, PromptReader, StoredLatents, StoredText
 from t2ialign.errors import DataError, EnvironmentProblem
 from t2ialign.types import Conditioning, Posterior
 
@@ -115,94 +115,6 @@ class Encoder:
         return Conditioning.cat([part.to("cpu", torch.float32) for part in parts])
 
 
-class ImageReader:
-    """Reads and resizes the images of examples."""
-
-    def __init__(self, source: Source, resolution: int):
-        self.source = source
-        self.resolution = resolution
-
-    def __call__(self, rows: list[int]) -> tuple[Tensor, Tensor]:
-        """Images [N, V, 3, H, W] in [-1, 1], and (original h, w, crop top, left, target h, w) of each. [N, V, 6]
-
-        Raises:
-            DataError: an image is missing or damaged; names its row and file.
-        """
-        views = [self._views(row) for row in rows]
-        images = torch.stack([torch.stack([pixels for pixels, _ in row]) for row in views])
-        return images, torch.tensor([[size for _, size in row] for row in views])
-
-    def _views(self, row: int) -> list[tuple[Tensor, tuple[int, ...]]]:
-        example = self.source[row]
-        views = []
-        for image in example.images:
-            try:
-                views.append(to_pixels(open_image(image, self.source.digests), self.resolution))
-            except DataError as error:
-                where = "" if isinstance(image, bytes) else f"{image}: "
-                raise DataError(
-                    f"{example.origin}: {where}{error}; correct it, or set data.on_bad=drop to leave such rows out"
-                ) from None
-        return views
-
-
-class StoredLatents:
-    """Reads stored latents."""
-
-    def __init__(self, shards: Shards):
-        self.shards = shards
-
-    def __call__(self, rows: list[int]) -> tuple[Posterior, Tensor | None]:
-        """Latents [N, V, C, h, w], and their micro-conditioning. [N, V, 6]"""
-        tensors = self.shards.read(rows)
-        return Posterior(tensors["mean"], tensors["std"]), tensors.get("geometry")
-
-
-class NoImages:
-    """Stands for the images of examples that have none: NaN in the shape of latents, so that whatever reads it shows.
-
-    Args:
-        resolution: side of the images that the model is to make, in px.
-    """
-
-    def __init__(self, backbone: Backbone, resolution: int):
-        side = resolution // backbone.vae_factor
-        self.shape = (backbone.latent_channels, side, side)
-        self.geometry = backbone.geometry((resolution, resolution), (0, 0), (resolution, resolution))
-
-    def __call__(self, rows: list[int]) -> tuple[Posterior, Tensor | None]:
-        """Latents [N, 1, C, h, w], and the micro-conditioning of square images, not cropped. [N, 1, 6]"""
-        missing = torch.full((len(rows), 1, *self.shape), torch.nan)
-        return Posterior(missing, missing), None if self.geometry is None else self.geometry.expand(len(rows), 1, -1)
-
-
-class PromptReader:
-    """Reads the prompts of examples."""
-
-    def __init__(self, source: Source):
-        self.source = source
-
-    def __call__(self, rows: list[int]) -> list[tuple[str, ...]]:
-        return [self.source[row].prompts for row in rows]
-
-
-class StoredText:
-    """Reads stored embeddings; each distinct prompt is stored once.
-
-    Args:
-        numbers: which stored prompt belongs to an example. [examples, 1 or V] int64
-    """
-
-    def __init__(self, shards: Shards, numbers: Tensor):
-        self.shards = shards
-        self.numbers = numbers
-
-    def __call__(self, rows: list[int]) -> Conditioning:
-        numbers = self.numbers[rows]
-        tensors = self.shards.read(numbers.flatten().tolist())
-        return Conditioning(tensors["tokens"], tensors.get("pooled")).map(lambda t: t.unflatten(0, numbers.shape))
-
-
 class Reader:
     """Reads rows from disk, without any model: what loader workers run."""
 
@@ -213,9 +125,14 @@ class Reader:
         self.latents = latents
         self.text = text
 
-    def __call__(self, rows: list[int]) -> LoadedRows:
+    def __call__(self, rows: list[int], mirrored: Mirrored = None) -> LoadedRows:
+        """Some rows, by their index in the data set.
+
+        Args:
+            mirrored: the rows of which all images are mirrored.
+        """
         examples = [self.source[row] for row in rows]
-        images, geometry = self.latents(rows)
+        images, geometry = self.latents(rows, mirrored)
         scores = None
         if examples[0].scores is not None:
             scores = torch.tensor([example.scores for example in examples])
@@ -227,11 +144,15 @@ class Reader:
 
 
 class Encoded:
-    """A data set as training takes it: `reader` in any process, `complete` in the one that holds the encoders."""
+    """A data set as training takes it: `reader` in any process, `complete` in the one that holds the encoders.
 
-    def __init__(self, source: Source, reader: Reader, encoder: Encoder):
+    Rows that are read together share one of the `buckets`.
+    """
+
+    def __init__(self, source: Source, reader: Reader, encoder: Encoder, buckets: Buckets):
         self.views = source.views
         self.reader = reader
+        self.buckets = buckets
         self._examples = len(source)
         self._encoder = encoder if self.needs_encoders else None
 

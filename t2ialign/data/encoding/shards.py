@@ -48,6 +48,11 @@ class Shards:
         """Shards of which there is a file, whatever its key."""
         return {int(path.name[:6]) for path in self.folder.glob("[0-9]" * 6 + "*.safetensors")} & {*range(len(self))}
 
+    @property
+    def unseen_rows(self) -> int:
+        """Rows of the shards of which there is no file."""
+        return sum(len(self.span(shard)) for shard in {*range(len(self))} - self.seen())
+
     def is_whole(self, shard: int) -> bool:
         """Whether a shard is on disk with all its rows; a damaged one is not."""
         path = self.path(shard)
@@ -71,8 +76,7 @@ class Shards:
 
     def read(self, rows: list[int]) -> dict[str, Tensor]:
         """The named tensors of some rows, float32. [len(rows), ...] each"""
-        found = [self._row(row) for row in rows]
-        return {name: torch.stack([row[name] for row in found]).float() for name in found[0]}
+        return stack_rows([self.row(row) for row in rows])
 
     def pick(self, name: str, rows: list[int], places: list[int]) -> Tensor:
         """Of a tensor [rows, n, ...], one of the n of each of some rows, float32. [len(rows), ...]"""
@@ -82,7 +86,8 @@ class Shards:
             found.append(self._shard(shard).get_slice(name)[within, place])
         return torch.stack(found).float()
 
-    def _row(self, row: int) -> dict[str, Tensor]:
+    def row(self, row: int) -> dict[str, Tensor]:
+        """The named tensors of a row, as they are stored."""
         shard, within = divmod(row, ROWS)
         file = self._shard(shard)
         return {name: file.get_slice(name)[within] for name in file.keys()}  # noqa: SIM118
@@ -95,3 +100,8 @@ class Shards:
             file = self._open[shard] = safe_open(self.path(shard), framework="pt")
         self._open.move_to_end(shard)
         return file
+
+
+def stack_rows(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The named tensors of some rows together, float32. [len(rows), ...] each"""
+    return {name: torch.stack([row[name] for row in rows]).float() for name in rows[0]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import StringIO
 from typing import TypeVar
@@ -12,7 +13,7 @@ from rich.table import Table as Grid
 
 from t2ialign.data.account import TIE, DataAccount, by_reason, reason_lines
 from t2ialign.data.base import Example
-from t2ialign.data.images import open_image
+from t2ialign.data.buckets import Buckets, describe_buckets, find_buckets
 from t2ialign.data.inspect.label_bias import AUC_WARNING, LabelBias, label_biases
 from t2ialign.data.kinds.pairs import PairData
 from t2ialign.data.tables.source import Reading, TableData
@@ -20,6 +21,8 @@ from t2ialign.data.tables.table import Row
 
 Size = tuple[int, int]
 Key = TypeVar("Key")
+RESOLUTIONS = (512, 1024)
+"""Of SD1.5 and SDXL, in px."""
 SHOWN = 5
 """Problems and image sizes listed one by one."""
 
@@ -42,6 +45,10 @@ class DataSummary:
     """Of rows with a label, how many prefer the first image, and how many rows have one."""
     label_biases: tuple[LabelBias, ...] = ()
     """Of pairs, how far the label follows what should not matter."""
+    resolution: int | None = None
+    """Side in px to which images are brought, where the config says."""
+    buckets: tuple[tuple[int, Buckets], ...] = ()
+    """With `data.crop` 'bucket' those of usable rows, by resolution."""
 
 
 def summarise(data: TableData) -> DataSummary:
@@ -54,17 +61,25 @@ def summarise(data: TableData) -> DataSummary:
     reading = data.read(decode=True)
     examples = [reading.source[index] for index in range(len(reading.source))]
     per_prompt = Counter(prompt for example in examples for prompt in example.prompts)
-    sizes = Counter(open_image(image).size for example in examples for image in example.images)
     return DataSummary(
         account=reading.source.account,
         views=data.views,
         prompts=len(per_prompt),
         rows_per_prompt=dict(sorted(Counter(per_prompt.values()).items())),
         prompt_words=tuple(sorted(len(prompt.split()) for prompt in per_prompt)),
-        sizes=dict(sizes.most_common()),
+        sizes=dict(Counter(reading.sizes).most_common()),
         first_better=_first_better(reading),
         label_biases=tuple(_label_biases(reading, examples)) if isinstance(data, PairData) else (),
+        resolution=data.resolution,
+        buckets=tuple(_buckets(data, reading)),
     )
+
+
+def _buckets(data: TableData, reading: Reading) -> Iterator[tuple[int, Buckets]]:
+    if data.crop != "bucket" or not reading.sizes:
+        return
+    for side in [data.resolution] if data.resolution else RESOLUTIONS:
+        yield side, find_buckets(reading.source, side, data.bucket_step)
 
 
 def _first_better(reading: Reading) -> tuple[int, int] | None:
@@ -106,6 +121,7 @@ def _lines(summary: DataSummary) -> list[tuple[str, str]]:
         for reason, some in by_reason(sorted(account.left_out, key=lambda problem: problem.reason != TIE)).items()
     ]
     lines = [
+        ("read as", account.format),
         ("understood", account.layout),
         ("rows", f"{account.rows:,} = {' + '.join([f'{account.used:,} usable', *lost])}"),
     ]
@@ -119,6 +135,9 @@ def _lines(summary: DataSummary) -> list[tuple[str, str]]:
         ]
     if summary.sizes:
         lines.append(("image sizes", _sizes_words(summary.sizes)))
+        lines.append(("enlarged", _enlarged_words(summary)))
+    lines += [("buckets", f"of {side} px: {describe_buckets(buckets)}") for side, buckets in summary.buckets]
+    lines += [("remark" if place == 0 else "", line) for place, line in enumerate(account.remark_lines())]
     if summary.first_better is not None:
         first, labelled = summary.first_better
         share = f" ({first / labelled:.0%})" if labelled else ""
@@ -126,6 +145,8 @@ def _lines(summary: DataSummary) -> list[tuple[str, str]]:
     lines += [("problem", str(problem)) for problem in account.problems[:SHOWN]]
     if len(account.problems) > SHOWN:
         lines.append(("", f"and {len(account.problems) - SHOWN:,} more"))
+    if account.problems and account.used:
+        lines.append(("advice", f"data.on_bad=drop goes on with the {account.used:,} usable rows"))
     return lines
 
 
@@ -150,6 +171,16 @@ def _bias_lines(summary: DataSummary, warn: float) -> list[tuple[str, str]]:
 def _sizes_words(sizes: dict[Size, int]) -> str:
     shown = ", ".join(f"{width} x {height} px: {count:,}" for (width, height), count in list(sizes.items())[:SHOWN])
     return shown + _more(sizes)
+
+
+def _enlarged_words(summary: DataSummary) -> str:
+    """How many images are smaller than what models are trained on."""
+    total = sum(summary.sizes.values())
+    words = []
+    for side in [summary.resolution] if summary.resolution else RESOLUTIONS:
+        smaller = sum(count for size, count in summary.sizes.items() if min(size) < side)
+        words.append(f"{smaller:,} of {total:,} at {side} px")
+    return ", ".join(words)
 
 
 def _more(counts: dict[Key, int]) -> str:

@@ -15,10 +15,12 @@ from t2ialign.data.images import image_key
 from t2ialign.data.kinds.pairs import pair_layout
 from t2ialign.data.kinds.text_pairs import text_pair_layout
 from t2ialign.data.tables import columns as role
+from t2ialign.data.tables.cells import read_example, shown
 from t2ialign.data.tables.columns import find_column, match_column
 from t2ialign.data.tables.folders import pair_folders, read_pair_folders
-from t2ialign.data.tables.source import Layout, TableData, read_example, shown
+from t2ialign.data.tables.source import Layout, TableData
 from t2ialign.data.tables.table import Row, Table
+from t2ialign.data.tables.unfolding import unfold_pairs
 from t2ialign.errors import InputError
 from t2ialign.progress import track
 
@@ -56,13 +58,16 @@ class LabelledData(TableData):
         liked = find_column(table, role.LIKED, self.columns)
 
         def read(row: Row) -> Example | Problem:
-            found = read_example(row, table, prompt, (image,), None)
+            found = read_example(row, prompt, (image,), None)
             label = _label(row.cells.get(liked))
             if label is None and isinstance(found, Example):
                 return Problem(row.origin, NO_LABEL, f"{liked} is {shown(row.cells.get(liked))}; known are 1 and 0")
             return replace(found, scores=label) if isinstance(found, Example) else found
 
         return Layout(f"{table.path.name}: image '{image}', prompt '{prompt}', liked '{liked}'", read)
+
+    def unfolded(self, table: Table) -> Table:
+        return unfold_pairs(table, self.columns)
 
     def read_folder(self, folder: Path) -> Table | None:
         names = pair_folders(folder)

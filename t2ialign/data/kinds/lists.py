@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import Field
@@ -9,14 +10,17 @@ from pydantic import Field
 from t2ialign.data.account import MIDDLE_RANK, OTHER_REWARD, TIE, Problem
 from t2ialign.data.base import Example
 from t2ialign.data.tables import columns as role
+from t2ialign.data.tables.cells import read_example, shown
 from t2ialign.data.tables.columns import find_column, match_column
-from t2ialign.data.tables.source import Layout, TableData, read_example, shown
+from t2ialign.data.tables.source import Layout, TableData
 from t2ialign.data.tables.table import Row, Table
+from t2ialign.data.tables.unfolding import unfold_lists
 from t2ialign.errors import DataError
 
 
 class ListData(TableData):
-    """Ranked images of a prompt, from a table with a row an image, such as the scores.jsonl of `t2ialign score`."""
+    """Ranked images of a prompt: of a table with a row an image, as the scores.jsonl of `t2ialign score`, or with a row
+    a prompt, as HPD's lists of images and ranks."""
 
     name: str = "lists"
     views: int = Field(4, ge=2)  # pyright: ignore[reportIncompatibleVariableOverride]  # a constant elsewhere, a key here
@@ -29,16 +33,25 @@ class ListData(TableData):
     def layout(self, table: Table) -> Layout:
         prompt = find_column(table, role.PROMPT, self.columns)
         image = find_column(table, role.IMAGE, self.columns)
-        score = find_column(table, role.SCORE, self.columns)
+        rank = match_column(table, role.RANK, self.columns)
+        score = match_column(table, role.SCORE, self.columns)
+        score = find_column(table, role.SCORE, self.columns) if rank is None and score is None else score
         reward = self._reward_column(table)
 
         def read(row: Row) -> Example | Problem:
             if reward is not None and row.cells.get(reward) != self.reward:
                 return Problem(row.origin, OTHER_REWARD, f"{reward} is {shown(row.cells.get(reward))}")
-            return read_example(row, table, prompt, (image,), (score,))
+            if score is not None:
+                return read_example(row, prompt, (image,), (score,))
+            found = read_example(row, prompt, (image,), (rank,) if rank is not None else None)
+            return found if isinstance(found, Problem) else replace(found, scores=(-_score(found),))
 
-        words = f"{table.path.name}: image '{image}', prompt '{prompt}', score '{score}', up to {self.views} a prompt"
+        by = f"score '{score}'" if score is not None else f"rank '{rank}' (1 is the best)"
+        words = f"{table.path.name}: image '{image}', prompt '{prompt}', {by}, up to {self.views} a prompt"
         return Layout(words, read, arrange=self._ranked)
+
+    def unfolded(self, table: Table) -> Table:
+        return unfold_lists(table, self.columns)
 
     def _reward_column(self, table: Table) -> str | None:
         """The column that must name the wanted reward; None where one reward gave all scores."""

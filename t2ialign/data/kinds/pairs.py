@@ -7,13 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from t2ialign.data.account import NO_LABEL, TIE, Problem
+from t2ialign.data.account import BOTH_LIKED, NEITHER_LIKED, NO_LABEL, TIE, UNLABELLED, Problem
 from t2ialign.data.base import Example, Source
 from t2ialign.data.tables import columns as role
+from t2ialign.data.tables.cells import number_of, read_example, shown
 from t2ialign.data.tables.columns import Columns, find_column, match_column
 from t2ialign.data.tables.folders import pair_folders, read_pair_folders
-from t2ialign.data.tables.source import Layout, TableData, number_of, read_example, shown
+from t2ialign.data.tables.source import Layout, TableData
 from t2ialign.data.tables.table import Row, Table
+from t2ialign.data.tables.unfolding import unfold_pairs
 from t2ialign.errors import DataError, InputError
 
 
@@ -51,6 +53,9 @@ class PairData(TableData):
             return layout
         return layout._replace(words=f"{layout.words}; chosen and rejected exchanged", arrange=_reversed)
 
+    def unfolded(self, table: Table) -> Table:
+        return unfold_pairs(table, self.columns)
+
     def read_folder(self, folder: Path) -> Table | None:
         names = pair_folders(folder)
         return None if names is None else read_pair_folders(folder, names)
@@ -79,7 +84,7 @@ def pair_layout(table: Table, columns: Columns) -> Layout:
     scores = _score_columns(table, columns)
     words = f"{table.path.name}: chosen '{views[0]}', rejected '{views[1]}', prompt '{prompt}'"
     words += f", scores '{scores[0]}' and '{scores[1]}'" if scores else ""
-    return Layout(words, lambda row: read_example(row, table, prompt, views, scores))
+    return Layout(words, lambda row: read_example(row, prompt, views, scores))
 
 
 def _score_columns(table: Table, columns: Columns) -> tuple[str, str] | None:
@@ -101,14 +106,14 @@ def _labelled_layout(table: Table, columns: Columns, prompt: str) -> Layout:
     else:
         label = find_column(table, role.LABEL, columns)
         words = f"'{label}' is 1 where '{views[0]}' is better, 0 where '{views[1]}' is (Pick-a-Pic's rule)"
-        better = _by_label(label, match_column(table, role.LABEL_1, columns))
+        better = _checked(table, _by_label(label, match_column(table, role.LABEL_1, columns)))
 
     def read(row: Row) -> Example | Problem:
         first = better(row)
         if isinstance(first, Problem):
             return first
         ordered = views if first == 0 else views[::-1]
-        return read_example(row, table, prompt, ordered, None)
+        return read_example(row, prompt, ordered, None)
 
     return Layout(f"{table.path.name}: images '{views[0]}' and '{views[1]}', prompt '{prompt}', {words}", read, better)
 
@@ -136,10 +141,32 @@ def _by_label(column: str, other: str | None) -> Callable[[Row], int | Problem]:
             return Problem(row.origin, NO_LABEL, detail)
         second = 1 - first if other is None else number_of(row.cells.get(other))
         if first == second:
-            return Problem(row.origin, TIE, f"{column} is {first:g}" + ("" if other is None else f", {other} too"))
+            reason = {0.0: NEITHER_LIKED, 1.0: BOTH_LIKED}.get(first, TIE)
+            return Problem(row.origin, reason, f"{column} is {first:g}" + ("" if other is None else f", {other} too"))
         if second != 1 - first:
             detail = f"{column} is {first:g}, but {other} is {shown(row.cells.get(other or ''))}"
             return Problem(row.origin, NO_LABEL, detail)
         return 0 if first == 1.0 else 1
 
     return better
+
+
+def _checked(table: Table, better: Callable[[Row], int | Problem]) -> Callable[[Row], int | Problem]:
+    """Which image is better, unless Pick-a-Pic's has_label denies that there is a label, or best_image_uid names the
+    other image."""
+    has_label = match_column(table, role.HAS_LABEL, None)
+    best, *uids = (match_column(table, one, None) for one in (role.BEST_UID, role.UID_0, role.UID_1))
+
+    def checked(row: Row) -> int | Problem:
+        if has_label is not None and str(row.cells.get(has_label)).strip().lower() in ("false", "0"):
+            return Problem(row.origin, UNLABELLED, f"{has_label} is {shown(row.cells.get(has_label))}")
+        found = better(row)
+        if isinstance(found, Problem) or best is None or None in uids:
+            return found
+        named = row.cells.get(best)
+        chosen, rejected = (row.cells.get(str(uids[view])) for view in (found, 1 - found))
+        if named is not None and named == rejected != chosen:
+            return Problem(row.origin, NO_LABEL, f"{best} is {shown(named)}, the worse image by its label")
+        return found
+
+    return checked

@@ -6,11 +6,15 @@ from hashlib import sha256
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from t2ialign.data.account import Problem
+from t2ialign.data.account import EXCLUDED, Problem
 from t2ialign.data.base import Example
+from t2ialign.data.tables.cells import read_prompt
 from t2ialign.data.tables.columns import PROMPT, find_column
-from t2ialign.data.tables.source import Layout, TableData, read_prompt
-from t2ialign.data.tables.table import SUFFIXES, Row, Table, is_file, numbered_lines, read_table
+from t2ialign.data.tables.parts import SUFFIXES
+from t2ialign.data.tables.reading import read_table
+from t2ialign.data.tables.source import Layout, TableData
+from t2ialign.data.tables.table import Row, Table, is_file
+from t2ialign.data.tables.text_tables import numbered_lines
 from t2ialign.errors import DataError, InputError
 from unigenbench.errors import BenchError
 from unigenbench.prompts import has_test_points, select
@@ -23,13 +27,21 @@ class PromptData(TableData):
     name: str = "prompts"
     views: ClassVar[int] = 1
     has_images: ClassVar[bool] = False
+    exclude: Path | None = None
+    """Prompts that are left out, such as those of a benchmark: a text file with one a line, a table or a UniGenBench
+    file. Whole prompts are compared; case and blanks do not count."""
 
     def layout(self, table: Table) -> Layout:
         column = find_column(table, PROMPT, self.columns)
+        excluded = set() if self.exclude is None else {_folded(prompt) for prompt in read_prompts(self.exclude)}
 
         def read(row: Row) -> Example | Problem:
             prompt = read_prompt(row, column)
-            return prompt if isinstance(prompt, Problem) else Example((prompt,), (), origin=row.origin)
+            if isinstance(prompt, Problem):
+                return prompt
+            if _folded(prompt) in excluded:
+                return Problem(row.origin, EXCLUDED, prompt)
+            return Example((prompt,), (), origin=row.origin)
 
         return Layout(f"{table.path.name}: prompt '{column}', no images", read)
 
@@ -38,6 +50,10 @@ class PromptData(TableData):
 
     def read_folder(self, folder: Path) -> Table | None:
         return None
+
+
+def _folded(prompt: str) -> str:
+    return " ".join(prompt.casefold().split())
 
 
 class PromptList(NamedTuple):
@@ -86,7 +102,7 @@ def _read_prompt_table(path: Path) -> Table:
     rows = [Row({PROMPT.key: line}, f"{path}:{number}") for number, line in lines if not line.startswith("#")]
     if not rows:
         raise DataError(f"{path}: holds no prompts; write one a line")
-    return Table(path, [PROMPT.key], rows)
+    return Table(path, [PROMPT.key], rows, format="a text file with a prompt a line")
 
 
 def _from_unigenbench(path: Path, subset: str | None) -> PromptList:

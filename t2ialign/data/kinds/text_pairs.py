@@ -11,8 +11,9 @@ from pydantic import Field
 from t2ialign.data.account import SAME_PROMPT, Problem
 from t2ialign.data.base import Example
 from t2ialign.data.tables import columns as role
+from t2ialign.data.tables.cells import read_example, read_prompt, shown
 from t2ialign.data.tables.columns import Columns, find_column
-from t2ialign.data.tables.source import Layout, TableData, read_example, read_prompt, shown
+from t2ialign.data.tables.source import Layout, TableData
 from t2ialign.data.tables.table import Row, Table
 
 
@@ -27,7 +28,7 @@ def text_pair_layout(table: Table, columns: Columns) -> Layout:
     mismatched = find_column(table, role.MISMATCHED, columns)
 
     def read(row: Row) -> Example | Problem:
-        found = read_example(row, table, matched, (image,), None)
+        found = read_example(row, matched, (image,), None)
         if isinstance(found, Problem):
             return found
         other = read_prompt(row, mismatched)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from t2ialign.data.base import Source, StoredImage
+from t2ialign.data.buckets import by_bucket
 from t2ialign.data.encoding.dataset import Encoded, LoadedRows, Reader
+from t2ialign.data.encoding.readers import Mirrored
 from t2ialign.data.encoding.trajectories import Trajectories
 from t2ialign.data.loading.sampler import Group, Order
 from t2ialign.errors import UserError
-from t2ialign.rng import Draws
+from t2ialign.rng import Draws, keyed_seed
 from t2ialign.types import Batch, Conditioning
 
 
@@ -24,14 +28,14 @@ class _Failure(NamedTuple):
 
 
 class _RowReader(Dataset):
-    """Reads a micro-batch of rows by their indices."""
+    """Reads a micro-batch: rows by their indices, and which of them are mirrored."""
 
     def __init__(self, reader: Reader):
         self.reader = reader
 
-    def __getitem__(self, rows: list[int]) -> LoadedRows | _Failure:
+    def __getitem__(self, visits: tuple[list[int], Mirrored]) -> LoadedRows | _Failure:
         try:
-            return self.reader(rows)
+            return self.reader(*visits)
         except UserError as error:
             return _Failure(error)
 
@@ -42,13 +46,15 @@ class Batches:
     Args:
         encoded: the data set.
         seed: of order, posterior draws and prompt dropout.
-        micro_batch: examples of a batch.
+        micro_batch: examples of a batch, all of one bucket.
         cursor: examples already seen, over all ranks.
         workers: processes that read ahead; 0 reads in this one.
+        flip: share of visits at which an example's images are mirrored, in [0, 1).
         prompt_dropout: share of examples that get `null` for their prompt, in [0, 1).
         null: the unconditional conditioning. [1, L, D]
         epoch_indices: the examples of an epoch, by index; default: every example once.
         curriculum_scores: of each example, for a curriculum; see `Order`.
+        row_groups: what is read at once with each row of the data set, to shuffle by; see `Order`.
         draws: fixed draws of each example, which later epochs repeat in turn; default: every visit draws anew.
         trajectories: stored inversions, of which each example gets one drawn level; its latent is then the mean of its
             posterior, which was inverted.
@@ -68,10 +74,12 @@ class Batches:
         rank: int = 0,
         cursor: int = 0,
         workers: int = 0,
+        flip: float = 0.0,
         prompt_dropout: float = 0.0,
         null: Conditioning | None = None,
         epoch_indices: Sequence[int] | None = None,
         curriculum_scores: Sequence[float] | None = None,
+        row_groups: Sequence[int] | None = None,
         draws: int | None = None,
         trajectories: Trajectories | None = None,
         pin_memory: bool | None = None,
@@ -85,13 +93,20 @@ class Batches:
         self.cursor = cursor
         self.rank, self.world_size = rank, world_size
         self.workers = workers
+        self.flip = flip
         self.prompt_dropout = prompt_dropout
         self.null = None if null is None else null.to("cpu", torch.float32)
         self.draws = draws
         self.trajectories = trajectories
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
-        buckets = [range(len(encoded)) if epoch_indices is None else epoch_indices]
-        self._order = Order(buckets, seed=seed, micro_batch=micro_batch, curriculum_scores=curriculum_scores)
+        indices = range(len(encoded)) if epoch_indices is None else epoch_indices
+        self._order = Order(
+            by_bucket(indices, encoded.buckets),
+            seed=seed,
+            micro_batch=micro_batch,
+            curriculum_scores=curriculum_scores,
+            row_groups=row_groups,
+        )
 
     def __iter__(self) -> Iterator[Batch]:
         """
@@ -112,12 +127,20 @@ class Batches:
             return torch.tensor(group.keys)
         return fixed_keys(torch.tensor(group.examples), torch.tensor(group.epochs), self.draws)
 
+    def _mirrored(self, group: Group) -> Mirrored:
+        """Which of a group's examples are mirrored: drawn by row and epoch, or by row and fixed draw."""
+        if not self.flip:
+            return None
+        turns = group.epochs if self.draws is None else [epoch % self.draws for epoch in group.epochs]
+        visits = zip(group.examples, turns, strict=True)
+        return [keyed_seed(self.seed, "flip", row, turn) < self.flip * 2**63 for row, turn in visits]
+
     def _raw_rows(self) -> Iterator[LoadedRows | _Failure]:
         groups = self._order.groups(cursor=self.cursor, rank=self.rank, world_size=self.world_size)
         loader = DataLoader(
             _RowReader(self.encoded.reader),
             batch_size=None,
-            sampler=(group.examples for group in groups),  # type: ignore[arg-type]
+            sampler=((group.examples, self._mirrored(group)) for group in groups),  # type: ignore[arg-type]
             num_workers=self.workers,
             collate_fn=_unchanged,  # type: ignore[arg-type]
             generator=torch.Generator(),  # the workers' seeds must not be drawn from the global generator
@@ -136,6 +159,18 @@ class Batches:
             return batch
         dropped = draws.uniform("dropout") < self.prompt_dropout
         return replace(batch, cond=_without_prompts(batch.cond, dropped, self.null))
+
+
+def row_groups(source: Source) -> list[int]:
+    """A number for each example of what is read at once with its first image: a row group of a Parquet file, an archive
+    or, of image files and prompts, nothing."""
+    numbers: dict[tuple[Path, int] | None, int] = {}
+    found = []
+    for example in (source[row] for row in range(len(source))):
+        image = example.images[0] if example.images else None
+        group = (image.file, image.group) if isinstance(image, StoredImage) else None
+        found.append(numbers.setdefault(group, len(numbers)))
+    return found
 
 
 def fixed_keys(rows: torch.Tensor, epochs: torch.Tensor, draws: int) -> torch.Tensor:

@@ -14,6 +14,10 @@ import torch
 
 from t2ialign.rng import generator
 
+GROUPS_MIXED = 4
+ROWS_MIXED = 256
+"""Row groups and rows among which `group_permutation` shuffles at least; no more than a reader of Parquet holds."""
+
 
 class Group(NamedTuple):
     """One micro-batch: examples that share a bucket."""
@@ -32,6 +36,31 @@ def permutation(seed: int, bucket: int, epoch: int, size: int) -> np.ndarray:
     return torch.randperm(size, generator=generator(seed, "order", bucket, epoch)).numpy()
 
 
+def group_permutation(seed: int, bucket: int, epoch: int, groups: np.ndarray) -> np.ndarray:
+    """An order in which the groups come in turn, a few mixed at a time: GROUPS_MIXED, and as many more as ROWS_MIXED
+    rows take.
+
+    Args:
+        groups: of each of the bucket's examples. [size] int64
+
+    Returns:
+        the examples in their order. [size] int64
+    """
+    random = generator(seed, "order", bucket, epoch)
+    members = np.split(np.argsort(groups, kind="stable"), np.flatnonzero(np.diff(np.sort(groups))) + 1)
+    found: list[np.ndarray] = []
+    mixed: list[np.ndarray] = []
+    turns = torch.randperm(len(members), generator=random).tolist()
+    for place, group in enumerate(turns, start=1):
+        mixed.append(members[group])
+        is_full = len(mixed) >= GROUPS_MIXED and sum(map(len, mixed)) >= ROWS_MIXED
+        if is_full or place == len(turns):
+            rows = np.concatenate(mixed)
+            found.append(rows[torch.randperm(len(rows), generator=random).numpy()])
+            mixed = []
+    return np.concatenate(found)
+
+
 class Order:
     """The endless stream of groups of a data set.
 
@@ -46,6 +75,8 @@ class Order:
         micro_batch: examples of a group, m >= 1.
         curriculum_scores: of each row of the data set; the first pass through a bucket is then by falling score, what
             is equally easy at random, and only later passes are random.
+        row_groups: what is read at once with each row of the data set; rows are then shuffled within a few groups, and
+            groups among each other, so that each is read once in a pass.
     """
 
     def __init__(
@@ -55,6 +86,7 @@ class Order:
         seed: int,
         micro_batch: int,
         curriculum_scores: Sequence[float] | None = None,
+        row_groups: Sequence[int] | None = None,
     ):
         if micro_batch < 1 or not buckets or any(len(bucket) == 0 for bucket in buckets):
             raise ValueError(
@@ -64,6 +96,7 @@ class Order:
         self.seed = seed
         self.micro_batch = micro_batch
         self.curriculum_scores = None if curriculum_scores is None else np.asarray(curriculum_scores, np.float64)
+        self.row_groups = None if row_groups is None else np.asarray(row_groups)
         self._permutations: dict[tuple[int, int], np.ndarray] = {}
         self._turns: tuple[int, np.ndarray] | None = None
 
@@ -91,6 +124,15 @@ class Order:
         while True:
             yield self.group(number)
             number += world_size
+
+    def visits(self, groups: int) -> list[int]:
+        """Of each bucket, how many examples the first so many groups have."""
+        epoch = self._epoch(groups)
+        turns = self._epoch_turns(epoch)[: groups - self._groups_before(epoch)]
+        return [
+            self.micro_batch * (self._bucket_groups_before(bucket, epoch) + int(np.count_nonzero(turns == bucket)))
+            for bucket in range(len(self.buckets))
+        ]
 
     def _bucket_group(self, number: int) -> tuple[int, int]:
         """(bucket, which of its groups) at a position of the stream."""
@@ -144,7 +186,10 @@ class Order:
     def _pass(self, bucket: int, epoch: int) -> np.ndarray:
         """The order of a bucket's examples in one pass. [size]"""
         indices = self.buckets[bucket]
-        order = permutation(self.seed, bucket, epoch, len(indices))
+        if self.row_groups is None:
+            order = permutation(self.seed, bucket, epoch, len(indices))
+        else:
+            order = group_permutation(self.seed, bucket, epoch, self.row_groups[np.asarray(indices)])
         if epoch > 0 or self.curriculum_scores is None:
             return order
         curriculum_scores = self.curriculum_scores[np.asarray(indices)[order]]

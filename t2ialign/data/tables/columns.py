@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from typing import NamedTuple
 
 from t2ialign.config.component import Section
@@ -20,19 +21,27 @@ class Role(NamedTuple):
 
 
 PROMPT = Role("prompt", "the prompt", ("prompt", "caption", "text"))
-CHOSEN = Role("chosen", "the chosen image", ("chosen", "win", "winner", "jpg_w", "image_w"))
-REJECTED = Role("rejected", "the rejected image", ("rejected", "lose", "loser", "jpg_l", "image_l"))
+CHOSEN = Role("chosen", "the chosen image", ("chosen", "win", "winner", "jpg_w", "image_w", "chosen_image"))
+REJECTED = Role("rejected", "the rejected image", ("rejected", "lose", "loser", "jpg_l", "image_l", "rejected_image"))
 IMAGE_0 = Role("image_0", "the first image", ("image_0", "jpg_0"))
 IMAGE_1 = Role("image_1", "the second image", ("image_1", "jpg_1"))
 LABEL = Role("label", "which image is better", ("label_0", "label"))
 LABEL_1 = Role("label_1", "how good the second image is", ("label_1",))
 PREFERRED = Role("preferred", "the number of the better image", ("preferred",))
-IMAGE = Role("image", "the image", ("image", "file_name", "jpg", "image_path"))
+IMAGE = Role("image", "the image", ("image", "images", "file_name", "file", "jpg"))
 SCORE_CHOSEN = Role("score_chosen", "the chosen image's score", ("score_chosen", "chosen_score", "score_w"))
 SCORE_REJECTED = Role("score_rejected", "the rejected image's score", ("score_rejected", "rejected_score", "score_l"))
-SCORE = Role("score", "the image's score", ("score",))
+SCORE = Role("score", "the image's score", ("score", "scores"))
+RANK = Role("rank", "the image's rank", ("rank", "ranks", "ranking"))
+PREFERENCE = Role("preference", "how good each image of a list is", ("preference", "human_preference"))
 REWARD = Role("reward", "which reward gave the score", ("reward",))
 LIKED = Role("liked", "whether the image is liked", ("liked", "desirable", "label"))
+HAS_LABEL = Role("has_label", "whether the row has a label", ("has_label",))
+ARE_DIFFERENT = Role("are_different", "whether the two images differ", ("are_different",))
+BEST_UID = Role("best_uid", "the better image's identifier", ("best_image_uid",))
+UID_0 = Role("uid_0", "the first image's identifier", ("image_0_uid",))
+UID_1 = Role("uid_1", "the second image's identifier", ("image_1_uid",))
+NSFW = Role("nsfw", "whether the row is not safe for work", ("nsfw", "is_nsfw", "unsafe", "nsfw_flag"))
 MISMATCHED = Role("mismatched", "the mismatched prompt", ("mismatched", "mismatched_prompt", "prompt_l", "caption_l"))
 ROLES = (
     PROMPT,
@@ -47,21 +56,30 @@ ROLES = (
     SCORE_CHOSEN,
     SCORE_REJECTED,
     SCORE,
+    RANK,
+    PREFERENCE,
     REWARD,
     LIKED,
+    NSFW,
     MISMATCHED,
 )
+"""Those that the config can name a column for."""
+PICK_A_PIC = (HAS_LABEL, ARE_DIFFERENT, BEST_UID, UID_0, UID_1)
+"""Those of Pick-a-Pic alone."""
 
 
 class Columns(Section):
-    """Names of columns, where they do not say by themselves what they mean."""
+    """Names of columns, where they do not say by themselves what they mean.
+
+    Endings _file_name and _path do not count: chosen_file_name is found as chosen.
+    """
 
     prompt: str | None = None
     """The prompt; found by itself as prompt, caption or text."""
     chosen: str | None = None
-    """The preferred image; found as chosen, win, winner, jpg_w or image_w."""
+    """The preferred image; found as chosen, win, winner, jpg_w, image_w or chosen_image."""
     rejected: str | None = None
-    """The other image; found as rejected, lose, loser, jpg_l or image_l."""
+    """The other image; found as rejected, lose, loser, jpg_l, image_l or rejected_image."""
     image_0: str | None = None
     """The first of two images with a label; found as image_0 or jpg_0."""
     image_1: str | None = None
@@ -73,24 +91,32 @@ class Columns(Section):
     preferred: str | None = None
     """Instead of a label: 0 where the first image is better, 1 where the second is; found as preferred."""
     image: str | None = None
-    """The image of a data set of single images; found as image, file_name, jpg or image_path."""
+    """The image of a data set of single images, or the list of a prompt's images; found as image, images, file_name,
+    file or jpg."""
     score_chosen: str | None = None
     """A reward's score of the preferred image; found as score_chosen, chosen_score or score_w."""
     score_rejected: str | None = None
     """A reward's score of the other image; found as score_rejected, rejected_score or score_l."""
     score: str | None = None
-    """The score of the image of a row, for lists; found as score."""
+    """The score of the image of a row, or of each image of its list, for lists; found as score or scores."""
+    rank: str | None = None
+    """Instead of scores the ranks, 1 for the best; found as rank, ranks or ranking."""
+    preference: str | None = None
+    """Of two images in a list 1 for the better and 0 for the other, as HPD has it; found as preference or
+    human_preference."""
     reward: str | None = None
     """Which reward gave that score, where a table holds several; found as reward."""
     liked: str | None = None
     """1 where the image is liked, 0 where not, for labelled images; found as liked, desirable or label."""
+    nsfw: str | None = None
+    """Whether a row is not safe for work; found as nsfw, is_nsfw, unsafe or nsfw_flag."""
     mismatched: str | None = None
     """A prompt that does not fit the image, for text pairs; found as mismatched, mismatched_prompt, prompt_l or
     caption_l."""
 
     def named(self, role: Role) -> str | None:
         """The column the config names for a role."""
-        return getattr(self, role.key)
+        return getattr(self, role.key, None)
 
 
 def match_column(table: Table, role: Role, columns: Columns | None) -> str | None:
@@ -109,6 +135,7 @@ def match_column(table: Table, role: Role, columns: Columns | None) -> str | Non
             )
         return named
     found = [column for column in table.columns if _plain(column) in role.names]
+    found = found or [column for column in table.columns if _stripped(column) in role.names]
     if len(found) > 1:
         raise DataError(
             f"{table.path}: columns {' and '.join(found)} both look like {role.meaning}; "
@@ -154,11 +181,16 @@ def _remedy(table: Table, role: Role) -> str:
 
 
 def _is_known(column: str) -> bool:
-    return any(_plain(column) in role.names for role in ROLES)
+    return any({_plain(column), _stripped(column)} & {*role.names} for role in (*ROLES, *PICK_A_PIC))
 
 
 def _plain(column: str) -> str:
     return column.strip().lower().replace(" ", "_").replace("-", "_")
+
+
+def _stripped(column: str) -> str:
+    """The name without the ending by which Hugging Face's imagefolder and others mark columns of paths."""
+    return re.sub("_(file_names?|paths?)$", "", _plain(column))
 
 
 def _names(table: Table) -> str:

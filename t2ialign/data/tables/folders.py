@@ -18,14 +18,16 @@ from t2ialign.data.account import (
 )
 from t2ialign.data.images import SUFFIXES
 from t2ialign.data.tables.columns import PROMPT, find_column
-from t2ialign.data.tables.table import Row, Table, read_lines, read_table
+from t2ialign.data.tables.reading import read_table
+from t2ialign.data.tables.table import Row, Table
+from t2ialign.data.tables.text_tables import read_lines
 from t2ialign.errors import DataError
 
 PAIR_FOLDERS = (("w", "l"), ("win", "lose"), ("winner", "loser"), ("chosen", "rejected"))
 STEM_COLUMNS = ("file_name", "file", "name", "stem", "image", "id")
 PROMPT_FILES = ("prompts.csv", "prompts.txt")
-CAPTION = ".txt"
-"""Ending of the files that hold the prompt of the image of the same stem."""
+CAPTIONS = (".txt", ".caption")
+"""Endings of the files that hold the prompt of the image of the same stem; of two the first is read."""
 
 
 def pair_folders(folder: Path) -> tuple[str, str] | None:
@@ -50,16 +52,18 @@ def read_pair_folders(folder: Path, names: tuple[str, str]) -> Table:
     beside = [path for path in _entries(folder) if path.name not in (*names, *PROMPT_FILES)]
     unused += [_unread(path) for path in beside]
     unused += [problem for name in names for problem in _unread_beside_images(folder / name)]
-    return Table(folder, ["chosen", "rejected", "prompt"], rows, tuple(unused))
+    words = f"folders {names[0]}/ and {names[1]}/, paired by the stems of their files"
+    return Table(folder, ["chosen", "rejected", "prompt"], rows, tuple(unused), words)
 
 
 def read_captioned(folder: Path) -> Table:
-    """A table of image and prompt from images with a .txt caption of the same stem beside each."""
+    """A table of image and prompt from images with a caption of the same stem beside each, .txt or .caption."""
     files = _by_stem(folder)
     stems = sorted(files, key=natural)
     prompts = _captions(folder, stems)
     rows = [Row({"image": files[stem], "prompt": prompts.get(stem)}, files[stem]) for stem in stems]
-    return Table(folder, ["image", "prompt"], rows, tuple(_unread_beside_images(folder)))
+    unused = tuple(_unread_beside_images(folder))
+    return Table(folder, ["image", "prompt"], rows, unused, "a folder of images with captions beside them")
 
 
 def has_images(folder: Path) -> bool:
@@ -74,25 +78,23 @@ def natural(stem: str) -> list[tuple[int, int, str]]:
 
 def images_without_row(table: Table, folder: Path) -> list[Problem]:
     """The images below a folder that no row of its table names."""
-    return unnamed_images(folder, (table.folder / text for text in _texts(table)))
+    return unnamed_images(folder, _paths(table))
 
 
 def unnamed_images(folder: Path, named: Iterable[Path]) -> list[Problem]:
     """The images below a folder that are not among those that something names."""
     images = [path for path in _walk(folder) if _is_image(path)]
-    if not images:
-        return []
-    known = {os.path.abspath(path) for path in named}
+    known = {os.path.abspath(path) for path in named} if images else set()
     return [Problem(str(image), NO_ROW) for image in images if os.path.abspath(image) not in known]
 
 
-def _texts(table: Table) -> Iterator[str]:
+def _paths(table: Table) -> Iterator[Path]:
     """The cells that may be paths."""
     for row in table.rows:
         for cell in row.cells.values():
             value = cell.get("path") if isinstance(cell, dict) else cell
             if isinstance(value, str) and len(value) < 4096 and "\0" not in value:
-                yield value.strip()
+                yield row.folder / value.strip()
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -114,14 +116,17 @@ def _is_image(path: Path) -> bool:
 
 
 def _is_caption(path: Path) -> bool:
-    return path.suffix.lower() == CAPTION and path.is_file()
+    return path.suffix.lower() in CAPTIONS and path.is_file()
 
 
 def _unread_beside_images(folder: Path) -> list[Problem]:
     """What else a folder of images holds: other files and folders, and captions of no image."""
     entries = [path for path in _entries(folder) if not _is_image(path) or path.is_dir()]
     stems = {path.stem for path in _entries(folder) if _is_image(path)}
-    return [_unread(path) for path in entries if not _is_caption(path) or path.stem not in stems]
+    read = {path for stem, path in _caption_files(folder).items() if stem in stems}
+    second = [path for path in entries if _is_caption(path) and path.stem in stems and path not in read]
+    others = [path for path in entries if path not in read and path not in second]
+    return [*(Problem(str(path), OTHER_PROMPTS) for path in second), *map(_unread, others)]
 
 
 def _unread(path: Path) -> Problem:
@@ -150,8 +155,9 @@ def _prompts(folder: Path, names: tuple[str, str], stems: list[str]) -> tuple[di
     files = [folder / name for name in PROMPT_FILES if (folder / name).is_file()]
     unread = [Problem(str(path), OTHER_PROMPTS, f"{files[0].name} is used") for path in files[1:]]
     if files:
-        unread += [Problem(f"{folder / names[0] / stem}{CAPTION}", OTHER_PROMPTS) for stem in captions]
-    if files and files[0].suffix == CAPTION:
+        beside = _caption_files(folder / names[0])
+        unread += [Problem(str(beside[stem]), OTHER_PROMPTS) for stem in captions]
+    if files and files[0].suffix == ".txt":
         return _prompt_lines(files[0], stems), unread
     if files:
         prompts, unused = _prompt_table(files[0], names, stems)
@@ -159,7 +165,7 @@ def _prompts(folder: Path, names: tuple[str, str], stems: list[str]) -> tuple[di
     if not captions:
         raise DataError(
             f"{folder}: has no prompts; add prompts.csv (file_name,prompt), prompts.txt (one a line, in the order "
-            f"of the file names), or a caption .txt beside each image in {names[0]}/"
+            f"of the file names), or a caption .txt or .caption beside each image in {names[0]}/"
         )
     return captions, []
 
@@ -205,5 +211,15 @@ def _prompt_lines(path: Path, stems: list[str]) -> dict[str, str]:
 
 
 def _captions(folder: Path, stems: list[str]) -> dict[str, str]:
-    files = {path.stem: path for path in _entries(folder) if _is_caption(path)}
+    files = _caption_files(folder)
     return {stem: " ".join(read_lines(files[stem])) for stem in stems if stem in files}
+
+
+def _caption_files(folder: Path) -> dict[str, Path]:
+    """Stem -> the file of its caption; where there are several the one that CAPTIONS names first."""
+    found = sorted((path for path in _entries(folder) if _is_caption(path)), key=_caption_rank, reverse=True)
+    return {path.stem: path for path in found}
+
+
+def _caption_rank(path: Path) -> int:
+    return CAPTIONS.index(path.suffix.lower())

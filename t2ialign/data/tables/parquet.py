@@ -1,127 +1,102 @@
-"""Parquet tables, and the images embedded in them, which stay on disk until they are asked for."""
+"""Parquet files: whole columns of numbers and text, images a row group at a time."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import OrderedDict, defaultdict
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from threading import Lock
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from t2ialign.data.tables.table import Row, Table
-from t2ialign.errors import DataError
+from t2ialign.data.tables.arrow_rows import DAMAGE, ArrowRows, damaged
+from t2ialign.data.tables.table import Table
 
-DAMAGE = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, OverflowError, MemoryError)
-"""What pyarrow raises on damaged files."""
-SHOWN_CHARACTERS = 200
-"""Characters of pyarrow's message that are passed on."""
+HELD = 4
+"""Row groups of a column that are held at least."""
+WINDOW = 256
+"""Rows behind the newest group that are held at least: more than threads read ahead."""
 
 
-class ParquetImages:
-    """Encoded images in one column of a Parquet file, read a row group at a time when asked for."""
+class RowGroups:
+    """The newest row groups of each column, shared by the files of a data set so that memory does not grow with them.
 
-    def __init__(self, path: Path, column: str, first_rows: list[int]):
-        self.path = path
-        self.column = column
-        self.first_rows = first_rows
-        """Number of each row group's first row."""
-        self._group: tuple[int, list[Any]] | None = None
+    Threads may share it: a group that several wait for is read once.
+    """
+
+    def __init__(self, window: int = WINDOW):
+        self.window = window
+        self._held: dict[str, OrderedDict[tuple[Path, int], pa.ChunkedArray]] = defaultdict(OrderedDict)
+        self._lock = Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_group": None}  # a worker reads for itself
+        return {"window": self.window}  # another process reads for itself
 
-    def read(self, row: int) -> bytes:
-        """The encoded bytes at a row.
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["window"])
 
-        Raises:
-            DataError: there are none, or the file is damaged.
-        """
-        group = bisect_right(self.first_rows, row) - 1
-        held = self._group  # read once: another thread may replace it meanwhile
-        if held is None or held[0] != group:
-            held = self._group = (group, self._read_group(group))
-        value = held[1][row - self.first_rows[group]]
-        if not isinstance(value, dict):
-            content = value
-        elif value["bytes"] is None and value.get("path"):
-            content = self._beside(str(value["path"]))
-        else:
-            content = value["bytes"]
-        if not content:
-            raise DataError("no image stored")
-        return content
+    def get(self, file: ParquetColumns, column: str, group: int) -> pa.ChunkedArray:
+        """One column of a row group."""
+        with self._lock:
+            held = self._held[column]
+            found = held.get((file.path, group))
+            if found is None:
+                found = pq.ParquetFile(file.path).read_row_group(group, columns=[column]).column(0)
+                held[(file.path, group)] = found
+                self._release(held)
+            held.move_to_end((file.path, group))
+            return found
 
-    def _read_group(self, group: int) -> list[Any]:
-        try:
-            return pq.ParquetFile(self.path).read_row_group(group, columns=[self.column]).column(0).to_pylist()
-        except DAMAGE as error:
-            raise damaged(self.path, error) from None
-
-    def _beside(self, name: str) -> bytes:
-        path = self.path.parent / name
-        try:
-            return path.read_bytes()
-        except (OSError, ValueError):
-            raise DataError(f"no such image {path}") from None
+    def _release(self, held: OrderedDict[tuple[Path, int], pa.ChunkedArray]) -> None:
+        """Lets go of the oldest groups that the window does not reach."""
+        rows = sum(map(len, held.values()))
+        while len(held) > HELD and rows - len(next(iter(held.values()))) >= self.window + len(
+            next(reversed(held.values()))
+        ):
+            rows -= len(held.popitem(last=False)[1])
 
 
-class EmbeddedImage(NamedTuple):
-    """An image inside a Parquet file, not yet read."""
+class ParquetColumns:
+    """A Parquet file.
 
-    images: ParquetImages
-    row: int
+    Args:
+        ends: rows up to the end of each row group.
+    """
 
-    @property
-    def file(self) -> Path:
-        return self.images.path
+    format = "Parquet file"
 
-    @property
-    def place(self) -> str:
-        return f"{self.images.column}/{self.row}"
+    def __init__(self, path: Path, ends: list[int], groups: RowGroups):
+        self.path = path
+        self.ends = ends
+        self.groups = groups
 
-    def read(self) -> bytes:
-        return self.images.read(self.row)
+    def column(self, name: str) -> pa.ChunkedArray:
+        return pq.ParquetFile(self.path).read(columns=[name]).column(0)
 
-    def __str__(self) -> str:
-        return f"{self.images.column} in row {self.row + 1}"
+    def cell(self, name: str, row: int) -> Any:
+        group = self.group(row)
+        return self.groups.get(self, name, group)[row - (self.ends[group - 1] if group else 0)].as_py()
+
+    def group(self, row: int) -> int:
+        """The row group that a row lies in."""
+        return bisect_right(self.ends, row)
 
 
-def read_parquet(path: Path) -> Table:
-    """A Parquet file, whole except for its columns of images.
+def read_parquet(path: Path, groups: RowGroups | None = None) -> Table:
+    """A Parquet file, of which nothing but its footer is read yet.
 
     Raises:
         DataError: it is damaged.
     """
+    columns = ParquetColumns(path, [], groups or RowGroups())
     try:
         file = pq.ParquetFile(path)
-        schema = file.schema_arrow
-        images = [field.name for field in schema if _holds_bytes(field.type)]
-        plain = file.read(columns=[name for name in schema.names if name not in images]).to_pylist()
-        sizes = [file.metadata.row_group(index).num_rows for index in range(file.metadata.num_row_groups)]
-        count = file.metadata.num_rows
+        schema, metadata = file.schema_arrow, file.metadata
+        columns.ends = list(accumulate(metadata.row_group(at).num_rows for at in range(metadata.num_row_groups)))
     except DAMAGE as error:
-        raise damaged(path, error) from None
-    if plain and len(plain) != count:
-        raise DataError(f"{path}: not a readable Parquet file: it holds {len(plain)} rows, and says {count}")
-    first_rows = [sum(sizes[:index]) for index in range(len(sizes))]
-    embedded = {name: ParquetImages(path, name, first_rows) for name in images}
-    rows = []
-    for number in range(count if embedded else len(plain)):
-        cells: dict[str, Any] = dict(plain[number]) if plain else {}
-        cells.update({name: EmbeddedImage(column, number) for name, column in embedded.items()})
-        rows.append(Row(cells, f"{path}:row {number + 1}"))
-    return Table(path, list(schema.names), rows)
-
-
-def damaged(path: Path, error: Exception) -> DataError:
-    """The error of a file that pyarrow cannot read."""
-    words = " ".join(str(error).split())[:SHOWN_CHARACTERS] or type(error).__name__
-    return DataError(f"{path}: not a readable Parquet file: {words}")
-
-
-def _holds_bytes(kind: pa.DataType) -> bool:
-    """Whether a column holds encoded images, plainly or as data-set libraries wrap them in {bytes, path}."""
-    if pa.types.is_struct(kind):
-        return any(kind.field(index).name == "bytes" for index in range(kind.num_fields))
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+        raise damaged(columns, error) from None
+    rows = ArrowRows(columns, schema, columns.ends[-1] if columns.ends else 0)
+    return Table(path, list(schema.names), rows, format="a Parquet table")

@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import hashlib
-import math
-import re
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
+
+from pydantic import Field
 
 from t2ialign.data.account import (
-    NO_IMAGE,
-    NO_PROMPT,
-    NO_SCORE,
-    NO_TEXT,
-    UNREADABLE,
+    DUPLICATE,
+    EXCLUDED,
+    IDENTICAL,
+    NSFW,
     DataAccount,
     Problem,
+    by_reason,
     unusable_rows_error,
 )
-from t2ialign.data.base import DataConfig, Example, StoredImage
-from t2ialign.data.images import ImageDigests, in_threads, open_image
+from t2ialign.data.base import DataConfig, Example
+from t2ialign.data.images import ImageDigests
 from t2ialign.data.tables.columns import Columns, check_named_columns
+from t2ialign.data.tables.examples import chosen, usable_rows
 from t2ialign.data.tables.folders import images_without_row
-from t2ialign.data.tables.table import Row, Table, find_table, is_file, read_table
+from t2ialign.data.tables.hub import find_data
+from t2ialign.data.tables.parts import SUFFIXES
+from t2ialign.data.tables.reading import read_table, read_tables
+from t2ialign.data.tables.screening import examine, row_screen, screen_examples
+from t2ialign.data.tables.table import Row, Table
 from t2ialign.errors import DataError, InputError
-from t2ialign.progress import track
-
-SHOWN_CHARACTERS = 40
-"""Characters of a cell that a message repeats."""
 
 
 class Layout(NamedTuple):
@@ -82,19 +84,35 @@ class Reading(NamedTuple):
     table: Table
     layout: Layout
     source: TableSource
+    sizes: Mapping[tuple[int, int], int]
+    """(width, height) -> images of usable rows, if they were decoded."""
 
 
 class TableData(DataConfig):
-    """Examples from a CSV, TSV, JSONL or Parquet table with a row each, or from folders."""
+    """Examples from a table with a row each (docs/data-formats.md lists the kinds), or from folders of images."""
 
     columns: Columns = Columns()
     """Names of columns that are not found by themselves."""
     split: str | None = None
-    """Which part of the data set, as train, where a folder holds the Parquet shards of several."""
+    """Which part of the data set, as train, where a folder or a hub data set holds several."""
+    shards: int | None = Field(None, ge=1)
+    """Files that are read of a table of several, in order; default: all. Of a hub data set only they are downloaded."""
+    mirrors: tuple[str, ...] = ()
+    """Copies of the data set, asked in order where data.path is not there: folders, file:///folder, or hub ids."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub data set, default: main; hf://owner/name@REVISION says it for one id."""
     ties: Literal["drop", "error"] = "drop"
     """What is done with rows where neither image is preferred."""
     on_bad: Literal["error", "drop"] = "error"
     """What is done with rows without prompt, image or label; drop decodes every image once to find the damaged ones."""
+    identical: Literal["keep", "drop"] = "keep"
+    """Pairs of one image twice; kept ones are counted. drop decodes every image, so that contents are compared."""
+    duplicates: Literal["keep", "drop"] = "keep"
+    """The same for rows that repeat an earlier one: prompt, images and their order."""
+    nsfw: Literal["keep", "drop"] = "keep"
+    """Rows whose column nsfw flags them, as true or a probability of 0.5 or more; kept ones are counted."""
+    min_side: int | None = Field(None, ge=1)
+    """Rows with an image whose shorter side has fewer px are left out; decodes every image once."""
 
     @abstractmethod
     def layout(self, table: Table) -> Layout:
@@ -105,8 +123,12 @@ class TableData(DataConfig):
         """The examples of a folder of images, or None if it is not laid out as one."""
 
     def read_file(self, path: Path) -> Table:
-        """The table in a file. default: CSV, TSV, JSON lines or Parquet"""
+        """The table in a file."""
         return read_table(path)
+
+    def unfolded(self, table: Table) -> Table:
+        """The table with rows as `layout` reads them, where a row may hold lists; default: as it is."""
+        return table
 
     def open(self) -> TableSource:
         """Reads and checks the table.
@@ -115,7 +137,7 @@ class TableData(DataConfig):
             InputError: the path does not exist or is no kind of table.
             DataError: rows cannot be used and `on_bad` or `ties` says so, or none can.
         """
-        source = self.read(decode=self.on_bad == "drop").source
+        source = self.read(decode=self._decodes).source
         account = source.account
         if account.problems and self.on_bad == "error":
             raise unusable_rows_error(self.path, account.rows, account.problems)
@@ -125,154 +147,88 @@ class TableData(DataConfig):
                 "set data.ties=drop to leave them out"
             )
         if not len(source):
-            raise _nothing_usable(account)
+            raise nothing_usable(account)
         return source
 
     def read(self, *, decode: bool) -> Reading:
         """All rows, usable or not, whatever `on_bad` and `ties` say; with `decode` damaged images are found too."""
-        table = self._table()
+        table = self.unfolded(self._table())
         check_named_columns(table, self.columns)
         layout = self.layout(table)
-        outcomes = [layout.read(row) for row in table.rows]
-        examples = [outcome for outcome in outcomes if isinstance(outcome, Example)]
-        left_out = [outcome for outcome in outcomes if isinstance(outcome, Problem)]
+        rows = usable_rows(table.rows, layout.read, row_screen(table, self.columns), self._drops)
+        examples, left_out, remarks = rows
         digests = ImageDigests()
+        facts = None
         if decode:
-            damage = unreadable_images(examples, digests)
-            left_out += [problem for problem in damage if problem is not None]
-            examples = [example for example, problem in zip(examples, damage, strict=True) if problem is None]
+            found = examine(examples, digests)
+            left_out += [fact for fact in found if isinstance(fact, Problem)]
+            examples = chosen(examples, [place for place, fact in enumerate(found) if not isinstance(fact, Problem)])
+            facts = [fact for fact in found if not isinstance(fact, Problem)]
+        doubts = screen_examples(examples, facts, self.min_side)
+        dropped = [doubt is not None and self._drops(doubt.reason) for doubt in doubts]
+        left_out += [doubt for doubt, drop in zip(doubts, dropped, strict=True) if doubt is not None and drop]
+        remarks += [doubt for doubt, drop in zip(doubts, dropped, strict=True) if doubt is not None and not drop]
+        if any(dropped):
+            kept = [place for place, drop in enumerate(dropped) if not drop]
+            examples = chosen(examples, kept)
+            facts = facts and [facts[place] for place in kept]
         if layout.arrange is not None:
-            examples, others = layout.arrange(examples)
+            examples, others = layout.arrange(list(examples))
             left_out += others
-        account = DataAccount(self.path, layout.words, len(table.rows), len(examples), tuple(left_out), table.unused)
-        return Reading(table, layout, TableSource(examples, self.views, account, digests))
+        account = DataAccount(
+            self.path,
+            layout.words,
+            len(table.rows),
+            len(examples),
+            tuple(left_out),
+            table.unused,
+            table.format,
+            tuple(remarks),
+        )
+        sizes = Counter(image.size for example in facts or () for image in example)
+        return Reading(table, layout, TableSource(examples, self.views, account, digests), sizes)
+
+    @property
+    def _decodes(self) -> bool:
+        """Whether what is to be left out is only known once images are decoded."""
+        return "drop" in (self.on_bad, self.identical, self.duplicates) or self.min_side is not None
+
+    def _drops(self, reason: str) -> bool:
+        """Whether rows with a remark are left out."""
+        by_key = {IDENTICAL: self.identical, DUPLICATE: self.duplicates, NSFW: self.nsfw}
+        return by_key.get(reason, "drop") == "drop"
 
     def _table(self) -> Table:
-        if not is_file(self.path) and not self.path.is_dir():
-            raise InputError(f"{self.path}: no such file or folder (data.path)")
-        if not self.path.is_dir():
-            return self.read_file(self.path)
+        place = find_data(self.path, self.mirrors, self.revision, self.split, self.shards)
+        if not place.path.is_dir():
+            return self.read_file(place.path)
         try:
-            return self.read_folder(self.path) or self._table_of_folder()
+            table = self.read_folder(place.path) or self._table_of_folder(place.path)
         except OSError as error:
-            raise InputError(f"{self.path}: cannot be read ({error.strerror or error})") from None
+            raise InputError(f"{place.path}: cannot be read ({error.strerror or error})") from None
+        return table._replace(format=f"{place.words}: {table.format}") if place.words else table
 
-    def _table_of_folder(self) -> Table:
-        found = find_table(self.path)
-        if found is None:
-            seen = ", ".join(sorted(path.name for path in self.path.iterdir())[:8]) or "nothing"
+    def _table_of_folder(self, folder: Path) -> Table:
+        table = read_tables(folder, self.split, self.shards)
+        if table is None:
+            seen = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
             raise DataError(
-                f"{self.path}: holds no table (.csv, .tsv, .jsonl, .parquet) and no folders w/ and l/; it holds {seen}"
+                f"{folder}: holds no table ({', '.join(SUFFIXES)}) and no folders w/ and l/; it holds {seen}"
             )
-        table = read_table(found, self.split)
-        return table._replace(unused=(*table.unused, *images_without_row(table, self.path)))
+        return table._replace(unused=(*table.unused, *images_without_row(table, folder)))
 
 
-def _nothing_usable(account: DataAccount) -> DataError:
+def nothing_usable(account: DataAccount) -> DataError:
     if account.ties and len(account.ties) == account.rows:
         return DataError(
             f"{account.path}: all {account.rows:,} rows are ties, so there is nothing to learn from; first: "
             f"{account.ties[0]}. Is the label in another column? Set data.columns.label"
         )
+    excluded = by_reason(account.left_out).get(EXCLUDED, [])
+    if excluded and len(excluded) == account.rows:
+        return DataError(
+            f"{account.path}: all {account.rows:,} prompts are in data.exclude, so there is nothing to learn from; "
+            f"first: {excluded[0]}. Give other prompts, or another list"
+        )
     first = f"; first problem: {account.problems[0]}" if account.problems else ""
     return DataError(f"{account.path}: none of {account.rows:,} rows can be used ({len(account.ties):,} ties){first}")
-
-
-def unreadable_images(examples: Sequence[Example], digests: ImageDigests) -> list[Problem | None]:
-    """For each example, why its images cannot be used, or None; decodes them whole."""
-
-    def problem(example: Example) -> Problem | None:
-        for image in example.images:
-            try:
-                open_image(image, digests)
-            except DataError as error:
-                where = f"{image}: " if not isinstance(image, bytes) else ""
-                return Problem(example.origin, UNREADABLE, f"{where}{error}")
-        return None
-
-    return list(track(in_threads(problem, examples), "checking images", len(examples)))
-
-
-def first_view(outcome: Example | Problem) -> Example | Problem:
-    """An example of the first view alone; a problem stays one."""
-    if isinstance(outcome, Problem):
-        return outcome
-    scores = None if outcome.scores is None else outcome.scores[:1]
-    return Example(outcome.prompts[:1], outcome.images[:1], scores, outcome.origin)
-
-
-def number_of(value: Any) -> float | None:
-    """The finite number a cell holds, or None."""
-    if value is None:
-        return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def shown(value: Any) -> str:
-    """A cell as a message repeats it: quoted, and cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}… ({len(text):,} characters)"
-
-
-def read_prompt(row: Row, column: str) -> str | Problem:
-    """The prompt in a column, without surrounding blanks, or why there is none."""
-    text = row.cells.get(column)
-    if not isinstance(text, str) or not text.strip():
-        return Problem(row.origin, NO_PROMPT, f"{column} is empty")
-    if re.search("[\ud800-\udfff]", text):
-        return Problem(row.origin, NO_TEXT, f"{column} holds half of a surrogate pair: {shown(ascii(text))}")
-    return text.strip()
-
-
-def read_example(
-    row: Row, table: Table, prompt: str, views: tuple[str, ...], scores: tuple[str, ...] | None
-) -> Example | Problem:
-    """The example of a row, or what it lacks.
-
-    Args:
-        prompt: the column of the prompt.
-        views: the columns of the images.
-        scores: the columns of the scores, one a view.
-    """
-    text = read_prompt(row, prompt)
-    if isinstance(text, Problem):
-        return text
-    images: list[Path | StoredImage] = []
-    for column in views:
-        image = _image(row, table, column)
-        if isinstance(image, Problem):
-            return image
-        images.append(image)
-    if scores is None:
-        return Example((text,), tuple(images), None, row.origin)
-    values: list[float] = []
-    for column in scores:
-        value = number_of(row.cells.get(column))
-        if value is None:
-            return Problem(row.origin, NO_SCORE, f"{column} is {shown(row.cells.get(column))}")
-        values.append(value)
-    return Example((text,), tuple(images), tuple(values), row.origin)
-
-
-def _image(row: Row, table: Table, column: str) -> Path | StoredImage | Problem:
-    """Where a view's image lies."""
-    value = row.cells.get(column)
-    if isinstance(value, dict):  # as data-set libraries write an image that lies beside the table
-        value = value.get("path")
-    if isinstance(value, StoredImage):
-        return value
-    if value is None or value == "" or (isinstance(value, str) and not value.strip()):
-        return Problem(row.origin, NO_IMAGE, f"{column} is empty")
-    if not isinstance(value, str):
-        return Problem(row.origin, NO_IMAGE, f"{column} is {shown(value)}, which names no file")
-    path = table.folder / value.strip()
-    if is_file(path):
-        return path
-    if len(value) > 1000:
-        detail = f"{column} is no path but {len(value):,} characters, {value[:20]!r}…; write the image into a file"
-        return Problem(row.origin, NO_IMAGE, detail)
-    return Problem(row.origin, NO_IMAGE, f"{column}: no such image {path}")

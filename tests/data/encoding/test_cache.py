@@ -20,14 +20,16 @@ from typing import Any
 import pytest
 import torch
 from own_data import PlainBackbone, write_csv, write_image
+from PIL import Image
 from safetensors.torch import load, save
 
 from t2ialign.config import component
 from t2ialign.data.base import Cache
-from t2ialign.data.encoding import cache as cache_module
 from t2ialign.data.encoding import shards as shards_module
+from t2ialign.data.encoding import storing
 from t2ialign.data.encoding.cache import encode
-from t2ialign.data.encoding.dataset import Encoded, ImageReader, LoadedRows, StoredText
+from t2ialign.data.encoding.dataset import Encoded, LoadedRows
+from t2ialign.data.encoding.readers import ImageReader, StoredText
 from t2ialign.data.encoding.shards import Shards
 from t2ialign.data.kinds.pairs import PairData
 from t2ialign.data.kinds.prompts import PromptData
@@ -148,7 +150,7 @@ def test_latents_that_version_1_stored_stay_in_use(
     small_shards, pair_table: Callable[..., Path], backbone: PlainBackbone
 ):
     path = pair_table(5)
-    shards = encoded(path, backbone).reader.latents.shards
+    shards = encoded(path, backbone).reader.latents.shards()
     identity = json.loads((shards.folder / "index.json").read_text())
     identity |= {"version": 1, "rows": 5, "data": PairData(path=path).open().fingerprint}
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
@@ -169,7 +171,7 @@ def test_what_changes_the_content_changes_the_place(pair_table: Callable[..., Pa
     places = set()
 
     def place(**settings) -> None:
-        places.add(encoded(path, backbone, **settings).reader.latents.shards.path(0))
+        places.add(encoded(path, backbone, **settings).reader.latents.shards().path(0))
 
     place()
     place(resolution=8)
@@ -199,9 +201,9 @@ def test_rows_of_many_shards_are_found(small_shards, pair_table: Callable[..., P
     path = pair_table(9)
     order = [8, 0, 5, 3, 3, 7, 1]
     stored = encoded(path, backbone)
-    assert len(list(stored.reader.latents.shards.folder.glob("*.safetensors"))) == 5
+    assert len(list(stored.reader.latents.shards().folder.glob("*.safetensors"))) == 5
     assert_equal(stored[order], encoded(path, backbone, cache=NOTHING_STORED)[order])
-    assert len(stored.reader.latents.shards._open) == 2
+    assert len(stored.reader.latents.shards()._open) == 2
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text", "gone", "a row short"])
@@ -210,7 +212,7 @@ def test_a_torn_shard_is_noticed_and_encoded_again(
 ):
     path = pair_table(6)
     whole = encoded(path, backbone)
-    shard = whole.reader.latents.shards.path(1)
+    shard = whole.reader.latents.shards().path(1)
     content = shard.read_bytes()
     first_row = {name: tensor[:1].contiguous() for name, tensor in load(content).items()}
     damaged = {"truncated": content[:-8], "empty": b"", "text": b"x" * 500, "a row short": save(first_row)}
@@ -253,12 +255,12 @@ def test_auto_does_not_fill_the_disk(
 ):
     path = pair_table(3)
     # 3 pairs x 2 views x (mean, std) x 3 x 2 x 2 float32 = 576 bytes; 3 prompts x (4 x 3 + 3) float32 = 180 bytes
-    monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=2 * 576 - 1))
+    monkeypatch.setattr(storing.shutil, "disk_usage", lambda _: SimpleNamespace(free=2 * 576 - 1))
     found = encoded(path, backbone)
     assert isinstance(found.reader.latents, ImageReader)
     assert isinstance(found.reader.text, StoredText)
     assert "data.cache.latents=true insists" in caplog.text
-    monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=575))
+    monkeypatch.setattr(storing.shutil, "disk_usage", lambda _: SimpleNamespace(free=575))
     with pytest.raises(TryAgainError, match="free some space"):
         encoded(path, backbone, cache=Cache(latents=True))
 
@@ -268,7 +270,7 @@ def test_latents_already_stored_count_as_no_space(
 ):
     path = pair_table(3)
     encoded(path, backbone)
-    monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    monkeypatch.setattr(storing.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
     assert not encoded(path, backbone).needs_encoders
 
 
@@ -403,3 +405,31 @@ def test_prompts_alone_encode_no_image_and_have_the_shape_of_latents(
     assert backbone.images_encoded == 0
     assert found.needs_encoders == (stored is False)
     assert [path.name.split("-")[0] for path in (tmp_path / "cache").glob("*")] == ([] if stored is False else ["text"])
+
+
+def test_images_that_are_enlarged_beyond_a_factor_are_warned_of(
+    pair_table: Callable[..., Path], backbone: PlainBackbone, caplog: pytest.LogCaptureFixture
+):
+    path = pair_table(3)  # 16 px at their shorter side
+    encoded(path, backbone, resolution=32)
+    assert caplog.text == ""
+    encoded(path, backbone, resolution=40)
+    assert "6 of 6 images are enlarged by more than 2 to 40 px (the smallest side is 16 px)" in caplog.text
+    assert "data.min_side=20 to leave small images out" in caplog.text
+
+
+def test_a_random_crop_is_one_square_a_row_at_the_same_place_of_both_images(tmp_path: Path, backbone: PlainBackbone):
+    for name, size in (("a.png", (48, 16)), ("b.png", (96, 32))):  # the same picture in two sizes
+        Image.linear_gradient("L").rotate(90).resize(size, Image.Resampling.BILINEAR).save(tmp_path / name)
+    path = write_csv(tmp_path / "t.csv", ["prompt", "chosen", "rejected"], [["f", "a.png", "b.png"]] * 4)
+    found = encoded(path, backbone, crop="random")[[0, 1, 2, 3]]
+    torch.testing.assert_close(found.posterior.mean[:, 0], found.posterior.mean[:, 1], atol=0.02, rtol=0)
+    assert found.geometry is not None
+    lefts = found.geometry[:, 0, 3].tolist()
+    assert len(set(lefts)) == 4
+    assert all(0 <= left <= 32 for left in lefts)
+    fresh = encoded(path, backbone, crop="random", cache=NOTHING_STORED)
+    assert_equal(found, fresh[[0, 1, 2, 3]])
+    centred = encoded(path, backbone)[[0]]  # in a folder of its own beside the other's
+    assert centred.geometry is not None
+    assert centred.geometry[0, :, 3].tolist() == [16, 16]

@@ -72,3 +72,17 @@ def test_prompts_alone_are_summarised_without_images(tmp_path: Path):
     assert "p.txt: prompt 'prompt', no images" in text
     assert "3 = 3 usable prompts 2 distinct; rows per prompt: 1 with 1, 1 with 2" in text
     assert "image sizes" not in text
+
+
+def test_the_buckets_of_usable_rows_are_counted_where_images_go_into_buckets(tmp_path: Path):
+    path = mixed(tmp_path)  # its usable rows have an image of 20 x 16 px and a square one
+    assert summarise(PairData(path=path)).buckets == ()
+    one = " ".join(render(summarise(PairData(path=path, crop="bucket", resolution=512))).split())
+    # ratio sqrt(20 / 16) = 1.12; of 512 px there are 1 and 576 / 448 = 1.29
+    assert "buckets of 512 px: 512 x 512 px: 3" in one
+    both = summarise(PairData(path=path, crop="bucket", bucket_step=32)).buckets
+    # in steps of 32: 544 / 480 = 1.133, and 1088 / 960
+    assert [(side, buckets.sizes, buckets.counts) for side, buckets in both] == [
+        (512, ((544, 480),), [3]),
+        (1024, ((1088, 960),), [3]),
+    ]

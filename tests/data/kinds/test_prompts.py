@@ -34,7 +34,8 @@ def test_a_table_gives_its_prompt_column(tmp_path: Path):
         ("p.txt", b"\xff\xfe\x00", DataError, "not UTF-8"),
         ("p.csv", b"prompt,id\n,1\n", DataError, r"p.csv:2: prompt is empty"),
         ("p.csv", b"promt\na fox\n", DataError, '"promt" looks like "prompt"'),
-        ("p.json", b"[]", InputError, "prompts are read from"),
+        ("p.json", b"[]", DataError, "has no rows"),
+        ("p.xlsx", b"PK", InputError, "prompts are read from"),
     ],
 )
 def test_what_is_wrong_is_told(tmp_path: Path, name: str, content: bytes, error: type[Exception], message: str):
@@ -111,11 +112,40 @@ def test_as_data_a_table_gives_a_column_and_an_account_of_its_rows(tmp_path: Pat
     assert [example.prompts for example in examples(data)] == [("a fox",)]
 
 
+def test_prompts_of_a_list_are_left_out_whole_and_counted(tmp_path: Path):
+    path, exclude = tmp_path / "p.txt", tmp_path / "benchmark.txt"
+    path.write_text("a fox\nA  Hen\na hen in a box\n")
+    exclude.write_text("# of a benchmark\na hen\na cow\n")
+    data = PromptData(path=path, exclude=exclude)
+    assert [example.prompts for example in examples(data)] == [("a fox",), ("a hen in a box",)]
+    account = data.open().account
+    assert (account.rows, account.used) == (3, 2)
+    assert account.lines()[1] == f"  left out: 1 x prompt of data.exclude, first: {path}:2: A  Hen"
+    assert data.open().fingerprint != PromptData(path=path).open().fingerprint
+
+
+def test_a_shipped_suite_can_be_left_out(tmp_path: Path):
+    (tmp_path / "p.txt").write_text(read_prompt_list("suite_en").prompts[0] + "\na fox\n")
+    data = validated("data", {"name": "prompts", "path": tmp_path / "p.txt", "exclude": "suite_en"})
+    assert isinstance(data, PromptData)
+    assert [example.prompts for example in examples(data)] == [("a fox",)]
+
+
+def test_a_list_that_leaves_nothing_or_does_not_exist_is_refused(tmp_path: Path):
+    path = tmp_path / "p.txt"
+    path.write_text("a fox\na hen\n")
+    with pytest.raises(DataError, match=r"all 2 prompts are in data.exclude.*first: .*p.txt:1: a fox. Give other"):
+        PromptData(path=path, exclude=path).open()
+    with pytest.raises(InputError, match=r"none.txt: no such file of prompts"):
+        PromptData(path=path, exclude=tmp_path / "none.txt").open()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "error", "message"),
     [
         ("p.txt", "# only a comment\n", DataError, "holds no prompts"),
-        ("p.json", "[]", InputError, r"prompts are read from .txt \(one a line\), .csv"),
+        ("p.json", "[]", DataError, "has no rows"),
+        ("p.xlsx", "PK", InputError, r"prompts are read from .txt \(one a line\), .csv"),
         ("p.csv", "words\na fox\n", DataError, "need a column for the prompt"),
     ],
 )

@@ -92,6 +92,16 @@ def test_four_by_one_one_by_four_and_two_ranks_see_the_same_samples(seed: int, n
         assert [*halves[0].keys, *halves[1].keys] == at_once.keys == list(range(cursor, cursor + 4))
 
 
+@settings(max_examples=50)
+@given(seed=seeds, counts=sizes, micro_batch=micro_batches, groups=st.integers(0, 60))
+def test_the_visits_of_each_bucket_are_known_without_walking(seed, counts, micro_batch, groups):
+    order = Order(buckets_of(counts), seed=seed, micro_batch=micro_batch)
+    walked = [0] * len(counts)
+    for group in islice(order.groups(), groups):
+        walked[group.bucket] += len(group.examples)
+    assert order.visits(groups) == walked
+
+
 def test_a_far_position_is_reached_at_once():
     order = Order([range(1000), range(1000, 1003)], seed=0, micro_batch=2)
     assert order.group(10**12).keys == [2 * 10**12, 2 * 10**12 + 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -26,6 +27,7 @@ from unigenbench.errors import InputError
 from unigenbench.judges.base import FatalFailure, JudgeOptions, JudgeTruncated, open_judge
 from unigenbench.judges.hf_local import HFLocal, digit_probabilities
 from unigenbench.judges.hf_model import Generation
+from unigenbench.judges.questions import Question
 from unigenbench.protocol.native import render as rubric
 from unigenbench.protocol.parsing import parse
 from unigenbench.types import ImageFile, JudgeRequest, Point, Prompt, Usage
@@ -61,13 +63,14 @@ class Engine:
         self.calls: list[tuple[int, int, float, int]] = []
         self.texts: list[str] = []
 
-    def generate(self, questions, max_tokens, temperature, seed):
-        self.calls.append((len(questions), max_tokens, temperature, seed))
-        if len(questions) > self.room:
+    def generate(self, turns, max_tokens, temperature, seed):
+        self.calls.append((len(turns), max_tokens, temperature, seed))
+        if len(turns) > self.room:
             raise self.OutOfMemory("no room")
-        self.texts += [question.text for question in questions]
-        color = [question.image.getpixel((0, 0)) for question in questions]
-        return [Generation(f"{c}", self.cut, Usage(10, 2), ["1"], [0.25]) for c in color]
+        self.texts += [turn.text for turn in turns]
+        colors = [" ".join(str(image.getpixel((0, 0))) for image in turn.images) for turn in turns]
+        first = (("1", -0.1), ("2", -2.4))
+        return [Generation(said, self.cut, Usage(10, 2), ["1"], [0.25], first) for said in colors]
 
     def free_memory(self):
         self.freed += 1
@@ -147,6 +150,39 @@ def test_logits_ask_once_for_each_test_point(opened):
     assert ["check 1 alone" in engine.texts[0], "check 3 alone" in engine.texts[2]] == [True, True]
 
 
+def filled_png(color: tuple[int, int, int]) -> bytes:
+    return filled(color).image_bytes
+
+
+def ask_together(judge: HFLocal, questions: list[Question]):
+    async def ask():
+        try:
+            return await asyncio.gather(*(judge.ask(one) for one in questions), return_exceptions=True)
+        finally:
+            await judge.aclose()
+
+    return asyncio.run(ask())
+
+
+def test_a_question_shows_its_images_in_order_before_the_text(opened):
+    engine = Engine()
+    questions = [Question(f"which {k}?", (filled_png((k, 0, 0)), filled_png((9, 9, 9))), 50) for k in range(3)]
+    found = ask_together(opened(engine, batch_size=2), questions)
+    assert [one.reply.text for one in found] == [f"{(k, 0, 0)} (9, 9, 9)" for k in range(3)]
+    assert [one.first_token for one in found] == [None] * 3
+    assert [call[:3] for call in engine.calls] == [(2, 50, 0.0), (1, 50, 0.0)]
+    assert engine.texts == ["which 0?", "which 1?", "which 2?"]
+
+
+def test_a_question_for_one_token_is_answered_by_its_candidates_and_cut_replies_are_none(opened):
+    engine = Engine(cut=True)
+    asked = [Question("which?", (filled_png((1, 1, 1)),), logprobs=True), Question("which?", (filled_png((1, 1, 1)),))]
+    one, other = ask_together(opened(engine), asked)
+    assert one.first_token == (("1", -0.1), ("2", -2.4))
+    assert isinstance(other, JudgeTruncated)
+    assert [call[:2] for call in engine.calls] == [(1, 1), (1, 1024)]
+
+
 def test_a_defect_reaches_the_caller(opened, monkeypatch):
     engine = Engine()
     monkeypatch.setattr(engine, "generate", lambda *_: 1 / 0)
@@ -198,6 +234,22 @@ def test_a_real_model_reads_the_pixels():
     alone = together(judge, [request("blue")])[0]
     assert alone.text == replies[1].text
     assert alone.probabilities == pytest.approx(replies[1].probabilities, abs=1e-4)
+
+
+def test_a_real_model_tells_two_images_and_their_order_apart_and_answers_the_same_in_a_batch():
+    judge = open_judge(f"hf:{JUDGE}", JudgeOptions(device="cpu", dtype="float32", batch_size=4))
+    assert isinstance(judge, HFLocal)
+    red, blue = (request(color).image_bytes for color in ("red", "blue"))
+    asked = [Question("Which is red?", pair, logprobs=True) for pair in ((red, blue), (blue, red))]
+    longer = Question("Which of these three images is the red one?", (red, blue, blue), logprobs=True)
+    batch = ask_together(judge, [*asked, longer])
+    for one, question in zip(batch, [*asked, longer], strict=True):
+        (alone,) = ask_together(judge, [question])
+        assert dict(one.first_token) == pytest.approx(dict(alone.first_token), abs=1e-4)
+        logprobs = [logprob for _, logprob in one.first_token]
+        assert logprobs == sorted(logprobs, reverse=True)
+        assert 0.5 < sum(map(math.exp, logprobs)) <= 1.001
+    assert batch[0].first_token != batch[1].first_token
 
 
 def tiny_qwen3_vl(folder: Path) -> Path:

@@ -175,7 +175,7 @@ def test_an_absent_usage_and_null_content_are_no_crash():
 def test_each_fault_is_named_for_what_it_is(answer: Answer, kind: type[JudgeError], words: str):
     with pytest.raises(kind, match=words) as caught:
         ask(lambda _: answer, timeout_seconds=0.5 if answer.seconds else 60.0)
-    assert type(caught.value).__name__.lstrip("_") in (kind.__name__, "RequestRejected", "NotFound")
+    assert type(caught.value).__name__.lstrip("_") in (kind.__name__, "RequestRejected", "NotFound", "QuotaSpent")
     assert KEY not in str(caught.value)
     assert KEY not in repr(caught.value.__context__)
 

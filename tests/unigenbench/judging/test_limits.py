@@ -8,7 +8,8 @@ import time
 import pytest
 
 from unigenbench.errors import ServerError
-from unigenbench.judging.limits import CircuitBreaker, ConcurrencyLimiter, TokenBucket
+from unigenbench.judges.concurrency import ConcurrencyLimiter
+from unigenbench.judging.limits import CircuitBreaker, TokenBucket
 
 
 def test_a_limiter_never_lets_more_through_than_its_limit():

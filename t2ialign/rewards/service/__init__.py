@@ -1,0 +1,1 @@
+"""Rewards over HTTP: one `POST /score` in JSON, described in docs/reward-service.md."""
