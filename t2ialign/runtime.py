@@ -53,3 +53,9 @@ def device_words(device: torch.device) -> str:
 def device_memory(device: torch.device) -> int | None:
     """Bytes of a GPU's memory; None for a CPU, which shares its memory with everything else."""
     return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else None
+
+
+def slow_in_bf16(device: torch.device) -> bool:
+    """Whether this is an x86-64 processor without AVX-512, on which torch's convolutions in bf16 take a hundred times
+    as long as in fp32."""
+    return device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"

@@ -97,7 +97,7 @@ def sample_scene(rng: np.random.Generator, things: int | None = None) -> Scene:
     kinds = _sample_kinds(rng, things)
     sizes = _sample_sizes(rng, things)
     places = _sample_places(rng, sizes)
-    background = str(rng.choice(tuple(BACKGROUNDS)))
+    background = tuple(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))]
     return Scene(
         background,
         tuple(
@@ -106,9 +106,12 @@ def sample_scene(rng: np.random.Generator, things: int | None = None) -> Scene:
     )
 
 
+_KINDS, _SHARES = ("alike", "one color", "one shape", "two groups", "free"), (0.2, 0.12, 0.12, 0.16, 0.4)
+
+
 def _sample_kinds(rng: np.random.Generator, things: int) -> list[tuple[str, str]]:
     """(colour, shape) of each thing."""
-    kind = str(rng.choice(("alike", "one color", "one shape", "two groups", "free"), p=(0.2, 0.12, 0.12, 0.16, 0.4)))
+    kind = _KINDS[rng.choice(len(_KINDS), p=_SHARES)]
     if things == 2 and kind in ("alike", "two groups") and rng.random() < 0.6:
         kind = "free"
     every = [(color, shape) for color in COLORS for shape in SHAPES]
@@ -130,8 +133,8 @@ def _sample_kinds(rng: np.random.Generator, things: int) -> list[tuple[str, str]
 
 def _sample_sizes(rng: np.random.Generator, things: int) -> list[str]:
     if rng.random() < 0.4:
-        return [str(rng.choice(SIZES))] * things
-    return [str(size) for size in rng.choice(SIZES, things)]
+        return [SIZES[rng.integers(len(SIZES))]] * things
+    return [SIZES[index] for index in rng.integers(len(SIZES), size=things)]
 
 
 def _sample_places(rng: np.random.Generator, sizes: list[str]) -> list[tuple[float, float]]:
@@ -141,9 +144,12 @@ def _sample_places(rng: np.random.Generator, sizes: list[str]) -> list[tuple[flo
         places: list[tuple[float, float]] = []
         for i, radius in enumerate(radii):
             low, high = radius + _BORDER, CANVAS - radius - _BORDER
-            for x, y in rng.uniform(low, high, (12, 2)):
-                if all(max(abs(x - px), abs(y - py)) >= radius + radii[j] + _GAP for j, (px, py) in enumerate(places)):
-                    places.append((float(x), float(y)))
+            for x, y in rng.uniform(low, high, (12, 2)).tolist():
+                for (px, py), other in zip(places, radii, strict=False):
+                    if abs(x - px) < radius + other + _GAP > abs(y - py):
+                        break
+                else:
+                    places.append((x, y))
                     break
             if len(places) <= i:
                 break

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from t2ialign.config.schema import OnlineConfig, RunConfig
-from t2ialign.runtime import configure_runtime, device_memory, device_of_process
+from t2ialign.runtime import configure_runtime, device_memory, device_of_process, slow_in_bf16
 from t2ialign.training import preflight
 from t2ialign.training.disk import cache_bytes, size
 from t2ialign.training.memory import Stages, estimate_memory
@@ -88,6 +88,8 @@ class Planned(NamedTuple):
             yield "no GPU was found; a model of this size takes minutes a step on a CPU"
         if self.device.type == "cuda" and train.precision == "fp32":
             yield "train.precision is fp32; bf16 takes half the memory of the frozen weights and is faster on a GPU"
+        if train.precision == "bf16" and slow_in_bf16(self.device):
+            yield "this processor has no bf16 instructions: bf16 is far slower than train.precision=fp32"
         if not isinstance(config, OnlineConfig) and visits > MANY_EPOCHS:
             yield f"each example is seen {visits:.3g} times; watch held-out pairs (validate.pairs), or make fewer steps"
         if not isinstance(config, OnlineConfig) and visits < 1:

@@ -45,6 +45,7 @@ MINIATURE = Settings(
     overrides=TINY,
     sft_overrides=TINY,
 )
+ROOT = Path(__file__).parents[2]
 RECIPES = Recipes(*(shipped(f"configs/shapes_{name}.yaml") for name in ("dpo", "sft", "nft")))
 
 
@@ -326,6 +327,7 @@ def _end_when_asked(begun: Path) -> None:
     begun.with_name("ended").touch()
 
 
+@pytest.mark.slow
 def test_a_worker_whose_task_ends_by_itself_when_asked_is_left_too(tmp_path):
     begun = tmp_path / "begun"
     with WorkerProcess() as worker:
@@ -367,3 +369,13 @@ def gone(pid: int, within_seconds: float) -> bool:
             return True
         time.sleep(0.1)
     return False
+
+
+@pytest.mark.slow
+def test_the_demos_models_are_evaluated_by_the_script(finished, sd15_folder: Path):
+    folder, *_ = finished
+    script = ROOT / "scripts" / "evaluate_demo.sh"
+    done = subprocess.run([script, folder, sd15_folder], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "faithfulness" in done.stdout or "overall" in done.stdout, done.stdout
+    assert (folder / "unigenbench" / "report.html").stat().st_size > 10_000

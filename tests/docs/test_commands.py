@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pyarrow.parquet as pq
 import pytest
 import stub
@@ -41,7 +43,8 @@ SHORTER = {
     r"scripts/train_sdxl_dpo.sh": f"{SDXL} train.effective_batch=2",
     r"scripts/train_sdxl_pref_grpo.sh": f"{SDXL} train.effective_batch=4 rollout.prompts=2 rollout.images=2 "
     "rollout.timesteps=2 rollout.inference_steps=4 validate.rewards=[sharpness]",
-    r"(generate|data build) --model MODEL": "--steps 1",
+    r"(generate|data build) --model (MODEL|M|assets/shapes-sd) ": "--steps 1",
+    r"generate --model (sdxl|stabilityai)": "--steps 1 --width 64 --height 64",
     r"--prompts (shapes|test_prompts_en.csv)": "--steps 1 --batch 64",
 }
 """What a command holds -> what is added to it so that it ends within seconds."""
@@ -116,7 +119,10 @@ def run(command: str, here: Path) -> str:
     """What a command prints."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_HOME": str(here)}
-    done = subprocess.run(["bash", "-c", command], cwd=here, env=environment, capture_output=True, text=True)
+    if re.match(r"(t2ialign|unigenbench|python) [^|><$&;*`]*$", command):
+        done = forked.run(shlex.split(command), cwd=here, env=environment)
+    else:
+        done = subprocess.run(["bash", "-c", command], cwd=here, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
@@ -146,7 +152,7 @@ def test_every_command_of_a_page_works_as_written(page: Path, here: Path):
     for command in commands(page):
         said = run(shortened(command), here)
         for tried in re.findall(r"^try it: (.*)$", said, re.MULTILINE):
-            run(f"{tried} --steps 2", here)
+            run(f"{tried} --steps 1 --width 64 --height 64", here)
     if page.name == "README.md":
         assert (here / "runs" / "mine" / "lora" / "pytorch_lora_weights.safetensors").is_file()
         assert (here / "out" / "0_0.png").is_file()

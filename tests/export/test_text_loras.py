@@ -64,7 +64,7 @@ def sizes(parts: Parts) -> dict[str, tuple[int, float]]:
 
 
 @pytest.mark.parametrize("kind", ["equal", "per-layer", "dora"])
-@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+@pytest.mark.parametrize("family", ["sd15", pytest.param("sdxl", marks=pytest.mark.slow)])
 def test_every_kind_out_and_in_again_answers_the_same(request, tmp_path: Path, family: str, kind: str):
     folder: Path = request.getfixturevalue(f"{family}_folder")
     parts = made_parts(pipeline_of(folder), kind)

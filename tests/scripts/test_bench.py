@@ -131,6 +131,7 @@ def test_a_rollout_and_an_update_are_timed_against_their_own_passes(
     assert online.core.engine.step == 1
 
 
+@pytest.mark.slow
 def test_every_ratio_of_a_rollout_is_measured(sd15_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(bench_parts, "BLOCKS", 1)

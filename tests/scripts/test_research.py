@@ -25,6 +25,7 @@ def pretrain(monkeypatch: pytest.MonkeyPatch, run: Path, *arguments: str) -> Non
     pretrain_shapes.main()
 
 
+@pytest.mark.slow
 def test_pre_training_runs_stage_by_stage_and_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     pretrain(monkeypatch, tmp_path, "vae", "--steps", "1")
     pretrain(monkeypatch, tmp_path, "vae", "--steps", "2")

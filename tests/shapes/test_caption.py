@@ -244,6 +244,7 @@ def test_an_empty_scene_satisfies_nothing_but_its_background():
     assert holds(constraints("a red ring on a navy background")[-1], empty)
 
 
+@pytest.mark.slow
 def test_prompts_are_the_same_in_every_process():
     # sets of strings come in another order under another hash seed; the same seed must still give the same prompts
     code = "from t2ialign.shapes.caption import prompts; print(prompts('train', 800, 0))"

@@ -1,6 +1,7 @@
 """SDXL's own architecture with random weights, and what plain diffusers makes of LoRAs on it; a process each.
 
 python full_size.py make FOLDER
+python full_size.py t2ialign ARGUMENT ...
 python full_size.py compare FOLDER LORA OTHER_LORA
 """
 
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import bf16
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -20,6 +22,8 @@ from diffusers import (
 from peft.tuners.lora import LoraLayer
 from standins import tokenizer
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from t2ialign.cli.main import main
 
 UNET_PARAMETERS = 2_567_463_684
 """Of the released SDXL base 1.0."""
@@ -125,5 +129,10 @@ def _delta(pipeline: StableDiffusionXLPipeline, folder: Path) -> dict[str, torch
 
 
 if __name__ == "__main__":
-    action, *paths = sys.argv[1:]
-    {"make": full_sdxl, "compare": compare}[action](*map(Path, paths))
+    bf16.emulate()
+    action, *arguments = sys.argv[1:]
+    if action == "t2ialign":
+        del sys.argv[1]
+        main()
+    else:
+        {"make": full_sdxl, "compare": compare}[action](*map(Path, arguments))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import torch
 from toys import pair_folder, saved_lora, write_config
 
@@ -39,14 +41,8 @@ class Job:
     ) -> dict[str, list[int]]:
         """The exit codes of each name's starts by a script of this folder."""
         arguments = [str(part) for name, when in moments.items() for part in (self.config(name, workers), *when)]
-        done = subprocess.run(
-            [sys.executable, str(Path(__file__).parent / script), *arguments],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=580,
-            check=False,
-        )
+        program = str(Path(__file__).parent / script)
+        done = forked.run(["python", program, *arguments], env={**os.environ, "OMP_NUM_THREADS": "1"})
         assert done.returncode == 0, done.stderr
         codes: dict[str, list[int]] = {name: [] for name in moments}
         for line in done.stdout.splitlines():
@@ -70,9 +66,22 @@ class Job:
         assert not list((self.folder / name).rglob(".*.partial"))
 
 
-def launched(config: Path, *overrides: str, world: int) -> str:
-    """What `t2ialign train` says under torch's launcher, with that many processes over gloo."""
-    return torchrun("-m", "t2ialign", "train", str(config), *overrides, world=world)
+def launched(config: Path, *overrides: str, world: int) -> None:
+    """Runs `t2ialign train` in that many processes over gloo."""
+    ranks("t2ialign", "train", str(config), *overrides, world=world)
+
+
+def ranks(*program: str, world: int) -> None:
+    """Runs a program in that many processes over gloo, each with what a launcher says in the environment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    told = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"}
+    told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
+    started = [forked.Started(program, env={**told, "RANK": str(n), "LOCAL_RANK": str(n)}) for n in range(world)]
+    for process in started:
+        done = process.wait()
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def torchrun(*program: str, world: int) -> str:
@@ -92,17 +101,14 @@ def torchrun(*program: str, world: int) -> str:
 
 def two_ranks(model: Path, out: Path, *shard: str) -> list[dict[str, Any]]:
     """What each process of `ranks.py` found in one optimizer step."""
-    script = Path(__file__).parent / "ranks.py"
+    script = str(Path(__file__).parent / "ranks.py")
     out.mkdir(exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     started = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(model), str(out), str(rank), "2", *shard],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-            stderr=subprocess.PIPE,
-        )
+        forked.Started(["python", script, str(model), str(out), str(rank), "2", *shard], env=environment)
         for rank in range(2)
     ]
     for process in started:
-        _, problems = process.communicate(timeout=300)
-        assert process.returncode == 0, problems.decode()
+        done = process.wait()
+        assert done.returncode == 0, done.stderr
     return [torch.load(out / f"rank{rank}.pt") for rank in range(2)]

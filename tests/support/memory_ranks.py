@@ -1,4 +1,4 @@
-"""A process of a run in parts says what a step took: `torchrun memory_ranks.py CONFIG OUT KEY=VALUE ...`."""
+"""A process of a run in parts says what a step took: `memory_ranks.py CONFIG OUT KEY=VALUE ...` under a launcher."""
 
 from __future__ import annotations
 

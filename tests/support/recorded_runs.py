@@ -1,4 +1,4 @@
-"""What the shipped recipes compute, written down once: 20 steps of six of them, and 16 images of each embedded model.
+"""What the shipped recipes compute, written down once: 3 steps of six of them, and 16 images of each embedded model.
 
     python tests/support/recorded_runs.py write FOLDER     # runs everything and writes what came out
     python tests/support/recorded_runs.py compare FOLDER   # runs everything again; exits 1 where a bit differs
@@ -23,7 +23,7 @@ from pathlib import Path
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-STEPS = 20
+STEPS = 3
 SKIPPED = {"seconds", "step", "samples_seen"}
 """Metrics that say when or where, not what."""
 PROMPTS = [
@@ -34,21 +34,21 @@ PROMPTS = [
 ]
 MODELS = ("shapes-sd", "shapes-sdxl")
 RECIPES: dict[str, tuple[str, ...]] = {
-    "shapes_dpo": (),
-    "shapes_kto": (),
-    "shapes_mapo": (),
+    "shapes_dpo": ("data.path={data}/pairs.csv",),
+    "shapes_kto": ("data.path={data}/pairs.csv",),
+    "shapes_mapo": ("data.path={data}/pairs.csv",),
     "shapes_lpo": ("data.path={data}/lists.csv",),
     "shapes_tdpo": ("data.path={data}/texts.csv",),
-    "full": ("lora=null", "optim.lr=1e-5"),
+    "full": ("data.path={data}/pairs.csv", "lora=null", "optim.lr=1e-5"),
 }
 """Recipe -> what is overridden; `full` is shapes_dpo without a LoRA."""
 
 
 def make_data(folder: Path) -> None:
-    """Lists of four ranked images, and pairs of prompts of one image, of coarse random colours."""
+    """Lists of four ranked images, pairs of images, and pairs of prompts of one image, of coarse random colours."""
     folder.mkdir(parents=True)
     draw = random.Random(0)
-    lists, texts = [], []
+    lists, pairs, texts = [], [], []
     for row in range(24):
         prompt, other = draw.sample(PROMPTS, 2)
         for view in range(4):
@@ -57,9 +57,11 @@ def make_data(folder: Path) -> None:
             coarse.putdata([tuple(draw.randrange(256) for _ in range(3)) for _ in range(16)])
             coarse.resize((64, 64), Image.Resampling.BILINEAR).save(folder / name)
             lists.append((name, f"{prompt} {row}", draw.random()))
+        pairs.append((prompt, f"{row}_0.png", f"{row}_1.png"))
         texts.append((f"{row}_0.png", prompt, other))
     for name, columns, rows in (
         ("lists.csv", ("image", "prompt", "score"), lists),
+        ("pairs.csv", ("prompt", "chosen", "rejected"), pairs),
         ("texts.csv", ("image", "prompt", "mismatched"), texts),
     ):
         with (folder / name).open("w", newline="") as file:
@@ -81,7 +83,15 @@ def train(recipe: str, work: Path) -> list[dict[str, float]]:
     config = "shapes_dpo" if recipe == "full" else recipe
     overrides = [text.format(data=work / "data") for text in RECIPES[recipe]]
     run_dir = work / recipe
-    run("train", f"configs/{config}.yaml", f"run_dir={run_dir}", f"train.steps={STEPS}", *overrides)
+    run(
+        "train",
+        f"configs/{config}.yaml",
+        f"run_dir={run_dir}",
+        f"train.steps={STEPS}",
+        "train.effective_batch=16",
+        "train.micro_batch=8",
+        *overrides,
+    )
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in row.items() if key not in SKIPPED} for row in rows]
 

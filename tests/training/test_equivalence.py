@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from jobs import launched, two_ranks
+from jobs import torchrun, two_ranks
 from rich.console import Console
 from toys import (
     assert_same_gradients,
@@ -185,7 +185,7 @@ def test_the_command_under_a_launcher_of_two_processes_trains_the_same(job, sd15
     config = write_config(
         tmp_path / "both.yaml", model=sd15_folder, pairs=tmp_path / "pairs" / "pairs.csv", run_dir=tmp_path / "both"
     )
-    launched(config, "train.micro_batch=1", world=2)
+    torchrun("-m", "t2ialign", "train", str(config), "train.micro_batch=1", world=2)
     assert losses(tmp_path / "both") == pytest.approx(losses(alone), rel=1e-4)
     for name, tensor in saved_lora(alone).items():
         assert (saved_lora(tmp_path / "both")[name] - tensor).norm() <= 1e-3 * tensor.norm() + 1e-6, name

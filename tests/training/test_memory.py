@@ -10,7 +10,7 @@ import pytest
 import torch
 from allocations import of_a_step
 from diffusers import UNet2DConditionModel
-from jobs import torchrun
+from jobs import ranks
 from torch import nn
 from toys import pair_folder, write_config
 
@@ -67,6 +67,7 @@ def test_a_step_takes_the_memory_that_was_announced(
     assert of_a_step(config, SingleProcess()) == pytest.approx(said, rel=0.15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keys", [["train.precision=bf16"], ["lora.targets=all", "train.gradient_checkpointing=true"]])
 def test_a_step_on_a_base_in_4_bits_takes_the_memory_that_was_announced(
     keys: list[str], sdxl_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -99,6 +100,7 @@ def bytes_in_4_bits(denoiser: nn.Module, width: int) -> list[int]:
     return [taken(p.numel()) if id(p) in quantised else width * p.numel() for p in denoiser.parameters()]
 
 
+@pytest.mark.slow
 def test_a_dora_on_a_base_in_4_bits_has_an_estimate(sdxl_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     nf4.install(monkeypatch)
     config = load(written(tmp_path, "sdxl", sdxl_folder), ["train.quantize=nf4", "lora.dora=true"])
@@ -117,7 +119,8 @@ def test_a_step_in_parts_takes_the_memory_that_was_announced(keys: list[str], sd
     path = written(tmp_path, "sdxl", sdxl_folder)
     keys = [*PARTS, *keys]
     said = announced(load(path, keys), world_size=2).training
-    torchrun(str(Path(allocations.__file__).with_name("memory_ranks.py")), str(path), str(tmp_path), *keys, world=2)
+    script = str(Path(allocations.__file__).with_name("memory_ranks.py"))
+    ranks("python", script, str(path), str(tmp_path), *keys, world=2)
     found = [int((tmp_path / f"{rank}.txt").read_text()) for rank in range(2)]
     print(said, said.total, found)
     assert max(found) == pytest.approx(said.total, rel=0.15)

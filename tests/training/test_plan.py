@@ -87,6 +87,14 @@ def test_a_stage_that_does_not_fit_is_named_with_what_to_set(
     assert warning.endswith(f"; try {cheaper}")
 
 
+@pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
+def test_bf16_on_a_processor_without_it_is_warned_of(capability: str, config: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    planned = plan(load(config, ["train.precision=bf16"]))
+    if planned.device.type == "cpu":
+        assert any("has no bf16" in one for one in planned.warnings()) == (capability == "AVX2")
+
+
 def test_what_is_not_on_this_machine_is_said_not_guessed(config: Path):
     found = facts(plan(load(config, ["backbone.pretrained=someone/never-downloaded"])).lines())
     assert found["memory"].startswith("not known")

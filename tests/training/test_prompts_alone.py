@@ -58,7 +58,7 @@ def rollouts(config: Any) -> list[Noised]:
     return [config.noiser(batch, policy, policy.schedule, Draws(config.seed, batch.keys)) for batch in batches]
 
 
-@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+@pytest.mark.parametrize("family", ["sd15", pytest.param("sdxl", marks=pytest.mark.slow)])
 def test_rollouts_and_losses_are_those_of_images_that_are_not_read(
     family: str, sd15_folder: Path, sdxl_folder: Path, tmp_path: Path
 ):

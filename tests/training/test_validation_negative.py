@@ -89,6 +89,7 @@ def test_base_and_policy_are_drawn_with_beta_of_the_negative_model_and_alpha_of_
             assert np.abs(shown - image).max() <= 1  # the order of float32 sums
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_negative_model(sd15_folder: Path, place: Path):
     run(place, sd15_folder, "goes-on", "train.steps=2")
     run_dir = run(place, sd15_folder, "goes-on", negative(place))

@@ -156,6 +156,7 @@ def test_no_prompt_repeats_a_run_of_words_of_an_official_one(language: Language)
         assert not official.intersection(runs(prompt.text, language)), prompt.text
 
 
+@pytest.mark.slow
 def test_the_shapes_suite_is_what_its_script_writes():
     import build_shapes_suite
 

@@ -388,6 +388,7 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(json_values, st.integers(1, 3), st.sampled_from(["{}", "Sure:\n{}", "the caption says {}", "<score>{}</score>"]))
 def test_verdicts_of_any_json_are_written_in_it(value, n, around):
