@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,7 +62,7 @@ class Eyes:
 
 
 def train_pairs(judge: Path, out: Path, pictures: Path | None, steps: int, minutes: float, batch: int) -> None:
-    """Trains the language model to its steps or minutes: warm-up, constant, linear to zero over the last 40 %."""
+    """Trains the language model to its steps or minutes, as `Run.train` does."""
     torch.manual_seed(SEED)
     processor, model = start_of_pairs(judge)
     model.model.visual.requires_grad_(False)
@@ -75,27 +74,15 @@ def train_pairs(judge: Path, out: Path, pictures: Path | None, steps: int, minut
     pool, writer = shipped_pictures(pictures), Writer(processor)
     eyes = Eyes(model, processor, pool)
     log(f"pairs: {len(pool.captions)} pictures of {len(pool.groups)} captions")
-    shown: dict[str, list[float]] = {}
-    saved = time.monotonic()
-    while (progress := max(run.step / steps, run.seconds / (60 * minutes))) < 1:
-        began = time.monotonic()
-        rng = np.random.default_rng((SEED, len("pairs"), run.step))
+
+    def losses(rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         pairs = [sample_pair(pool, DRAWN, rng) for _ in range(round(batch * PAIRS))]
         single = range(batch - len(pairs))
         examples = [pool.sample(rng) if rng.random() < DRAWN else sample_render(rng) for _ in single]
-        losses, named = zip(*_answered(modules, writer, eyes, (examples, pairs)), strict=True)
-        run.advance(torch.stack(losses).mean(), min(1.0, (run.step + 1) / 50, max(0.02, (1 - progress) / 0.4)))
-        run.seconds += time.monotonic() - began
-        for name, value in (named[0] | named[1]).items():
-            shown.setdefault(name, []).append(value)
-        if run.step % 25 == 0:
-            means = " ".join(f"{name} {np.mean(values):.3f}" for name, values in shown.items())
-            log(f"pairs {run.step}/{steps} {means} {run.seconds / run.step:.2f} s/step")
-            shown = {}
-        if time.monotonic() - saved > 60:
-            run.save()
-            saved = time.monotonic()
-    run.save()
+        parts, named = zip(*_answered(modules, writer, eyes, (examples, pairs)), strict=True)
+        return torch.stack(parts).mean(), named[0] | named[1]
+
+    run.train(losses, steps, minutes)
 
 
 def _answered(

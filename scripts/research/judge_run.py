@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from checkpoints import load_state, save_state
 from judge_examples import log
 from judge_model import RUBRIC, SEED
 from torch import Tensor, nn, optim
+
+Losses = Callable[[np.random.Generator], tuple[Tensor, dict[str, float]]]
+"""A step's loss, and figures to be shown, from what it may draw."""
 
 
 class Run:
@@ -29,6 +34,25 @@ class Run:
                 optimizer.load_state_dict(saved)
             self.step, self.seconds = state["step"], state["seconds"]
             log(f"{path.stem}: continues at step {self.step} after {self.seconds / 60:.1f} min")
+
+    def train(self, losses: Losses, steps: int, minutes: float) -> None:
+        """To its steps or minutes: warm-up over 50, constant, linear to zero over the last 40 %; saved each minute."""
+        stage, shown, saved = self.path.stem, dict[str, list[float]](), time.monotonic()
+        while (progress := max(self.step / steps, self.seconds / (60 * minutes))) < 1:
+            began = time.monotonic()
+            loss, figures = losses(np.random.default_rng((SEED, len(stage), self.step)))
+            self.advance(loss, min(1.0, (self.step + 1) / 50, max(0.02, (1 - progress) / 0.4)))
+            self.seconds += time.monotonic() - began
+            for name, value in figures.items():
+                shown.setdefault(name, []).append(value)
+            if self.step % 25 == 0:
+                means = " ".join(f"{name} {np.nanmean(values):.3f}" for name, values in shown.items())
+                log(f"{stage} {self.step}/{steps} {means} {self.seconds / self.step:.2f} s/step")
+                shown = {}
+            if time.monotonic() - saved > 60:
+                self.save()
+                saved = time.monotonic()
+        self.save()
 
     def advance(self, loss: Tensor, scale: float) -> None:
         value = loss.item()

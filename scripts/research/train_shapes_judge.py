@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,13 @@ import numpy as np
 import torch
 from checkpoints import load_state
 from judge_answers import Writer, answer_losses, see_pictures
-from judge_examples import ROOT, Pool, draw, log, make_images, sample_render
+from judge_examples import ROOT, Pool, draw, make_images, sample_render
 from judge_model import SEED, Heads, build_model, build_processor
 from judge_pair_evaluation import evaluate_pairs
 from judge_pair_stage import export_pairs, train_pairs
 from judge_run import Run, muon_and_adamw, write_judge
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 from transformers import Qwen2_5_VLProcessor
 
 from t2ialign.shapes.caption import describe, perturb, perturbations
@@ -54,7 +53,7 @@ def _state_file(folder: Path, stage: str) -> Path:
 
 
 def train(stage: str, folder: Path, steps: int, minutes: float, batch: int) -> None:
-    """Trains a stage to its number of steps or minutes: warm-up, constant, and linear to zero over the last 40 %."""
+    """Trains a stage to its number of steps or minutes, as `Run.train` does."""
     processor = load_processor(folder)
     torch.manual_seed(SEED)
     model = build_model(processor.tokenizer)
@@ -69,11 +68,8 @@ def train(stage: str, folder: Path, steps: int, minutes: float, batch: int) -> N
         else _vision_run(folder, modules, learner)
     )
     pool, writer = Pool(folder / "train.npz"), Writer(processor)
-    shown: dict[str, list[float]] = {}
-    saved = time.monotonic()
-    while (progress := max(run.step / steps, run.seconds / (60 * minutes))) < 1:
-        began = time.monotonic()
-        rng = np.random.default_rng((SEED, len(stage), run.step))
+
+    def losses(rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         examples = [pool.sample(rng) if rng.random() < GENERATED else sample_render(rng) for _ in range(batch)]
         with torch.autocast("cpu", torch.bfloat16):
             tokens = see_pictures(model, processor, [example.pixels for example in examples])
@@ -81,19 +77,9 @@ def train(stage: str, folder: Path, steps: int, minutes: float, batch: int) -> N
             if stage == "judge":
                 said, more = answer_losses(model, tokens, examples, writer)
                 loss, right = 0.5 * loss + 3 * said, right | more | {"said": said.item()}
-        scale = min(1.0, (run.step + 1) / 50, max(0.02, (1 - progress) / 0.4))
-        run.advance(loss, scale)
-        run.seconds += time.monotonic() - began
-        for name, value in (right | {"loss": loss.item()}).items():
-            shown.setdefault(name, []).append(value)
-        if run.step % 25 == 0:
-            means = " ".join(f"{name} {np.nanmean(values):.3f}" for name, values in shown.items())
-            log(f"{stage} {run.step}/{steps} {means} {run.seconds / run.step:.2f} s/step")
-            shown = {}
-        if time.monotonic() - saved > 60:
-            run.save()
-            saved = time.monotonic()
-    run.save()
+        return loss, right | {"loss": loss.item()}
+
+    run.train(losses, steps, minutes)
 
 
 def _vision_run(folder: Path, modules: nn.ModuleDict, learner: nn.ModuleDict) -> Run:
