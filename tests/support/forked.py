@@ -26,15 +26,30 @@ class Started:
         self._process = _FORKS.Process(target=_command, args=given)
         self._process.start()
 
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.join()
+
     def wait(self, seconds: float = 550) -> CompletedProcess[str]:
+        """What it said by its end, or until it was killed for want of time."""
         self._process.join(seconds)
         if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
+            self.kill()
         assert self._process.exitcode is not None
         with self._folder:
             texts = [Path(name).read_text(encoding="utf-8") for name in self._said]
         return CompletedProcess(self.arguments, self._process.exitcode, *texts)
+
+
+def together(*started: Started) -> None:
+    """Waits until all have ended; one that fails ends the others, which may wait for it."""
+    try:
+        for process in started:
+            done = process.wait()
+            assert done.returncode == 0, f"{done.args}\n{done.stdout}\n{done.stderr}"
+    finally:
+        for process in started:
+            process.kill()
 
 
 def run(

@@ -78,10 +78,8 @@ def ranks(*program: str, world: int) -> None:
         port = str(probe.getsockname()[1])
     told = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"}
     told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
-    started = [forked.Started(program, env={**told, "RANK": str(n), "LOCAL_RANK": str(n)}) for n in range(world)]
-    for process in started:
-        done = process.wait()
-        assert done.returncode == 0, done.stdout + done.stderr
+    places = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
+    forked.together(*(forked.Started(program, env=told | place) for place in places))
 
 
 def torchrun(*program: str, world: int) -> str:
@@ -104,11 +102,6 @@ def two_ranks(model: Path, out: Path, *shard: str) -> list[dict[str, Any]]:
     script = str(Path(__file__).parent / "ranks.py")
     out.mkdir(exist_ok=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    started = [
-        forked.Started(["python", script, str(model), str(out), str(rank), "2", *shard], env=environment)
-        for rank in range(2)
-    ]
-    for process in started:
-        done = process.wait()
-        assert done.returncode == 0, done.stderr
+    programs = [["python", script, str(model), str(out), str(rank), "2", *shard] for rank in range(2)]
+    forked.together(*(forked.Started(program, env=environment) for program in programs))
     return [torch.load(out / f"rank{rank}.pt") for rank in range(2)]
