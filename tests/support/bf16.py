@@ -14,18 +14,19 @@ from torch import Tensor, nn
 from t2ialign.runtime import slow_in_bf16
 
 
-def emulate() -> None:
-    """Makes layers in bfloat16, or under autocast to it, compute in float32, where the processor has no bfloat16."""
+def emulate(put: Callable[[object, str, object], None] = setattr) -> None:
+    """Makes layers in bfloat16, or under autocast to it, compute in float32, where the processor has no bfloat16.
+
+    Args:
+        put: of a test, `monkeypatch.setattr`, so that it ends with the test.
+    """
     if slow_in_bf16(torch.device("cpu")):
-        nn.Linear.forward = _in_float32(nn.functional.linear)  # type: ignore[assignment, method-assign]
-        nn.Conv2d._conv_forward = _convolved  # type: ignore[assignment, method-assign]
+        put(nn.Linear, "forward", _multiplied)
+        put(nn.Conv2d, "_conv_forward", _convolved)
 
 
-def _in_float32(function: Callable[..., Tensor]) -> Callable[[nn.Linear, Tensor], Tensor]:
-    def forward(layer: nn.Linear, x: Tensor) -> Tensor:
-        return _computed(function, x, layer.weight, layer.bias)
-
-    return forward
+def _multiplied(layer: nn.Linear, x: Tensor) -> Tensor:
+    return _computed(nn.functional.linear, x, layer.weight, layer.bias)
 
 
 def _convolved(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

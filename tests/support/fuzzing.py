@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Callable
 
-SECONDS = float(os.environ.get("FUZZ_SECONDS", "6"))
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "20"))
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
 TIMEOUT = 120 + 3 * SECONDS
 """Of a test that fuzzes."""

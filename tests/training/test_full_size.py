@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import bf16
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -68,11 +69,14 @@ def full_sd15(folder: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_full_size_sd15_trains_two_steps_and_its_lora_loads_in_plain_diffusers(tmp_path):
+def test_full_size_sd15_trains_two_steps_and_its_lora_loads_in_plain_diffusers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    bf16.emulate(monkeypatch.setattr)
     model = full_sd15(tmp_path)
     for number in range(2):
         for side, colour in (("a", "red"), ("b", "blue")):
-            Image.new("RGB", (64, 64), colour).save(tmp_path / f"{number}{side}.png")
+            Image.new("RGB", (128, 128), colour).save(tmp_path / f"{number}{side}.png")
     rows = "".join(f"picture {number},{number}a.png,{number}b.png\n" for number in range(2))
     (tmp_path / "pairs.csv").write_text("prompt,chosen,rejected\n" + rows)
     config = load(
@@ -80,7 +84,7 @@ def test_full_size_sd15_trains_two_steps_and_its_lora_loads_in_plain_diffusers(t
         [
             f"backbone.pretrained={model}",
             f"data.path={tmp_path / 'pairs.csv'}",
-            "data.resolution=64",
+            "data.resolution=128",
             f"run_dir={tmp_path / 'run'}",
             "lora.rank=8",
             "lora.alpha=4",
@@ -89,7 +93,7 @@ def test_full_size_sd15_trains_two_steps_and_its_lora_loads_in_plain_diffusers(t
             "train.steps=2",
             "train.effective_batch=1",
             "train.micro_batch=1",
-            "train.precision=fp32",
+            "train.precision=bf16",
             "validate.prompts=",
         ],
     )
@@ -97,9 +101,9 @@ def test_full_size_sd15_trains_two_steps_and_its_lora_loads_in_plain_diffusers(t
 
     saved = load_file(folder / "pytorch_lora_weights.safetensors")
     assert any(tensor.abs().max() > 0 for name, tensor in saved.items() if "lora_B" in name)
-    pipeline = StableDiffusionPipeline.from_pretrained(model, safety_checker=None)
-    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
-    text = torch.randn(1, 77, 768, generator=torch.Generator().manual_seed(2))
+    pipeline = StableDiffusionPipeline.from_pretrained(model, torch_dtype=torch.bfloat16, safety_checker=None)
+    latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1)).bfloat16()
+    text = torch.randn(1, 77, 768, generator=torch.Generator().manual_seed(2)).bfloat16()
     with torch.no_grad():
         before = pipeline.unet(latents, 500, text).sample
         pipeline.load_lora_weights(folder)

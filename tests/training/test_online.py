@@ -582,8 +582,10 @@ def test_two_processes_share_an_iteration_and_learn_what_one_learns(
     assert codes == {"both": [-9, 0]}, job.log("both")
     one, two = job.rows("alone"), job.rows("both")
     assert [sorted(row) for row in two] == [sorted(row) for row in one]
-    for expected, found in zip(one, two, strict=True):  # gradients are summed in another order; grpo's loss is about 0
-        assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)
+    for expected, found in zip(one, two, strict=True):  # gradients are summed in another order
+        if more and "loss" in expected:  # a sum of ratios near 1 times advantages that add up to 0
+            assert abs(found.pop("loss") - expected.pop("loss")) < 5e-5
+        assert found == pytest.approx(expected, rel=1e-3, abs=1e-5 if more else 1e-6)
     if more:  # an update an iteration
         assert max(row["ratio_deviation"] for row in two if "loss" in row) < 1e-5
     lines = [(tmp_path / "both" / name).read_text().splitlines() for name in ("verdicts.jsonl", "verdicts-1.jsonl")]

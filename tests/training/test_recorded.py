@@ -12,6 +12,6 @@ RECORDED = Path(__file__).parents[1] / "recorded"
 
 @pytest.mark.slow
 def test_recipes_and_models_compute_what_they_did(tmp_path: Path):
-    # 1e-4: another processor adds up in another order; on the same machine the script finds every bit equal
+    # 1e-5: another processor adds up in another order; on the same machine the script finds every bit equal
     record(tmp_path / "now", tmp_path)
-    assert list(differences(RECORDED, tmp_path / "now", tolerance=1e-4)) == []
+    assert list(differences(RECORDED, tmp_path / "now", tolerance=1e-5)) == []

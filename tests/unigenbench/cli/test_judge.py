@@ -352,7 +352,7 @@ def test_a_kill_at_any_moment_costs_only_what_was_in_flight(tmp_path: Path, monk
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(3))
 def test_many_kills_cost_only_what_was_in_flight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int):
     check_kills(tmp_path, prompts=300, kills=8, seed=seed, monkeypatch=monkeypatch)
 
