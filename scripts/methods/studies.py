@@ -272,7 +272,11 @@ def negative_models(place: Place) -> dict[str, Study]:
         "self_npo_noise": one(
             place, "self_npo_noise", "Self-NPO from noise", "shapes_self_npo", on_pairs, "noiser.start=noise"
         ),
-    }
+        "self_npo_against": one(
+            place, "self_npo_against", "Self-NPO against the prompt", "shapes_self_npo", on_pairs,
+            "noiser.guidance_scale=-4",
+        ),
+    }  # fmt: skip
 
 
 def beside(name: str, study: Study, negative: str, negatives: dict[str, Study], alpha: float) -> dict[str, Study]:

@@ -10,6 +10,11 @@ from t2ialign.config.schema import OnlineConfig
 from t2ialign.training.trackers import read_metrics
 
 PROMPTS = ["a red circle", "a blue square", "a green cross", "two rings", "a cyan diamond"]
+STEPS = (
+    "objective={name: grpo}", "noiser={name: transitions}", "rollout.eta=1", "rollout.weights=policy",
+    "rollout.inference_steps=4",
+)  # fmt: skip
+"""What makes it learn from trajectories."""
 TEXT = """
 loop: online
 run_dir: {run_dir}

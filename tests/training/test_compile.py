@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from online_runs import STEPS, config_of, rows
 from rich.console import Console
 from toys import backbone, pair_folder, write_config
 
@@ -38,17 +39,20 @@ def test_blocks_or_the_whole_denoiser_is_compiled(
     assert compiled == named  # all of them
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("value", ["blocks", "whole"])
-def test_a_compiled_denoiser_learns_what_it_does_uncompiled(
-    value: str, sd15_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """With torch's tracer and without its code generator, which takes minutes on a CPU."""
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch):
+    """Compiles with torch's tracer and without its code generator, which takes minutes on a CPU."""
 
-    def traced(module: Any) -> None:
+    def compile_(module: Any) -> None:
         module._compiled_call_impl = torch.compile(module._call_impl, backend="eager")
 
-    monkeypatch.setattr(torch.nn.Module, "compile", traced)
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize("value", ["blocks", "whole"])
+def test_a_compiled_denoiser_learns_what_it_does_uncompiled(value: str, sd15_folder: Path, tmp_path: Path):
     pairs = pair_folder(tmp_path / "pairs")
     losses = []
     for name in ("false", value):
@@ -57,3 +61,15 @@ def test_a_compiled_denoiser_learns_what_it_does_uncompiled(
         losses.append([row["loss"] for row in read_metrics(tmp_path / name / "metrics.jsonl")])
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
     assert losses[0][-1] != losses[0][0]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize("value", ["blocks", "whole"])
+def test_compiled_ratios_start_at_1(value: str, sd15_folder: Path, tmp_path: Path):
+    """Trajectories are drawn and learnt by the same compiled network, in micro-batches of other sizes."""
+    config = config_of(tmp_path, sd15_folder, *STEPS, "train.steps=1", f"train.compile={value}")
+    train(config, console=Console(quiet=True))
+    (row,) = [row for row in rows(config) if "loss" in row]
+    assert row["ratio_deviation"] < 1e-5
+    assert row["grad_norm"] > 0

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from jobs import Job
-from online_runs import PROMPTS, config_of, rows
+from online_runs import PROMPTS, STEPS, config_of, rows
 from rich.console import Console
 from toys import pair_folder, saved_lora
 
@@ -249,12 +249,6 @@ def test_pref_nfts_optimality_is_the_win_rate(own: str, sd15_folder: Path, tmp_p
     )  # fmt: skip
     advantages = torch.cat([batch.advantages for batch in first_batches(config, 9)])
     assert sorted(((advantages + 1) / 2).tolist()) == [0, 0, 0, 0, 0.5, 0.5, 0.5, 0.5, 1, 1, 1, 1]
-
-
-STEPS = (
-    "objective={name: grpo}", "noiser={name: transitions}", "rollout.eta=1", "rollout.weights=policy",
-    "rollout.inference_steps=4",
-)  # fmt: skip
 
 
 @pytest.mark.parametrize("guidance", [1, 3])
