@@ -161,18 +161,26 @@ REFUSALS = {
 }
 
 
+@pytest.fixture(scope="module")
+def loras(sd15_folder: Path, sdxl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA that fits the model and one that does not; read only."""
+    folder = tmp_path_factory.mktemp("loras")
+    other = lora_policy(sdxl_folder, family="sdxl")
+    save_lora(folder / "xl", other.denoiser, LEARNER, family="sdxl", extra={})
+    saved(sd15_folder, folder / "fits", moved=0.1)
+    return folder
+
+
 @pytest.fixture
-def place(sd15_folder: Path, sdxl_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(sd15_folder: Path, loras: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A config, its data, and LoRAs that do not fit; loading weights is an error."""
     write_config(
         tmp_path / "c.yaml", model=sd15_folder, pairs=pair_folder(tmp_path / "pairs", 4), run_dir=tmp_path / "run"
     )
     (tmp_path / "prompts.txt").write_text("a red circle\n")
     (tmp_path / "broken.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{not a header}}")
-    other = lora_policy(sdxl_folder, family="sdxl")
-    save_lora(tmp_path / "xl", other.denoiser, LEARNER, family="sdxl", extra={})
-    saved(sd15_folder, tmp_path / "fits", moved=0.1)
-    (tmp_path / "whole").symlink_to(sd15_folder)
+    for name, folder in {"whole": sd15_folder, "xl": loras / "xl", "fits": loras / "fits"}.items():
+        (tmp_path / name).symlink_to(folder)
 
     def loads(*_: object) -> None:
         raise AssertionError("weights are loaded")
