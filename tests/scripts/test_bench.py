@@ -14,6 +14,7 @@ import bench_plan
 import bench_rollout
 import bench_row
 import bench_sdxl
+import inversion_error
 import pytest
 import torch
 from bench_parts import Floor, Ratio, Steps, interleave
@@ -153,6 +154,18 @@ def test_margins_are_of_the_same_pairs_and_draws_whatever_stands_beside_them(sd1
     for size in (2, 4, 8):
         for found in (margins(size), margins(size, regrouped=True), margins(size, known)):
             torch.testing.assert_close(found, alone, atol=1e-4, rtol=1e-4)
+
+
+def test_inversion_is_closer_to_the_trajectory_with_more_steps(
+    sd15_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(ROOT)
+    data = pair_folder(tmp_path / "pairs", 8, scores=True)
+    options = Namespace(model=sd15_folder, data=data, pairs=8, fine=20)
+    lines = [line.split(" | ") for line in inversion_error.report(options, tmp_path)]
+    errors = {name: sum(map(float, found)) for name, *found in lines if len(found) == 3 and name}
+    assert errors["10 steps"] < errors["released grid"]
+    assert errors["as released"] > errors["corrections at the source"]
 
 
 @pytest.mark.slow
