@@ -52,13 +52,14 @@ def implied_noise(policy: Policy, batch: Batch, **keys: Any) -> tuple[Tensor, Te
 
 def rounded(policy: Policy) -> Policy:
     """The policy with a table of alpha^2 in float16, as the released code casts it."""
-    of_half = copy.copy(policy)
-    schedule = policy.schedule
+    of_half, schedule = copy.copy(policy), policy.schedule
     assert isinstance(schedule, VPSchedule)
     alpha, _ = schedule.alpha_sigma(torch.arange(schedule.num_train_timesteps))
     table = alpha.square().half().double()
-    of_half.backbone = copy.copy(policy.backbone)
-    of_half.backbone.schedule = VPSchedule(table, schedule.prediction_type, float(table[0]))
+    backbone: Any = copy.copy(policy.backbone)
+    predicted: Any = schedule.prediction_type
+    backbone.schedule = VPSchedule(table, predicted, float(table[0]))
+    of_half.backbone = backbone
     return of_half
 
 
