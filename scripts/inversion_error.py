@@ -27,20 +27,26 @@ from t2ialign.schedules import VPSchedule
 from t2ialign.types import Batch
 
 EDGES = (250, 500, 750, 1000)
-RELEASED: Mapping[str, Any] = {"grid": "released", "correction_timestep": "source"}
-METHODS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
-    "SmPO, 5 steps, one correction": {
-        "ours": {},
-        "released grid": {"grid": "released"},
-        "corrections at the source": {"correction_timestep": "source"},
-        "as released": RELEASED,
-    },
-    "InPO, 10 steps": {
-        "ours": {},
-        "released grid": {"grid": "released"},
-        "as released (eta 0.1)": {"grid": "released", "eta": 0.1},
-    },
+METHODS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]]] = {
+    "SmPO, 5 steps, one correction": (
+        {"steps": 5, "corrections": 1},
+        {
+            "ours": {},
+            "released grid": {"grid": "released"},
+            "corrections at the source": {"correction_timestep": "source"},
+            "as released": {"grid": "released", "correction_timestep": "source"},
+        },
+    ),
+    "InPO, 10 steps": (
+        {"steps": 10},
+        {
+            "ours": {},
+            "released grid": {"grid": "released"},
+            "as released (eta 0.1)": {"grid": "released", "eta": 0.1},
+        },
+    ),
 }
+"""Method -> its keys, and by name what a variant changes."""
 
 
 def implied_noise(policy: Policy, batch: Batch, **keys: Any) -> tuple[Tensor, Tensor]:
@@ -81,9 +87,8 @@ def report(options: argparse.Namespace, folder: Path) -> Iterator[str]:
     yield f"{options.model}, {options.pairs} pairs, against {options.fine} steps"
     yield " | ".join(["", *(f"t {low}-{high - 1}" for low, high in pairwise(EDGES))])
     yield line(f"{options.fine // 2} steps", policy, steps=options.fine // 2, corrections=1)
-    for method, variants in METHODS.items():
+    for method, (shared, variants) in METHODS.items():
         yield method
-        shared = {"steps": 5, "corrections": 1} if method.startswith("SmPO") else {"steps": 10}
         for name, keys in variants.items():
             yield line(name, policy, **shared, **keys)
         yield line("ours, table in float16", rounded(policy), **shared)

@@ -67,7 +67,7 @@ def test_a_compiled_denoiser_learns_what_it_does_uncompiled(value: str, sd15_fol
 @pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("value", ["blocks", "whole"])
 def test_compiled_ratios_start_at_1(value: str, sd15_folder: Path, tmp_path: Path):
-    """Trajectories are drawn and learnt by the same compiled network, in micro-batches of other sizes."""
+    """Trajectories are drawn and learnt by the same compiled network, with accumulation."""
     config = config_of(tmp_path, sd15_folder, *STEPS, "train.steps=1", f"train.compile={value}")
     train(config, console=Console(quiet=True))
     (row,) = [row for row in rows(config) if "loss" in row]
